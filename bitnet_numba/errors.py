@@ -1,0 +1,35 @@
+"""What can go wrong for a user: one error with a few children, each with the exit code that the command line gives it.
+
+A message is one line that names the place and the remedy. Anything that is not a :class:`BitNetError` is a bug, and
+stays a traceback.
+"""
+
+from typing import ClassVar
+
+
+class BitNetError(Exception):
+    """Something that the user can mend: a wrong file, a wrong setting, a machine that is too small."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class FormatError(BitNetError):
+    """A file's bytes contradict its format, or themselves."""
+
+
+class UnsupportedError(BitNetError):
+    """A valid file or request that this program does not serve; the message says what to use instead."""
+
+
+class ResourceError(BitNetError):
+    """The machine, or a limit asked for, is too small: memory, context, threads."""
+
+
+class TemplateError(BitNetError):
+    """A chat template that is unknown, malformed, or does more than a template may."""
+
+
+class ParameterError(BitNetError, ValueError):
+    """An argument outside its range."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""Bytes to arrays and back: knows files, knows no mathematics."""

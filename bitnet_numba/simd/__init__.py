@@ -1,0 +1,1 @@
+"""The virtual vector machine: the only rooms that touch Numba's internals."""
