@@ -1,0 +1,36 @@
+"""A file as read-only bytes in memory, loaded page by page where it is touched."""
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.errors import BitNetError
+
+
+def map_file(path: Path) -> npt.NDArray[np.uint8]:
+    """Map a regular file; its bytes stay valid as long as the array, or any view of it, lives.
+
+    Returns
+    -------
+    uint8[n_bytes]
+        Read-only.
+
+    Raises
+    ------
+    BitNetError
+        If the file is missing, not a regular file, or not readable.
+    """
+    if not path.is_file():  # also keeps a named pipe from being opened, which would wait forever
+        problem = "is not a regular file" if path.exists() else "no such file"
+        raise BitNetError(f"{path}: {problem}; check the path")
+    try:
+        with path.open("rb") as file:
+            n_bytes = os.fstat(file.fileno()).st_size
+            # An empty file cannot be mapped.
+            mapped = mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ) if n_bytes else b""
+    except OSError as error:
+        raise BitNetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return np.frombuffer(mapped, np.uint8)

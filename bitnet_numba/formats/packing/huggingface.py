@@ -1,0 +1,71 @@
+"""The packed ternary form of Hugging Face checkpoints: rows a quarter of the matrix apart share a row of bytes."""
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.formats.packing.codes import check_codes, check_ternary
+
+
+def unpack_hf(packed: npt.NDArray[np.uint8], place: str = "packed tensor") -> npt.NDArray[np.int8]:
+    """Unpack the two-bit codes of a Hugging Face ternary matrix.
+
+    Parameters
+    ----------
+    packed : uint8[rows // 4, columns]
+        Bits 2i and 2i + 1 of ``packed[r, c]`` are the weight of row ``i * (rows // 4) + r``, plus 1.
+    place : str
+        File and tensor, for messages.
+
+    Returns
+    -------
+    int8[rows, columns]
+        -1, 0 or +1.
+
+    Raises
+    ------
+    FormatError
+        If a code is 3.
+
+    References
+    ----------
+    transformers, ``integrations/bitnet.py``.
+    """
+    check_codes(packed, place)
+    quarter_rows, columns = packed.shape
+    weights = np.empty((4, quarter_rows, columns), np.int8)
+    codes = weights.view(np.uint8)
+    for quarter in range(4):
+        np.right_shift(packed, 2 * quarter, out=codes[quarter])
+    codes &= 3
+    weights -= 1
+    return weights.reshape(4 * quarter_rows, columns)
+
+
+def pack_hf(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Pack a ternary matrix as Hugging Face checkpoints do.
+
+    Parameters
+    ----------
+    weights : int8[rows, columns]
+        -1, 0 or +1.
+
+    Returns
+    -------
+    uint8[rows // 4, columns]
+
+    Raises
+    ------
+    ParameterError
+        If a weight is not ternary.
+    UnsupportedError
+        If the number of rows is not a multiple of 4.
+    """
+    rows, columns = weights.shape
+    if rows % 4:
+        raise UnsupportedError(f"the packed form holds multiples of 4 rows, not {rows:,}; keep this matrix in bf16")
+    check_ternary(weights)
+    packed = np.zeros((rows // 4, columns), np.uint8)
+    for quarter, part in enumerate(weights.reshape(4, rows // 4, columns)):
+        packed |= (part + np.int8(1)).view(np.uint8) << (2 * quarter)
+    return packed
