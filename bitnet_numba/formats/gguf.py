@@ -1,0 +1,112 @@
+"""GGUF files: strict, bounded reading over a memory map."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.errors import FormatError
+from bitnet_numba.formats.gguf_header import Header, read_header
+from bitnet_numba.formats.gguf_tensors import TensorInfo
+from bitnet_numba.formats.gguf_types import TensorType, TypedValue, ValueType
+from bitnet_numba.formats.mapping import map_file
+
+__all__ = ["GGUFFile", "TensorInfo", "TensorType", "TypedValue", "ValueType", "open_gguf"]
+
+_REMEDY = "the file is damaged: download or convert it again"
+
+
+class GGUFFile:
+    """An open GGUF file, whose header has been checked; made by :func:`open_gguf`.
+
+    Attributes
+    ----------
+    path : Path
+    size : int
+        In bytes.
+    version : int
+        2 or 3.
+    alignment : int
+        In bytes.
+    metadata : dict of str to Any
+        Each value an int, float, bool, str, or a list of one of them.
+    typed_metadata : dict of str to TypedValue
+        The same values with their stored types, as ``write_gguf`` takes them.
+    tensors : dict of str to TensorInfo
+        In the order of the file.
+    """
+
+    def __init__(self, path: Path, contents: NDArray[np.uint8], header: Header) -> None:
+        self.path = path
+        self.size = contents.size
+        self.version = header.version
+        self.alignment = header.alignment
+        self.typed_metadata = header.metadata
+        self.metadata: dict[str, Any] = {key: typed.value for key, typed in header.metadata.items()}
+        self.tensors = header.tensors
+        self._contents: NDArray[np.uint8] | None = contents
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """Return the bytes of a tensor without copying them.
+
+        They stay valid after :meth:`close`, for as long as the array lives.
+
+        Returns
+        -------
+        uint8[n_bytes]
+            Read-only.
+
+        Raises
+        ------
+        FormatError
+            If the file has no tensor of this name.
+        ValueError
+            If the file has been closed.
+        """
+        if self._contents is None:
+            raise ValueError(f"{self.path}: read after close")
+        info = self.tensors.get(name)
+        if info is None:
+            raise FormatError(f"{self.path}: has no tensor {name!r}")
+        return self._contents[info.offset : info.offset + info.n_bytes]
+
+    def close(self) -> None:
+        """Give the file back; the memory map itself goes with the last array that looks into it."""
+        self._contents = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: Path) -> GGUFFile:
+    """Open a GGUF file of version 2 or 3 and check its header.
+
+    Nothing is allocated, and no byte is read, on the word of a number that has not been checked against the file's size
+    and the limits of :mod:`bitnet_numba.formats.gguf_types`.
+
+    Raises
+    ------
+    BitNetError
+        If the file is missing or cannot be read.
+    FormatError
+        If its bytes contradict the format, or each other.
+    UnsupportedError
+        If its version, byte order or a tensor's type is not read.
+
+    References
+    ----------
+    ggml, "GGUF", docs/gguf.md of the ggml repository.
+    """
+    contents = map_file(path)
+    try:
+        header = read_header(path, contents.data, contents.size)
+    except FormatError as error:
+        raise FormatError(f"{error}; {_REMEDY}") from None
+    return GGUFFile(path, contents, header)

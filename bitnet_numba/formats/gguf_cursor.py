@@ -1,0 +1,85 @@
+"""A bounded walk through the header of a GGUF file: nothing is read before it is known to lie inside."""
+
+import struct
+from pathlib import Path
+
+from bitnet_numba.errors import FormatError
+from bitnet_numba.formats.gguf_types import MAX_HEADER_BYTES
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class Cursor:
+    """Reads little-endian values one after the other.
+
+    Attributes
+    ----------
+    path : Path
+        Named in every error.
+    data : memoryview of bytes
+        The file, or its header alone.
+    limit : int
+        The first byte that must not be read.
+    position : int
+        The next byte to read.
+    """
+
+    __slots__ = ("data", "limit", "path", "position")
+
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path = path
+        self.data = data
+        self.limit = min(len(data), MAX_HEADER_BYTES)
+        self.position = 0
+
+    def error(self, at: int, problem: str) -> FormatError:
+        """Return an error that names the file, the byte and the problem."""
+        return FormatError(f"{self.path}: byte {at:,}: {problem}")
+
+    def take(self, n_bytes: int, what: str) -> int:
+        """Step over ``n_bytes`` and return where they begin.
+
+        Raises
+        ------
+        FormatError
+            If they reach past the end of the file, or past what a header may hold.
+        """
+        start = self.position
+        if n_bytes > self.limit - start:
+            raise self.overrun(start, n_bytes, what)
+        self.position = start + n_bytes
+        return start
+
+    def overrun(self, at: int, n_bytes: int, what: str) -> FormatError:
+        """Return the error for bytes that are not there."""
+        holder = "the file" if self.limit == len(self.data) else f"a header of at most {MAX_HEADER_BYTES:,} bytes"
+        return self.error(at, f"{what} needs {n_bytes:,} bytes, {holder} has {self.limit - at:,} left")
+
+    def u32(self, what: str) -> int:
+        """Read a 32-bit unsigned integer."""
+        value: int = _U32.unpack_from(self.data, self.take(4, what))[0]
+        return value
+
+    def u64(self, what: str) -> int:
+        """Read a 64-bit unsigned integer."""
+        value: int = _U64.unpack_from(self.data, self.take(8, what))[0]
+        return value
+
+    def text(self, what: str, min_bytes: int, max_bytes: int) -> str:
+        """Read a string: a 64-bit length, then UTF-8.
+
+        Raises
+        ------
+        FormatError
+            If the length is outside ``min_bytes`` to ``max_bytes`` or past the end, or the bytes are not UTF-8.
+        """
+        at = self.position
+        n_bytes = self.u64(f"the length of {what}")
+        if not min_bytes <= n_bytes <= max_bytes:
+            raise self.error(at, f"{what} has {n_bytes:,} bytes, expected {min_bytes} to {max_bytes:,}")
+        start = self.take(n_bytes, what)
+        try:
+            return str(self.data[start : self.position], "utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error(start + error.start, f"{what} is not UTF-8") from None
