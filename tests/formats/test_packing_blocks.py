@@ -139,7 +139,7 @@ def test_refuses_negative_ternary_scales(kind: Type) -> None:
 def test_refuses_the_code_that_is_no_weight() -> None:
     packed = pack_tq2_0(np.zeros((2, 256), np.int8), 1.0)
     packed[66 + 3] |= 3
-    with pytest.raises(FormatError, match="byte 67 holds the code 3"):
+    with pytest.raises(FormatError, match="code byte 67 holds the code 3"):
         unpack_tq2_0(packed, (2, 256))
 
 
@@ -176,5 +176,7 @@ def test_i2s_is_code_times_scale() -> None:
 
 @pytest.mark.parametrize("type_id", [2, 38, 39, -1, 2**31])
 def test_refuses_other_types_and_names_those_it_reads(type_id: int) -> None:
-    with pytest.raises(UnsupportedError, match=rf"^here: tensor type {type_id} .*F32, F16, Q8_0, .*TQ1_0, TQ2_0, I2_S"):
+    with pytest.raises(
+        UnsupportedError, match=rf"^here: tensor type {type_id} .* F32, F16, Q8_0, Q6_K, BF16, TQ1_0, TQ2_0, I2_S$"
+    ):
         dequantize(type_id, np.zeros(18, np.uint8), (32,), place="here")

@@ -77,7 +77,7 @@ def test_finds_the_code_that_is_no_weight(position: int, shift: int) -> None:
     data = np.full(2 * CHUNK_BYTES + 5, 0b10100110, np.uint8)  # neighbours 01 and 10 must not look like 11
     check_codes(data)
     data[position] |= 3 << shift
-    with pytest.raises(FormatError, match=f"^f, tensor 'w': byte {position:,} holds the code 3"):
+    with pytest.raises(FormatError, match=f"^f, tensor 'w': code byte {position:,} holds the code 3"):
         check_codes(data, "f, tensor 'w'")
 
 
@@ -129,7 +129,7 @@ def test_refuses_codes_and_runs_that_do_not_exist() -> None:
     with pytest.raises(ParameterError, match="I2_S block 32"):
         unpack_i2s(packed, (1, 128), block=32)  # type: ignore[arg-type]  # what a command line could hand over
     packed[7] = 0b11
-    with pytest.raises(FormatError, match="byte 7 holds the code 3"):
+    with pytest.raises(FormatError, match="code byte 7 holds the code 3"):
         unpack_i2s(packed, (1, 128))
 
 

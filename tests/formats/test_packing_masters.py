@@ -134,7 +134,7 @@ def test_packed_rows_lie_a_quarter_apart(quarter_rows: int, columns: int, seed: 
 
 
 def test_refuses_packed_rows_that_are_none() -> None:
-    with pytest.raises(FormatError, match=r"^here: byte 3 holds the code 3"):
+    with pytest.raises(FormatError, match=r"^here: code byte 3 holds the code 3"):
         unpack_hf(np.array([[0, 1], [2, 0b11000000]], np.uint8), "here")
     with pytest.raises(UnsupportedError, match="multiples of 4 rows"):
         pack_hf(np.zeros((6, 2), np.int8))

@@ -21,7 +21,7 @@ def check_codes(data: npt.NDArray[np.uint8], place: str = "ternary tensor") -> N
     Raises
     ------
     FormatError
-        With the position of the first such byte.
+        With the position of the first such byte among the codes.
     """
     flat = data.reshape(-1)
     both_bits = np.empty(min(CHUNK_BYTES, flat.size), np.uint8)
@@ -33,7 +33,7 @@ def check_codes(data: npt.NDArray[np.uint8], place: str = "ternary tensor") -> N
         np.bitwise_and(found, 0b01010101, out=found)
         if found.max():
             position = start + int(np.flatnonzero(found)[0])
-            raise FormatError(f"{place}: byte {position:,} holds the code 3, which is no weight; get the file again")
+            raise FormatError(f"{place}: code byte {position:,} holds the code 3, no weight; get the file again")
 
 
 def check_length(data: npt.NDArray[np.uint8], n_bytes: int, place: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.packing.codes import check_length
 from bitnet_numba.formats.packing.dense import bf16_to_float32, split_q6_k, split_q8_0
 from bitnet_numba.formats.packing.i2s import unpack_i2s
@@ -23,7 +24,7 @@ def dequantize(type_id: int, data: Bytes, shape: Shape, *, place: str = "tensor"
     Parameters
     ----------
     type_id : int
-        GGUF tensor type: 0 F32, 1 F16, 30 BF16, 8 Q8_0, 14 Q6_K, 34 TQ1_0, 35 TQ2_0 or 36 I2_S.
+        A GGUF tensor type: F32, F16, BF16, Q8_0, Q6_K, TQ1_0, TQ2_0 or I2_S.
     data : uint8[n_bytes]
         The tensor's bytes as stored.
     shape : tuple of int
@@ -44,7 +45,7 @@ def dequantize(type_id: int, data: Bytes, shape: Shape, *, place: str = "tensor"
     """
     reader = _READERS.get(type_id)
     if reader is None:
-        names = ", ".join(name.removeprefix("_").upper() for name in (r.__name__ for r in _READERS.values()))
+        names = ", ".join(known.name for known in TensorType if known in _READERS)
         raise UnsupportedError(f"{place}: tensor type {type_id} is not supported; take a file with {names}")
     return reader(data, shape, place)
 
@@ -101,12 +102,12 @@ def _product(codes: npt.NDArray[np.int8], scales: Float32) -> Float32:
 
 
 _READERS: dict[int, Callable[[Bytes, Shape, str], Float32]] = {
-    0: _f32,
-    1: _f16,
-    8: _q8_0,
-    14: _q6_k,
-    30: _bf16,
-    34: _tq1_0,
-    35: _tq2_0,
-    36: _i2_s,
+    TensorType.F32: _f32,
+    TensorType.F16: _f16,
+    TensorType.BF16: _bf16,
+    TensorType.Q8_0: _q8_0,
+    TensorType.Q6_K: _q6_k,
+    TensorType.TQ1_0: _tq1_0,
+    TensorType.TQ2_0: _tq2_0,
+    TensorType.I2_S: _i2_s,
 }
