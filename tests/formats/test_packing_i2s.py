@@ -53,7 +53,7 @@ def test_real_bytes_come_back_but_for_the_garbage_in_the_tail() -> None:
 @given(st.sampled_from(SHAPES), st.sampled_from([64, 128]), st.integers(0, 2**32 - 1))
 def test_unpacks_each_weight_from_its_place(shape: tuple[int, int], block: int, seed: int) -> None:
     weights = ternary(np.random.default_rng(seed), shape)
-    unpacked, scale = unpack_i2s(packed_one_by_one(weights, 0.3, block), shape, block=64 if block == 64 else 128)
+    unpacked, scale = unpack_i2s(packed_one_by_one(weights, 0.3, block), shape, block=block)
     np.testing.assert_array_equal(unpacked, weights)
     assert unpacked.dtype == np.int8
     assert scale == np.float32(0.3)
@@ -127,7 +127,7 @@ def test_refuses_bytes_that_do_not_fit_the_shape(n_bytes: int, shape: tuple[int,
 def test_refuses_codes_and_runs_that_do_not_exist() -> None:
     packed = pack_i2s(np.zeros((1, 128), np.int8), 1.0)
     with pytest.raises(ParameterError, match="I2_S block 32"):
-        unpack_i2s(packed, (1, 128), block=32)  # type: ignore[arg-type]  # what a command line could hand over
+        unpack_i2s(packed, (1, 128), block=32)
     packed[7] = 0b11
     with pytest.raises(FormatError, match="code byte 7 holds the code 3"):
         unpack_i2s(packed, (1, 128))

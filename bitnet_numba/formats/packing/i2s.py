@@ -3,8 +3,6 @@
 The order of the weights within a run was checked against files that bitnet.cpp's quantizer wrote.
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
@@ -42,7 +40,7 @@ def read_i2s_scale(data: npt.NDArray[np.uint8], place: str = "I2_S tensor") -> n
 
 
 def unpack_i2s(
-    data: npt.NDArray[np.uint8], shape: tuple[int, int], *, block: Literal[64, 128] = 128, place: str = "I2_S tensor"
+    data: npt.NDArray[np.uint8], shape: tuple[int, int], *, block: int = 128, place: str = "I2_S tensor"
 ) -> tuple[npt.NDArray[np.int8], np.float32]:
     """Unpack I2_S codes into weights.
 
