@@ -1,0 +1,289 @@
+"""What a model is: its sizes and constants, from a GGUF file's metadata or a Hugging Face config.json."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bitnet_numba.errors import FormatError, UnsupportedError
+
+Activation = Literal["relu2", "silu"]
+
+MAX_LAYERS = 512
+MAX_SIZE = 1 << 20  # of any one dimension: beyond every model, and small enough that products stay far from 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How RoPE's frequencies are slowed down for a context longer than the first training's.
+
+    Attributes
+    ----------
+    factor : float
+        How much slower.
+    bands : (float, float, int) or None
+        Of Llama 3's kind, which spares the fast frequencies: ``low_freq_factor``, ``high_freq_factor`` and the context
+        of the first training. None for the linear kind, which slows all.
+    """
+
+    factor: float
+    bands: tuple[float, float, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The hyper-parameters of a model.
+
+    Attributes
+    ----------
+    architecture : str
+        As GGUF names it: ``bitnet-b1.58``, ``bitnet-25``, ``bitnet`` or ``llama``.
+    name : str
+        As its makers call it.
+    head_dim : int
+        Elements of one attention head.
+    max_seq_len : int
+        Positions that it was trained for.
+    activation : {"relu2", "silu"}
+        Of the gate in the feed-forward network.
+    sub_norms : bool
+        Whether an RMSNorm stands before the output and the down projection.
+    adjacent_pairs : bool
+        Whether the rows of q and k are stored for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
+    """
+
+    architecture: str
+    name: str
+    n_layers: int
+    hidden_size: int
+    intermediate_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_seq_len: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    activation: Activation
+    sub_norms: bool
+    adjacent_pairs: bool
+
+    def __post_init__(self) -> None:
+        for size in ("n_layers", "hidden_size", "intermediate_size", "n_heads", "n_kv_heads", "head_dim"):
+            _require(1 <= getattr(self, size) <= MAX_SIZE, f"{size} is {getattr(self, size)}, not 1 to {MAX_SIZE}")
+        _require(self.n_layers <= MAX_LAYERS, f"n_layers is {self.n_layers}, more than {MAX_LAYERS}")
+        _require(1 <= self.vocab_size < 2**31, f"vocab_size is {self.vocab_size}")
+        _require(1 <= self.max_seq_len < 2**24, f"max_seq_len is {self.max_seq_len}, not 1 to {2**24 - 1}")
+        _require(
+            self.n_heads % self.n_kv_heads == 0,
+            f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key-value heads evenly",
+        )
+        _require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, which has no pairs to rotate")
+        _require(0 < self.rms_norm_eps < 1, f"rms_norm_eps is {self.rms_norm_eps}, not between 0 and 1")
+        _require(
+            math.isfinite(self.rope_theta) and self.rope_theta > 0, f"rope_theta is {self.rope_theta}, not positive"
+        )
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise FormatError(f"model configuration: {what}")
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Family:
+    activation: Activation
+    sub_norms: bool
+    adjacent_pairs: bool
+    rope_theta: float
+
+
+FAMILIES: Mapping[str, _Family] = {
+    "bitnet-b1.58": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
+    "bitnet-25": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
+    "bitnet": _Family("silu", sub_norms=True, adjacent_pairs=False, rope_theta=10000.0),
+    "llama": _Family("silu", sub_norms=False, adjacent_pairs=True, rope_theta=10000.0),
+}
+"""What each ``general.architecture`` means, and the rope base where the file does not say."""
+
+
+def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration from a GGUF file's metadata.
+
+    Raises
+    ------
+    UnsupportedError
+        If the architecture is not one of ``FAMILIES``, or a rope scaling is of an unknown kind.
+    FormatError
+        If a key is missing, of the wrong type, or out of range.
+    """
+    architecture = _value(metadata, "general.architecture", str)
+    family = FAMILIES.get(architecture)
+    if family is None:
+        raise UnsupportedError(f"architecture '{architecture}' is not run here; use one of {', '.join(FAMILIES)}")
+    keys = _Prefixed(metadata, architecture)
+    n_heads = keys.integer("attention.head_count")
+    hidden_size = keys.integer("embedding_length")
+    head_dim = keys.integer("attention.key_length", hidden_size // max(n_heads, 1))
+    if keys.integer("attention.value_length", head_dim) != head_dim:
+        raise UnsupportedError(f"key '{architecture}.attention.value_length': differs from the length of the keys")
+    if keys.integer("rope.dimension_count", head_dim) != head_dim:
+        raise UnsupportedError(f"key '{architecture}.rope.dimension_count': only whole heads are rotated here")
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    return ModelConfig(
+        architecture=architecture,
+        name=str(metadata.get("general.name", architecture)),
+        n_layers=keys.integer("block_count"),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer("feed_forward_length"),
+        n_heads=n_heads,
+        n_kv_heads=keys.integer("attention.head_count_kv", n_heads),
+        head_dim=head_dim,
+        vocab_size=keys.integer("vocab_size", len(tokens)),
+        max_seq_len=keys.integer("context_length"),
+        rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
+        rope_theta=keys.number("rope.freq_base", family.rope_theta),
+        rope_scaling=_gguf_rope_scaling(keys),
+        activation=family.activation,
+        sub_norms=family.sub_norms,
+        adjacent_pairs=family.adjacent_pairs,
+    )
+
+
+def _gguf_rope_scaling(keys: "_Prefixed") -> RopeScaling | None:
+    """Read a scaling by factor; Llama 3's kind is in a tensor of factors, ``rope_freqs``, instead."""
+    kind = keys.text("rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind != "linear":
+        raise UnsupportedError(f"rope scaling '{kind}' is not supported; linear and llama3 are")
+    return _linear(keys.number("rope.scaling.factor", 1.0))
+
+
+def _linear(factor: float) -> RopeScaling | None:
+    _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
+    return RopeScaling(factor) if factor != 1 else None
+
+
+class _Prefixed:
+    """The metadata keys of one architecture."""
+
+    def __init__(self, metadata: Mapping[str, Any], prefix: str) -> None:
+        self._metadata, self._prefix = metadata, prefix
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        return int(_value(self._metadata, f"{self._prefix}.{key}", int, default))
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return float(_value(self._metadata, f"{self._prefix}.{key}", float, default))
+
+    def text(self, key: str, default: str) -> str:
+        return str(_value(self._metadata, f"{self._prefix}.{key}", str, default))
+
+
+def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    """Return a value of the kind asked for; whole numbers serve as numbers, truth values never do."""
+    value = values.get(key)
+    if value is None:
+        if default is None:
+            raise FormatError(f"key '{key}': missing")
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise FormatError(f"key '{key}': expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+# ---- Hugging Face ----------------------------------------------------------------------------------------------------
+def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
+    """Read the configuration from a Hugging Face ``config.json``.
+
+    Parameters
+    ----------
+    config : mapping
+        The parsed file.
+    name : str
+        What to call the model.
+
+    Raises
+    ------
+    UnsupportedError
+        If the model is not a BitNet b1.58, or asks for something that is not implemented.
+    FormatError
+        If a key is missing, of the wrong type, or out of range.
+    """
+    architecture = _hf_architecture(config)
+    _refuse_extras(config)
+    n_heads = int(_value(config, "num_attention_heads", int))
+    hidden_size = int(_value(config, "hidden_size", int))
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise FormatError("config.json: key 'rope_scaling': expected an object")
+    theta = rope.get("rope_theta", config.get("rope_theta", FAMILIES[architecture].rope_theta))
+    return ModelConfig(
+        architecture=architecture,
+        name=name,
+        n_layers=_value(config, "num_hidden_layers", int),
+        hidden_size=hidden_size,
+        intermediate_size=_value(config, "intermediate_size", int),
+        n_heads=n_heads,
+        n_kv_heads=_value(config, "num_key_value_heads", int, n_heads),
+        head_dim=_value(config, "head_dim", int, hidden_size // max(n_heads, 1)),
+        vocab_size=_value(config, "vocab_size", int),
+        max_seq_len=_value(config, "max_position_embeddings", int),
+        rms_norm_eps=float(_value(config, "rms_norm_eps", float)),
+        rope_theta=float(_value({"rope_theta": theta}, "rope_theta", float)),
+        rope_scaling=_hf_rope_scaling(rope),
+        activation=_hf_activation(config, architecture),
+        sub_norms=FAMILIES[architecture].sub_norms,
+        adjacent_pairs=False,
+    )
+
+
+def _hf_architecture(config: Mapping[str, Any]) -> str:
+    """Name the family as GGUF does: transformers' own BitNet, 1bitLLM's (its n is small), or a ternary Llama."""
+    classes = config.get("architectures") or []
+    quantization = config.get("quantization_config") or {}
+    if "BitNetForCausalLM" in classes:
+        return "bitnet-b1.58"
+    if "BitnetForCausalLM" in classes:
+        return "bitnet"
+    if "LlamaForCausalLM" in classes and quantization.get("quant_method") == "bitnet":
+        return "llama"
+    raise UnsupportedError(
+        f"config.json: architectures {classes} without BitNet quantization is not run here; "
+        "use a BitNet b1.58 checkpoint (BitNetForCausalLM, or LlamaForCausalLM with quant_method 'bitnet')"
+    )
+
+
+def _refuse_extras(config: Mapping[str, Any]) -> None:
+    for key in ("attention_bias", "mlp_bias"):
+        if config.get(key):
+            raise UnsupportedError(f"config.json: key '{key}': linear layers with a bias are not run here")
+    if (config.get("quantization_config") or {}).get("use_rms_norm"):
+        raise UnsupportedError("config.json: 'use_rms_norm' (an RMSNorm inside each linear layer) is not implemented")
+
+
+def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
+    name = _value(config, "hidden_act", str, FAMILIES[architecture].activation)
+    if name == "relu2":
+        return "relu2"
+    if name == "silu":
+        return "silu"
+    raise UnsupportedError(f"config.json: hidden_act '{name}' is not run here; relu2 and silu are")
+
+
+def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    factor = float(_value(rope, "factor", float))
+    if kind == "linear":
+        return _linear(factor)
+    if kind != "llama3":
+        raise UnsupportedError(f"config.json: rope scaling '{kind}' is not supported; linear and llama3 are")
+    low, high = float(_value(rope, "low_freq_factor", float)), float(_value(rope, "high_freq_factor", float))
+    _require(0 < low < high, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")
+    _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
+    return RopeScaling(factor, (low, high, int(_value(rope, "original_max_position_embeddings", int))))

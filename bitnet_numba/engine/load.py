@@ -1,0 +1,148 @@
+"""From a name to a model that runs: find the files, check them, pack the weights, compile the kernels."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bitnet_numba.demo import demo_model_path
+from bitnet_numba.engine.api import LanguageModel
+from bitnet_numba.engine.cache import KV_DTYPES, KVType
+from bitnet_numba.engine.chat import ChatTemplate, choose_template, encode_chat
+from bitnet_numba.engine.gguf_source import GGUFSource
+from bitnet_numba.engine.hf_source import HuggingFaceSource
+from bitnet_numba.engine.layout import Layout
+from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.source import ModelSource
+from bitnet_numba.engine.tokenizer import Tokenizer
+from bitnet_numba.engine.weights import load_weights
+from bitnet_numba.errors import BitNetError, FormatError, ParameterError
+from bitnet_numba.settings import read_settings
+from bitnet_numba.simd import cpu
+
+MAX_THREADS = 256
+
+
+def load_model(
+    model: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    kv_type: KVType = "f16",
+    max_context: int | None = None,
+    chat_template: str | None = None,
+) -> LanguageModel:
+    """Load a model; :func:`bitnet_numba.load` says what the arguments mean.
+
+    Raises
+    ------
+    BitNetError
+        If the model cannot be read or served, or an argument is out of range.
+    """
+    started = time.perf_counter()
+    n_threads = choose_threads(threads)
+    if kv_type not in KV_DTYPES:
+        raise ParameterError(f"kv_type '{kv_type}': choose one of {', '.join(KV_DTYPES)}")
+    source = open_source(model)
+    context = choose_context(max_context, source)
+    tokenizer = source.tokenizer()
+    _check_vocabulary(source, tokenizer)
+    template = choose_template(
+        chat_template, architecture=source.config.architecture, model_template=source.chat_template
+    )
+    layout = Layout.of(source.config)
+    weights = load_weights(source, layout, context)
+    transformer = Transformer(layout, weights, threads=n_threads, kv_type=kv_type, max_context=context)
+    _compile(transformer)
+    return LanguageModel(
+        transformer,
+        tokenizer,
+        _ChatEncoder(tokenizer, template),
+        load_ms=1000 * (time.perf_counter() - started),
+        max_context=context,
+        notes=tokenizer.notes,
+    )
+
+
+def open_source(model: str | Path | None) -> ModelSource:
+    """Open a model by name, without loading its weights.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        A GGUF file, a Hugging Face directory, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model, or it cannot be read.
+    """
+    name = model if model is not None else read_settings().model
+    if name is None or str(name) == "demo":
+        return GGUFSource(demo_model_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return HuggingFaceSource(path)
+    if not path.exists():
+        raise BitNetError(
+            f"{path}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
+        )
+    return GGUFSource(path)
+
+
+def choose_threads(threads: int | None) -> int:
+    """Return how many threads to use: as asked, else ``BITNET_NUM_THREADS``, else a thread for each core.
+
+    Raises
+    ------
+    ParameterError
+        If the number is out of range.
+    """
+    chosen = threads if threads is not None else read_settings().threads
+    if chosen is None:
+        return min(cpu.usable_cores(), MAX_THREADS)
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= MAX_THREADS:
+        raise ParameterError(f"threads is {chosen}, expected a whole number from 1 to {MAX_THREADS}")
+    return chosen
+
+
+def choose_context(max_context: int | None, source: ModelSource) -> int:
+    """Return the longest sequence: what is asked, at most what the model was trained for.
+
+    Raises
+    ------
+    ParameterError
+        If more is asked.
+    """
+    trained = source.config.max_seq_len
+    if max_context is None:
+        return trained
+    if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= trained:
+        raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
+    return max_context
+
+
+def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that knows ids which the embedding does not have."""
+    rows = source.config.vocab_size
+    ids = {*tokenizer.eos_ids, *([] if tokenizer.bos_id is None else [tokenizer.bos_id])}
+    if tokenizer.vocab_size > rows or any(token >= rows for token in ids):
+        raise FormatError(
+            f"{source.path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the embedding {rows:,} rows; "
+            "they are not of one model"
+        )
+
+
+def _compile(transformer: Transformer) -> None:
+    """Run one token, so that the first answer does not wait for the compiler."""
+    transformer.forward(np.zeros(1, np.int32), transformer.new_cache(1))
+
+
+class _ChatEncoder:
+    """Turns conversations into token ids with one tokenizer and one template."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._tokenizer, self._template = tokenizer, template
+
+    def __call__(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return encode_chat(self._tokenizer, self._template, messages)

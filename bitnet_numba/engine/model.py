@@ -1,0 +1,179 @@
+"""A model that runs: weights, scratch memory, and the team that takes tokens through them."""
+
+import threading
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.cache import KVCache, KVType
+from bitnet_numba.engine.config import ModelConfig
+from bitnet_numba.engine.forward import forward
+from bitnet_numba.engine.layout import Layout
+from bitnet_numba.engine.state import Shape, allocate_state
+from bitnet_numba.engine.weights import Weights
+from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, KERNELS
+from bitnet_numba.simd import cpu
+from bitnet_numba.simd.team import Crew, Team
+
+PREFILL_CHUNK = 64  # tokens a step: enough to use each weight often, few enough that Ctrl-C is heard soon
+
+_HEAD_KERNELS = {
+    np.dtype(np.uint16): HEAD_F16,
+    np.dtype(np.int16): HEAD_BF16,
+    np.dtype(np.float32): HEAD_F32,
+    np.dtype(np.int8): HEAD_INT8,
+}
+
+
+class Transformer:
+    """The forward pass of one model, for one sequence at a time.
+
+    Calls from several Python threads wait for each other.
+
+    Parameters
+    ----------
+    layout : Layout
+    weights : Weights
+    threads : int
+        How many share each step.
+    kv_type : {"f16", "f32"}
+        The number format of caches.
+    max_context : int
+        The longest sequence.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    threads : int
+    isa : str
+        The instruction set of the kernels.
+    """
+
+    def __init__(self, layout: Layout, weights: Weights, *, threads: int, kv_type: KVType, max_context: int) -> None:
+        self.config: ModelConfig = layout.config
+        self.threads = threads
+        self.isa = cpu.isa()
+        self.kv_type = kv_type
+        self.max_context = max_context
+        self.layout = layout
+        self.weights = weights
+        self._shape = _shape(layout, weights)
+        self._state = allocate_state(layout, threads, PREFILL_CHUNK, max_context)
+        self._team = Team(threads)
+        self._lock = threading.Lock()
+
+    def new_cache(self, n_positions: int) -> KVCache:
+        """Return an empty cache for a sequence of up to ``n_positions``.
+
+        Raises
+        ------
+        ResourceError
+            If the context, or the memory, is too small for it.
+        """
+        if n_positions > self.max_context:
+            raise ResourceError(
+                f"{n_positions:,} positions asked for, the context holds {self.max_context:,}: "
+                "shorten the prompt or raise max_context"
+            )
+        return KVCache(self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim, n_positions, self.kv_type)
+
+    def forward(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cache: KVCache,
+        logits: Literal["last", "all", "none"] = "last",
+        chunk_size: int = PREFILL_CHUNK,
+    ) -> npt.NDArray[np.float32]:
+        """Append tokens to a sequence, and return logits.
+
+        The chunk size changes speed, never a bit of the result.
+
+        Parameters
+        ----------
+        tokens : int32[n_tokens]
+        cache : KVCache
+            Of this model; holds the sequence so far.
+        logits : {"last", "all", "none"}
+            Of which tokens.
+        chunk_size : int
+            Tokens a step, 1 to 64.
+
+        Returns
+        -------
+        float32[1, n_tokens or 0, vocab_size]
+            A fresh array.
+
+        Raises
+        ------
+        ParameterError
+            If there are no tokens, one of them is not in the vocabulary, or the chunk size is out of range.
+        ResourceError
+            If the cache is too small for them.
+        """
+        tokens = self._checked(tokens, cache, chunk_size)
+        n_rows = {"last": 1, "all": tokens.size, "none": 0}[logits]
+        out = np.empty((n_rows, self.config.vocab_size), np.float32)
+        with self._lock:
+            for start in range(0, tokens.size, chunk_size):
+                chunk = tokens[start : start + chunk_size]
+                end = start + chunk.size
+                self._step(chunk, cache, out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)])
+        return out
+
+    def kernel_counts(self) -> dict[str, int]:
+        """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
+        return {KERNELS[number]: int(count) for number, count in enumerate(self._state.counts) if count}
+
+    def close(self) -> None:
+        """End the team's threads; the model cannot run again."""
+        with self._lock:
+            self._team.close()
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of scratch memory."""
+        return sum(array.nbytes for array in self._state)
+
+    def _step(self, tokens: npt.NDArray[np.int32], cache: KVCache, logits: npt.NDArray[np.float32]) -> None:
+        shape, weights, arrays, state, position = self._shape, self.weights, cache.arrays, self._state, cache.length
+
+        def work(crew: Crew) -> None:
+            forward(crew, shape, weights, arrays, state, tokens, position, logits)
+
+        self._team.run(work)
+        cache.length += tokens.size
+
+    def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache, chunk_size: int) -> npt.NDArray[np.int32]:
+        """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""
+        tokens = np.ascontiguousarray(tokens, np.int32)
+        if tokens.ndim != 1 or tokens.size == 0:
+            raise ParameterError(f"tokens: expected at least one, in one dimension, got {tokens.shape}")
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+            raise ParameterError(f"tokens: expected 0 to {self.config.vocab_size - 1}")
+        if not 1 <= chunk_size <= PREFILL_CHUNK:
+            raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {PREFILL_CHUNK}")
+        if cache.length + tokens.size > min(cache.capacity, self.max_context):
+            raise ResourceError(
+                f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
+            )
+        return tokens
+
+
+def _shape(layout: Layout, weights: Weights) -> Shape:
+    config = layout.config
+    return Shape(
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=layout.head_dim,
+        hidden_size=np.float32(config.hidden_size),
+        attended_size=np.float32(config.n_heads * config.head_dim),
+        ffn_size=np.float32(config.intermediate_size),
+        rms_norm_eps=np.float32(config.rms_norm_eps),
+        query_scale=np.float32(1 / np.sqrt(config.head_dim)),
+        relu2=config.activation == "relu2",
+        sub_norms=config.sub_norms,
+        head_kernel=_HEAD_KERNELS[weights.head.dtype],
+    )

@@ -1,0 +1,231 @@
+"""A model's weights as the kernels read them: one packed layout, one array a role, stacked by layer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.layout import Layout, Places
+from bitnet_numba.engine.memory import allocate
+from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.kernels.rope import inverse_frequencies, rope_table, stretch_llama3
+from bitnet_numba.kernels.ternary import pack_r16
+
+Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
+"""Columns of ``Weights.scales``."""
+
+_ZERO_CODES = 0b01_01_01_01  # four weights of zero
+_I2S_TAIL = 32
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class Weights(NamedTuple):
+    """Read-only arrays, padded as :class:`bitnet_numba.engine.layout.Layout` says.
+
+    Attributes
+    ----------
+    qkv : uint8[n_layers, qkv_rows * hidden // 4]
+        Query, key and value projections, one below the other, in R16.
+    attn_output : uint8[n_layers, hidden * attended // 4]
+    gate_up : uint8[n_layers, 2 * ffn * hidden // 4]
+        Gate projection, then up projection.
+    down : uint8[n_layers, hidden * ffn // 4]
+    scales : float32[n_layers, 7]
+        What one unit of each matrix stands for; columns ``Q`` to ``DOWN``.
+    attn_norm, ffn_norm : float32[n_layers, hidden]
+    attn_sub_norm : float32[n_layers, attended]
+        No layers where the family has no sub-norms.
+    ffn_sub_norm : float32[n_layers, ffn]
+        Likewise.
+    output_norm : float32[hidden]
+    embedding, embedding_scales : see :class:`bitnet_numba.engine.source.Matrix`
+        ``[vocab_size, hidden]``.
+    head, head_scales
+        The same arrays as the embedding where the head is tied to it.
+    rope : float32[max_context, head_dim]
+        Cosines and sines of each position.
+    """
+
+    qkv: Bytes
+    attn_output: Bytes
+    gate_up: Bytes
+    down: Bytes
+    scales: Floats
+    attn_norm: Floats
+    ffn_norm: Floats
+    attn_sub_norm: Floats
+    ffn_sub_norm: Floats
+    output_norm: Floats
+    embedding: npt.NDArray[Any]
+    embedding_scales: Floats
+    head: npt.NDArray[Any]
+    head_scales: Floats
+    rope: Floats
+
+
+def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weights:
+    """Bring every tensor of a model into the kernels' layout.
+
+    Parameters
+    ----------
+    source : ModelSource
+    layout : Layout
+    max_context : int
+        Positions to prepare RoPE for.
+
+    Raises
+    ------
+    BitNetError
+        If a value cannot be a weight, a scale or a norm.
+    ResourceError
+        If the memory is not there.
+    """
+    config = source.config
+    n_layers = config.n_layers
+    packer = _Packer(source, layout)
+    embedding = _padded_matrix(source.matrix("token_embd"), layout.hidden)
+    head = embedding if source.tied else _padded_matrix(source.matrix("output"), layout.hidden)
+    attended = layout.head_places(config.n_heads)
+    sub_norms = n_layers if config.sub_norms else 0
+    weights = Weights(
+        qkv=packer.stack(packer.qkv, layout.qkv_rows * layout.hidden),
+        attn_output=packer.stack(packer.attn_output, layout.hidden * layout.attended),
+        gate_up=packer.stack(packer.gate_up, 2 * layout.ffn * layout.hidden),
+        down=packer.stack(packer.down, layout.hidden * layout.ffn),
+        scales=packer.scales,
+        attn_norm=_norms(source, "attn_norm", n_layers, layout.hidden),
+        ffn_norm=_norms(source, "ffn_norm", n_layers, layout.hidden),
+        attn_sub_norm=_norms(source, "attn_sub_norm", sub_norms, layout.attended, attended),
+        ffn_sub_norm=_norms(source, "ffn_sub_norm", sub_norms, layout.ffn),
+        output_norm=_placed(source.norm("output_norm", None), layout.hidden),
+        embedding=embedding.values,
+        embedding_scales=embedding.scales,
+        head=head.values,
+        head_scales=head.scales,
+        rope=_rope(source, layout, max_context),
+    )
+    for array in weights:
+        array.flags.writeable = False  # also what Numba's types see: one compilation serves every source
+    return weights
+
+
+class _Packer:
+    """Packs the linear layers of a model, and notes their scales."""
+
+    def __init__(self, source: ModelSource, layout: Layout) -> None:
+        self._source, self._layout = source, layout
+        config = source.config
+        self.scales = np.zeros((config.n_layers, 7), np.float32)
+        self._queries = layout.head_places(config.n_heads, adjacent=config.adjacent_pairs)
+        self._keys = layout.head_places(config.n_kv_heads, adjacent=config.adjacent_pairs)
+        self._values = layout.head_places(config.n_kv_heads)
+        self._attended = layout.head_places(config.n_heads)
+        self._hidden = np.arange(config.hidden_size)
+        self._ffn = np.arange(config.intermediate_size)
+
+    def stack(self, pack_layer: Callable[[int], Bytes], n_weights: int) -> Bytes:
+        """Pack one role of every layer into one array."""
+        n_layers = self._source.config.n_layers
+        stacked = np.asarray(allocate((n_layers, n_weights // 4), np.uint8, "model weights"), np.uint8)
+        for layer in range(n_layers):
+            stacked[layer] = pack_layer(layer)
+        return stacked
+
+    def qkv(self, layer: int) -> Bytes:
+        head_dim, config = self._layout.head_dim, self._source.config
+        parts = (
+            self._rows("attn_q", layer, Q, self._queries, config.n_heads * head_dim),
+            self._rows("attn_k", layer, K, self._keys, config.n_kv_heads * head_dim),
+            self._rows("attn_v", layer, V, self._values, config.n_kv_heads * head_dim),
+        )
+        return pack_r16(np.concatenate(parts))
+
+    def attn_output(self, layer: int) -> Bytes:
+        matrix = self._matrix("attn_output", layer, OUTPUT)
+        return pack_r16(_placed_i2s(matrix, self._hidden, self._layout.hidden, self._attended, self._layout.attended))
+
+    def gate_up(self, layer: int) -> Bytes:
+        gate = self._rows("ffn_gate", layer, GATE, self._ffn, self._layout.ffn)
+        return pack_r16(np.concatenate([gate, self._rows("ffn_up", layer, UP, self._ffn, self._layout.ffn)]))
+
+    def down(self, layer: int) -> Bytes:
+        matrix = self._matrix("ffn_down", layer, DOWN)
+        return pack_r16(_placed_i2s(matrix, self._hidden, self._layout.hidden, self._ffn, self._layout.ffn))
+
+    def _rows(self, role: str, layer: int, scale: int, rows: Places, n_rows: int) -> Bytes:
+        """Return a projection out of the hidden state, its rows where they belong, as I2_S bytes."""
+        matrix = self._matrix(role, layer, scale)
+        return _placed_i2s(matrix, rows, n_rows, self._hidden, self._layout.hidden)
+
+    def _matrix(self, role: str, layer: int, scale: int) -> TernaryMatrix:
+        matrix = self._source.linear(role, layer)
+        self.scales[layer, scale] = matrix.scale
+        return matrix
+
+
+def _placed_i2s(matrix: TernaryMatrix, rows: Places, n_rows: int, columns: Places, n_columns: int) -> Bytes:
+    """Return I2_S bytes, uint8[n_rows, n_columns // 4], with each row and column of a matrix at its place."""
+    if matrix.i2s is not None and _in_order(columns, n_columns):
+        if _in_order(rows, n_rows):
+            return matrix.i2s
+        placed = np.full((n_rows, n_columns // 4), _ZERO_CODES, np.uint8)
+        placed[rows] = matrix.i2s
+        return placed
+    weights = matrix.unpacked()
+    if not (_in_order(columns, n_columns) and _in_order(rows, n_rows)):
+        weights = np.zeros((n_rows, n_columns), np.int8)
+        weights[np.ix_(rows, columns)] = matrix.unpacked()
+    return pack_i2s(weights, 1.0)[:-_I2S_TAIL].reshape(n_rows, n_columns // 4)
+
+
+def _in_order(places: Places, n: int) -> bool:
+    return places.size == n and bool((np.diff(places) == 1).all())
+
+
+def _norms(source: ModelSource, role: str, n_layers: int, length: int, places: Places | None = None) -> Floats:
+    """Return a norm of every layer, float32[n_layers, length]."""
+    stacked = np.zeros((n_layers, length), np.float32)
+    for layer in range(n_layers):
+        stacked[layer] = _placed(source.norm(role, layer), length, places)
+    return stacked
+
+
+def _placed(values: Floats, length: int, places: Places | None = None) -> Floats:
+    """Return values at their places, and zeros between and after them."""
+    placed = np.zeros(length, np.float32)
+    placed[: values.size] = values
+    if places is not None:
+        placed[:] = 0
+        placed[places] = values
+    return placed
+
+
+def _padded_matrix(matrix: Matrix, hidden: int) -> Matrix:
+    """Return a matrix whose rows are ``hidden`` long; the file's own pages where they are already."""
+    vocab_size, columns = matrix.values.shape
+    if columns == hidden:
+        return matrix
+    values = np.zeros((vocab_size, hidden), matrix.values.dtype)
+    values[:, :columns] = matrix.values
+    groups = matrix.scales.shape[1]
+    scales = np.zeros((vocab_size, groups * hidden // columns), np.float32)
+    scales[:, :groups] = matrix.scales
+    return Matrix(values, scales)
+
+
+def _rope(source: ModelSource, layout: Layout, max_context: int) -> Floats:
+    config = source.config
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.bands is None:
+        frequencies = frequencies / scaling.factor
+    elif scaling is not None and scaling.bands is not None:
+        frequencies = stretch_llama3(frequencies, scaling.factor, *scaling.bands)
+    factors = source.rope_factors()
+    if factors is not None:
+        frequencies = frequencies / factors
+    return rope_table(frequencies, max_context, layout.half)

@@ -1,0 +1,142 @@
+"""The embedding and the output head: one matrix, read by rows, in the number format of its file."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.kernels.checks import check_array, check_lanes
+from bitnet_numba.kernels.jit import jit
+from bitnet_numba.simd.memory import broadcast_from, load_f32, prefetch, store_f32
+from bitnet_numba.simd.team import Crew, barrier, claim
+from bitnet_numba.simd.types import LANES
+from bitnet_numba.simd.vector import add_f32, fma_f32, mul_f32, sum_f32, zero_f32
+
+ROWS = 64  # rows a task: about 300 kB, so that claiming one costs nothing beside reading it
+STEP = 2 * LANES  # elements a turn: two sums, whose order defines the logit
+AHEAD = 1024  # elements of prefetch
+
+Floats = npt.NDArray[np.float32]
+Matrix = npt.NDArray[Any]
+
+
+def head_product(crew: Crew, matrix: Matrix, scales: Floats, hidden: Floats, out: Floats) -> None:
+    """Write the logits ``matrix . hidden`` of each token to ``out``.
+
+    Every thread of a team calls it; the rows are shared among them.
+
+    Parameters
+    ----------
+    crew : Crew
+        This thread's place in the team.
+    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
+        ``hidden_size`` is a multiple of 32.
+    scales : float32[vocab_size, groups]
+        For int8: what one unit of each group of ``hidden_size // groups`` elements stands for; the group is a multiple
+        of 16. For the others ``groups`` is 0.
+    hidden : float32[n_tokens, hidden_size]
+    out : float32[n_tokens, vocab_size]
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    check_matrix(matrix, scales)
+    vocab_size, hidden_size = matrix.shape
+    check_array("hidden", hidden, np.float32, (hidden.shape[0], hidden_size))
+    check_array("out", out, np.float32, (hidden.shape[0], vocab_size))
+    _head(crew, matrix, scales, hidden, out)
+
+
+def embedding_row(matrix: Matrix, scales: Floats, token: int, out: Floats) -> None:
+    """Write row ``token`` of an embedding to ``out``, as float32, exactly.
+
+    Parameters
+    ----------
+    matrix, scales
+        As for :func:`head_product`.
+    token : int
+        From 0 to ``vocab_size - 1``.
+    out : float32[hidden_size]
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    check_matrix(matrix, scales)
+    check_array("out", out, np.float32, (matrix.shape[1],))
+    if not 0 <= token < matrix.shape[0]:
+        raise ValueError(f"token: expected 0 to {matrix.shape[0] - 1}, got {token}")
+    embedding_worker(matrix, scales, token, out)
+
+
+def check_matrix(matrix: Matrix, scales: Floats) -> None:
+    """Raise ``ValueError`` unless a matrix and its scales have the form that :func:`head_product` takes."""
+    vocab_size, hidden_size = matrix.shape
+    check_lanes("matrix", hidden_size, STEP)
+    if matrix.dtype not in (np.float32, np.uint16, np.int16, np.int8):
+        raise ValueError(f"matrix: expected float32, float16, bfloat16 or int8 elements, got {matrix.dtype}")
+    check_array("matrix", matrix, matrix.dtype, (vocab_size, hidden_size))
+    check_array("scales", scales, np.float32, (vocab_size, scales.shape[1]))
+    if (matrix.dtype == np.int8) != (scales.shape[1] > 0):
+        raise ValueError("scales: an int8 matrix needs them, and no other has them")
+    if scales.shape[1] and hidden_size % (scales.shape[1] * LANES):
+        raise ValueError(f"scales: {scales.shape[1]} groups do not divide {hidden_size} into multiples of {LANES}")
+
+
+@jit
+def _head(crew: Crew, matrix: Matrix, scales: Floats, hidden: Floats, out: Floats) -> None:
+    head_worker(crew, matrix, scales, hidden, out)
+    barrier(crew)
+
+
+@jit
+def head_worker(crew: Crew, matrix: Matrix, scales: Floats, hidden: Floats, out: Floats) -> None:
+    vocab_size = matrix.shape[0]
+    n_tasks = (vocab_size + ROWS - 1) // ROWS
+    task = claim(crew, n_tasks)
+    while task >= 0:
+        for row in range(task * ROWS, min((task + 1) * ROWS, vocab_size)):
+            for token in range(hidden.shape[0]):
+                if scales.shape[1]:
+                    out[token, row] = _grouped_dot(matrix[row], scales[row], hidden[token])
+                else:
+                    out[token, row] = _dot(matrix[row], hidden[token])
+        task = claim(crew, n_tasks)
+
+
+@jit
+def _dot(row: Matrix, hidden: Floats) -> Any:
+    a = b = zero_f32()
+    for i in range(0, hidden.size, STEP):
+        prefetch(row, i + AHEAD)
+        a = fma_f32(load_f32(row, i), load_f32(hidden, i), a)
+        b = fma_f32(load_f32(row, i + LANES), load_f32(hidden, i + LANES), b)
+    return sum_f32(add_f32(a, b))
+
+
+@jit
+def _grouped_dot(row: Matrix, scales: Floats, hidden: Floats) -> Any:
+    """As :func:`_dot`; an int8 times its scale is exact in float32, so both give the same bits for equal weights."""
+    group = hidden.size // scales.size
+    a = b = zero_f32()
+    for i in range(0, hidden.size, STEP):
+        prefetch(row, i + AHEAD)
+        first = mul_f32(load_f32(row, i), broadcast_from(scales, i // group))
+        second = mul_f32(load_f32(row, i + LANES), broadcast_from(scales, (i + LANES) // group))
+        a = fma_f32(first, load_f32(hidden, i), a)
+        b = fma_f32(second, load_f32(hidden, i + LANES), b)
+    return sum_f32(add_f32(a, b))
+
+
+@jit
+def embedding_worker(matrix: Matrix, scales: Floats, token: int, out: Floats) -> None:
+    row = matrix[token]
+    for i in range(0, out.size, LANES):
+        x = load_f32(row, i)
+        if scales.shape[1]:
+            group = out.size // scales.shape[1]
+            x = mul_f32(x, broadcast_from(scales[token], i // group))
+        store_f32(out, i, x)

@@ -1,0 +1,141 @@
+"""The only call of ``numba.njit``: how kernels are compiled, where they are kept, and how they are counted."""
+
+import functools
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import llvmlite
+import numba
+from numba.core.caching import FunctionCache
+
+from bitnet_numba.settings import read_settings
+from bitnet_numba.simd import cpu
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_PACKAGE = Path(__file__).parent.parent
+_COMPILED_ROOMS = ("simd", "kernels", "engine")  # Numba's own key does not see a helper that changed in another module
+
+# ---- the registry ----------------------------------------------------------------------------------------------------
+KERNELS = (
+    f"i2s_gemv_{cpu.isa()}",
+    f"i2s_gemm_{cpu.isa()}",
+    "quantize_absmax_int8",
+    "rmsnorm_forward",
+    "rope_forward",
+    "attention_kv_cache_update",
+    "attention_forward",
+    "ffn_relu2_forward",
+    "ffn_silu_forward",
+    "embedding_lookup",
+    "f16_head_gemv",
+    "bf16_head_gemv",
+    "f32_head_gemv",
+    "int8_head_gemv",
+)
+"""Ids of the kernels, by number. A kernel that runs adds one to its slot of the step's ``counts``."""
+
+(
+    TERNARY_GEMV,
+    TERNARY_GEMM,
+    QUANTIZE,
+    RMS_NORM,
+    ROPE,
+    KV_CACHE_UPDATE,
+    ATTENTION,
+    FFN_RELU2,
+    FFN_SILU,
+    EMBEDDING,
+    HEAD_F16,
+    HEAD_BF16,
+    HEAD_F32,
+    HEAD_INT8,
+) = range(len(KERNELS))
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------
+@functools.cache
+def cache_dir() -> Path | None:
+    """Return the folder of compiled kernels, or ``None`` where no private one can be had.
+
+    Its name holds a digest of everything that the machine code depends on. What lies in it is executed, so it must
+    belong to this user and be closed to others; a home that is missing or read-only means that nothing is kept.
+    """
+    root = read_settings().cache_dir or _user_cache()
+    if root is None:
+        return None
+    folder = root / "kernels" / f"{cpu.isa()}-{_digest()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(folder) or not os.access(folder, os.W_OK):
+            return None
+    except OSError:
+        return None
+    return folder
+
+
+def is_warm() -> bool:
+    """Tell whether compiled kernels of this version and machine lie ready."""
+    folder = cache_dir()
+    return folder is not None and any(folder.rglob("forward.forward-*.nbc"))
+
+
+def _user_cache() -> Path | None:
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base) / "bitnet-numba" if base else Path.home() / ".cache" / "bitnet-numba"
+    except RuntimeError:  # no home directory
+        return None
+
+
+def _is_private(folder: Path) -> bool:
+    status = folder.stat()
+    owned = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _digest() -> str:
+    state = hashlib.sha256()
+    for part in (numba.__version__, llvmlite.__version__, cpu.isa(), cpu.brand(), *sorted(cpu.features())):
+        state.update(f"{part}\n".encode())
+    for room in _COMPILED_ROOMS:
+        for source in sorted((_PACKAGE / room).glob("*.py")):
+            state.update(source.read_bytes())
+    return state.hexdigest()[:16]
+
+
+class _ForgivingCache(FunctionCache):
+    """Numba's cache, for which a damaged entry is one that is not there."""
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(signature, target_context)
+        except Exception:  # anything can come out of a damaged pickle
+            self.flush()
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        try:
+            super().save_overload(signature, data)
+        except OSError:  # a full disk costs the next start its speed, not this one its answer
+            self.disable()
+
+
+# ---- compiling -------------------------------------------------------------------------------------------------------
+def jit(function: _Function) -> _Function:
+    """Compile a kernel: without the interpreter's lock, with IEEE arithmetic in the order written, kept on disk.
+
+    Nothing in a jitted body is checked; the public wrapper above it is the border.
+    """
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=False)(function)
+    if cache_dir() is not None and not numba.config.DISABLE_JIT:
+        others = (
+            numba.config.CACHE_DIR
+        )  # of the program that imports this package: its own kernels stay where they were
+        numba.config.CACHE_DIR = str(cache_dir())
+        compiled._cache = _ForgivingCache(function)
+        numba.config.CACHE_DIR = others
+    return cast(_Function, compiled)

@@ -1,0 +1,111 @@
+"""What this CPU has, and the instruction set that was chosen before anything was compiled.
+
+The choice is made by features, never by the name of a CPU. It has to come first: an instruction that the compilation
+target lacks makes LLVM end the process, without a Python exception.
+"""
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import llvmlite.binding as llvm
+from numba.core import config
+
+from bitnet_numba.errors import ParameterError, UnsupportedError
+from bitnet_numba.settings import read_settings
+
+_X86_FLOAT = ("avx", "avx2", "fma", "f16c")
+REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "avx512_vnni": (*_X86_FLOAT, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
+        "avx2": _X86_FLOAT,
+        "generic": (),
+    }
+)
+"""Instruction sets, the fastest first, and LLVM's names of the features that each one uses."""
+
+_TARGETS = {"avx2": "haswell", "generic": "x86-64"}  # oldest CPU of its kind: nothing newer slips into the code
+
+
+def is_x86() -> bool:
+    """Tell whether this process runs on 64-bit x86."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """Return LLVM's names of the features that code may use here.
+
+    Those of the host, unless ``NUMBA_CPU_FEATURES`` states them (as it must under emulation, where the host cannot be
+    asked).
+    """
+    stated = os.environ.get("NUMBA_CPU_FEATURES")
+    if stated is not None:
+        return frozenset(name[1:] for name in stated.split(",") if name.startswith("+"))
+    if os.environ.get("NUMBA_CPU_NAME") == "generic":
+        return frozenset()
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def available_isas() -> tuple[str, ...]:
+    """Return the instruction sets that this CPU can run, the fastest first."""
+    return tuple(isa for isa, needed in REQUIRED_FEATURES.items() if features().issuperset(needed))
+
+
+@functools.cache
+def isa() -> str:
+    """Choose the instruction set: the fastest that this CPU has, or the one that ``BITNET_ISA`` asks for.
+
+    A forced one also becomes Numba's compilation target, so that it behaves as on a CPU that has no more.
+
+    Raises
+    ------
+    ParameterError
+        If ``BITNET_ISA`` names none that exists.
+    UnsupportedError
+        If this CPU lacks what ``BITNET_ISA`` asks for.
+    """
+    forced = read_settings().isa
+    if forced is None:
+        return available_isas()[0]
+    if forced not in REQUIRED_FEATURES:
+        raise ParameterError(f"BITNET_ISA={forced}: unknown; choose one of {', '.join(REQUIRED_FEATURES)}")
+    missing = sorted(set(REQUIRED_FEATURES[forced]) - features())
+    if missing:
+        raise UnsupportedError(
+            f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it has {', '.join(available_isas())}"
+        )
+    if is_x86() and forced in _TARGETS and "NUMBA_CPU_NAME" not in os.environ:
+        config.CPU_NAME, config.CPU_FEATURES = _TARGETS[forced], ""
+    return forced
+
+
+def has_hardware_floats() -> bool:
+    """Tell whether fused multiply-add and half-precision conversion are instructions of the chosen set.
+
+    Every AArch64 CPU has both; on x86 they come with AVX2. Elsewhere ``simd/vector.py`` computes the same bits from
+    simpler operations.
+    """
+    return isa() != "generic" or platform.machine().lower() in ("aarch64", "arm64")
+
+
+def brand() -> str:
+    """Return the CPU's name as people know it, or the machine's architecture where the system does not tell."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

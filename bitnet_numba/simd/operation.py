@@ -1,0 +1,82 @@
+"""How an operation on vectors is made: its types, and a function that emits its LLVM code."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+Builder = Any  # llvmlite has no type stubs
+Value = Any
+Emit = Callable[..., Value]
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+
+def vector_op(returns: types.Type, *takes: types.Type) -> Callable[[Emit], Any]:
+    """Turn a function that emits LLVM code into an operation of fixed types for jitted code.
+
+    The result must be bound to a module-level name: Numba's cache never recognises one that is held in a closure.
+    """
+
+    def decorate(emit: Emit) -> Any:
+        def lower(context: Any, builder: Builder, signature: Any, args: list[Value]) -> Value:
+            value = emit(builder, *args)
+            return context.get_dummy_value() if returns is types.void else value
+
+        typed = returns(*takes), lower
+        by_arity = (
+            lambda _: typed,
+            lambda _, a: typed,
+            lambda _, a, b: typed,
+            lambda _, a, b, c: typed,
+            lambda _, a, b, c, d: typed,
+        )
+        return intrinsic(by_arity[len(takes)])
+
+    return decorate
+
+
+def array_op(typing: Callable[..., Any]) -> Any:
+    """Turn a function that returns an operation's types and its lowering into an operation on arrays."""
+    return intrinsic(typing)
+
+
+def address(context: Any, b: Builder, array_type: types.Array, array: Value, index: Value, pointee: Any) -> Value:
+    """Return the address of ``array``'s element number ``index``, counted from its first byte on, unchecked."""
+    element = b.gep(context.make_array(array_type)(context, b, array).data, [index])
+    return b.bitcast(element, pointee.as_pointer())
+
+
+def call(b: Builder, name: str, returns: Any, *args: Value) -> Value:
+    """Call an LLVM intrinsic, or a function of the C library, by name."""
+    kind = ir.FunctionType(returns, [a.type for a in args])
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
+
+
+def splat(vector: Any, constant: float) -> Any:
+    """Return a constant vector of equal lanes."""
+    return ir.Constant(vector, [constant] * vector.count)
+
+
+def spread(b: Builder, x: Value, vector: Any) -> Value:
+    """Copy one value to every lane."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = b.insert_element(undefined, x, ir.Constant(I32, 0))
+    return b.shuffle_vector(first, undefined, splat(ir.VectorType(I32, vector.count), 0))
+
+
+def pick(b: Builder, x: Value, lanes: list[int]) -> Value:
+    """Return the named lanes of one vector."""
+    return b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def tree(b: Builder, x: Value, combine: Callable[[Value, Value], Value]) -> Value:
+    """Fold sixteen lanes to one, always in the same order: 8 with 8, 4 with 4, 2 with 2, 1 with 1."""
+    lanes = x.type.count
+    while lanes > 1:
+        lanes //= 2
+        x = combine(pick(b, x, list(range(lanes))), pick(b, x, list(range(lanes, 2 * lanes))))
+    return b.extract_element(x, ir.Constant(I32, 0))

@@ -1,0 +1,194 @@
+"""The threads that share one jitted call: barriers made of atomics, and tasks that are claimed and stolen.
+
+A team enters a jitted function together, once per step of the model, without the interpreter's lock; inside, no thread
+returns to Python. No threading layer is needed, and a thread that loses its core loses only the tasks it holds.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.extending import register_jitable
+
+from bitnet_numba.simd import cpu
+from bitnet_numba.simd.operation import I32, I64, Builder, Value, address, array_op, call, vector_op
+
+SPINS = 2000  # about 0.1 ms of waiting before a core is given back: a barrier is shorter, a lost core is longer
+_LINE = 8  # int64s in a cache line: no two threads write the same one without meaning to
+
+
+class Crew(NamedTuple):
+    """What a thread knows of the team while it works.
+
+    Attributes
+    ----------
+    sync : int64[2 + 3 * n_threads, 8]
+        A cache line each: row 0 counts arrivals at barriers; then two banks of ``n_threads`` task counters, used by
+        alternate phases; then each thread's own count of phases.
+    thread, n_threads : int
+        This thread's number, and how many there are.
+    """
+
+    sync: npt.NDArray[np.int64]
+    thread: int
+    n_threads: int
+
+
+# ---- atomics ---------------------------------------------------------------------------------------------------------
+@array_op
+def _fetch_add(_: Any, array: types.Array, index: types.Integer) -> Any:
+    """Add one to ``array[index]`` and return what it was."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], I64)
+        return b.atomic_rmw("add", at, ir.Constant(I64, 1), "seq_cst")
+
+    return types.int64(array, types.intp), lower
+
+
+@array_op
+def _load_acquire(_: Any, array: types.Array, index: types.Integer) -> Any:
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], I64)
+        return b.load_atomic(at, "acquire", 8)
+
+    return types.int64(array, types.intp), lower
+
+
+@vector_op(types.void)
+def _pause(b: Builder) -> Value:
+    if cpu.is_x86():
+        return call(b, "llvm.x86.sse2.pause", ir.VoidType())
+    return call(b, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(I32, 1))
+
+
+@vector_op(types.int32)
+def _yield_core(b: Builder) -> Value:
+    return call(b, "sched_yield", I32)
+
+
+# ---- inside jitted code ----------------------------------------------------------------------------------------------
+@register_jitable
+def barrier(crew: Crew) -> None:
+    """Wait until every thread of the team has come here; the next phase of tasks begins."""
+    sync, n_threads = crew.sync, crew.n_threads
+    own = 1 + 2 * n_threads + crew.thread
+    phase = sync[own, 0]
+    if crew.thread == 0:  # the other bank was last used in the phase before this one: everybody has left it
+        for victim in range(n_threads):
+            sync[1 + (phase + 1) % 2 * n_threads + victim, 0] = 0
+    sync[own, 0] = phase + 1
+    _fetch_add(sync, 0)
+    spins = 0
+    while _load_acquire(sync, 0) < (phase + 1) * n_threads:
+        spins += 1
+        if spins < SPINS:
+            _pause()
+        else:
+            _yield_core()
+
+
+@register_jitable
+def claim(crew: Crew, n_tasks: int) -> int:
+    """Return a task of this phase that nobody else has, or -1 when none is left.
+
+    Each thread takes the tasks of its own contiguous share in order, then what others have left of theirs.
+    """
+    sync, n_threads = crew.sync, crew.n_threads
+    bank = 1 + sync[1 + 2 * n_threads + crew.thread, 0] % 2 * n_threads
+    for distance in range(n_threads):
+        victim = (crew.thread + distance) % n_threads
+        first = n_tasks * victim // n_threads
+        end = n_tasks * (victim + 1) // n_threads
+        task: int = first + _fetch_add(sync, (bank + victim) * _LINE)
+        if task < end:
+            return task
+    return -1
+
+
+@register_jitable
+def slots_end(crew: Crew, n_tokens: int) -> int:
+    """Return where the slots end that this thread fills, from ``crew.thread`` on in steps of ``crew.n_threads``.
+
+    A slot is a token, shared out among the threads; but a single token has a slot for every thread, its own copy.
+    """
+    return n_tokens if n_tokens > 1 else crew.thread + 1
+
+
+@register_jitable
+def meet_for(crew: Crew, n_tokens: int) -> None:
+    """Wait for the slots that others fill; a single token's are all one's own."""
+    if n_tokens > 1:
+        barrier(crew)
+
+
+# ---- outside ---------------------------------------------------------------------------------------------------------
+class Team:
+    """Threads that wait in Python, and run one function together when asked.
+
+    Parameters
+    ----------
+    n_threads : int
+        How many share the work; the caller of :meth:`run` is one of them.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._sync = np.zeros((2 + 3 * n_threads, _LINE), np.int64)
+        self._work: Callable[[Crew], None] | None = None
+        self._failures: list[BaseException] = []
+        self._done = threading.Semaphore(0)
+        self._go = [threading.Semaphore(0) for _ in range(1, n_threads)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(thread,), name=f"bitnet-{thread}", daemon=True)
+            for thread in range(1, n_threads)
+        ]
+        for helper in self._threads:
+            helper.start()
+
+    def run(self, work: Callable[[Crew], None]) -> None:
+        """Call ``work`` on every thread of the team, and return when all are done.
+
+        Parameters
+        ----------
+        work : callable
+            Takes a :class:`Crew`. Every thread must meet the same barriers in it.
+        """
+        self._work = work
+        for gate in self._go:
+            gate.release()
+        try:
+            work(Crew(self._sync, 0, self.n_threads))
+        finally:
+            for _ in self._go:
+                self._done.acquire()
+            self._work = None
+        if self._failures:
+            raise self._failures.pop()
+
+    def close(self) -> None:
+        """End the team's threads; it cannot run again."""
+        self._work = None
+        for gate in self._go:
+            gate.release()
+        for helper in self._threads:
+            helper.join()
+        self._go.clear()
+        self._threads.clear()
+
+    def _serve(self, thread: int) -> None:
+        gate = self._go[thread - 1]
+        while True:
+            gate.acquire()
+            work = self._work
+            if work is None:
+                return
+            try:
+                work(Crew(self._sync, thread, self.n_threads))
+            except BaseException as failure:
+                self._failures.append(failure)
+            self._done.release()

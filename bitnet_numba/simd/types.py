@@ -1,0 +1,41 @@
+"""Vectors as Numba types: a fixed number of equal lanes that jitted code passes around like numbers."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import models, register_model
+
+
+class VectorType(types.Type):
+    """A fixed number of equal lanes, kept in registers.
+
+    Parameters
+    ----------
+    name : str
+        As it appears in Numba's messages.
+    lane : llvmlite.ir.Type
+        The type of one lane.
+    lanes : int
+        How many there are. LLVM splits a vector that is wider than the CPU's registers; lanes stay lanes.
+    """
+
+    def __init__(self, name: str, lane: Any, lanes: int) -> None:
+        self.llvm = ir.VectorType(lane, lanes)
+        super().__init__(name=name)
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    """Store a vector as the LLVM vector that it is."""
+
+    def __init__(self, manager: Any, vector: VectorType) -> None:
+        super().__init__(manager, vector, vector.llvm)
+
+
+F32x16 = VectorType("f32x16", ir.FloatType(), 16)
+I32x16 = VectorType("i32x16", ir.IntType(32), 16)
+U8x64 = VectorType("u8x64", ir.IntType(8), 64)
+
+LANES = 16
+"""Lanes of a float32 or int32 vector: every float buffer is padded to a multiple of it."""
