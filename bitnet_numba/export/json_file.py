@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-from bitnet_numba.errors import BitNetError, FormatError
+from bitnet_numba.errors import FormatError
+from bitnet_numba.formats.mapping import map_file
 
 MAX_BYTES = 64 << 20  # Llama 3's tokenizer.json, the largest known, has 17 MB
 
@@ -131,26 +132,42 @@ def as_object(place: str, value: object) -> JsonObject:
     return JsonObject(place, cast("dict[str, Any]", value))
 
 
+def read_text(path: Path) -> str:
+    """Read a whole text file.
+
+    Raises
+    ------
+    BitNetError
+        If it is missing or cannot be read.
+    FormatError
+        If it is larger than 64 MiB, or not UTF-8.
+    """
+    contents = map_file(path)
+    if contents.size > MAX_BYTES:
+        raise FormatError(f"{path}: has {contents.size:,} bytes, at most {MAX_BYTES:,}; get the file again")
+    try:
+        return contents.tobytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: byte {error.start:,} is not UTF-8; get the file again") from error
+
+
 def read_json(path: Path) -> JsonObject:
     """Read a file that holds one JSON object.
 
     Raises
     ------
     BitNetError
-        If there is no such file.
+        If it is missing or cannot be read.
     FormatError
         If it is larger than 64 MiB, or not a JSON object.
     """
-    if not path.is_file():
-        raise BitNetError(f"{path}: no such file; get the whole checkpoint")
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path}: has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,}; get the file again")
+    text = read_text(path)
     try:
-        return as_object(str(path), json.loads(path.read_text(encoding="utf-8")))
+        return as_object(str(path), json.loads(text))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON: {str(error)[:80]}; get the file again") from error
 
 
 def read_json_if_present(path: Path) -> JsonObject:
     """Read a file that a checkpoint may do without; a missing one reads as an empty object."""
-    return read_json(path) if path.is_file() else JsonObject(str(path), {})
+    return read_json(path) if path.exists() else JsonObject(str(path), {})

@@ -90,8 +90,9 @@ def shape_metadata(shape: ModelShape) -> dict[str, int | float]:
 
 def _architecture(config: JsonObject) -> str:
     names = config.items("architectures")
-    if len(names) == 1 and names[0] in ARCHITECTURES:
-        return ARCHITECTURES[names[0]]
+    for known, architecture in ARCHITECTURES.items():
+        if names == [known]:
+            return architecture
     raise UnsupportedError(
         f"{config.place}: architectures {ascii(names)[:60]} is not exported, only {', '.join(ARCHITECTURES)}; "
         "take a GGUF file of this model"

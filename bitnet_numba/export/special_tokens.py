@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bitnet_numba.errors import FormatError, UnsupportedError
-from bitnet_numba.export.json_file import JsonObject, read_json_if_present
+from bitnet_numba.export.json_file import JsonObject, as_object, read_json_if_present, read_text
 from bitnet_numba.export.vocabulary import Vocabulary
 
 TURN_ENDS = {"<|eot_id|>": "eot", "<|im_end|>": "eot", "<|eom_id|>": "eom"}
@@ -77,12 +77,11 @@ def _end_ids(ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
 def _template_begins_with(tokenizer: JsonObject, begin: str) -> bool:
     """Tell whether the tokenizer itself puts ``begin`` before a text."""
     processor = tokenizer.inner("post_processor")
-    steps = processor.items("processors") or [processor.values]
-    first_pieces = [step.get("single", [None])[:1] for step in steps if isinstance(step, dict)]
-    return [{"SpecialToken": {"id": begin, "type_id": 0}}] in first_pieces
+    steps = [as_object(processor.place, step) for step in processor.items("processors")] or [processor]
+    return any(step.items("single")[:1] == [{"SpecialToken": {"id": begin, "type_id": 0}}] for step in steps)
 
 
 def _chat_template(directory: Path, settings: JsonObject) -> str:
     """Return the chat template, which newer checkpoints keep in a file of its own; empty where there is none."""
     file = directory / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else settings.text("chat_template", "")
+    return read_text(file) if file.exists() else settings.text("chat_template", "")

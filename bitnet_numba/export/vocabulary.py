@@ -8,6 +8,7 @@ from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.export.json_file import JsonObject, as_object
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of token, as GGUF numbers them
+MAX_JOINING_STEPS = 100_000_000  # about a minute; the vocabulary of Llama 3 needs a tenth
 
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -58,17 +59,25 @@ def read_vocabulary(tokenizer: JsonObject, vocab_size: int) -> Vocabulary:
         If it splits or joins text in a way for which GGUF has no name.
     """
     model = tokenizer.inner("model")
-    kind = model.text("type", "")
-    if kind != "BPE" or model.flag("byte_fallback", default=False):
-        raise UnsupportedError(f"{tokenizer.place}: only byte-level BPE is exported, not {kind!r}; take a GGUF file")
-    if tokenizer.values.get("normalizer") is not None:
-        raise UnsupportedError(f"{tokenizer.place}: a normalizer has no name in GGUF; take a GGUF file of this model")
+    _refuse_other_models(tokenizer, model)
     words = _token_ids(model.inner("vocab"))
     merges = [_merge(model, entry) for entry in model.items("merges")]
     splitter = _splitter(tokenizer)
     _check_whole_words(model, words, merges, splitter)
     tokens, kinds = _by_id(tokenizer, words, vocab_size)
     return Vocabulary(tokens, kinds, [f"{left} {right}" for left, right in merges], splitter)
+
+
+def _refuse_other_models(tokenizer: JsonObject, model: JsonObject) -> None:
+    """Refuse whatever is not plain byte-level BPE."""
+    kind = model.text("type", "")
+    if kind != "BPE" or model.flag("byte_fallback", default=False):
+        raise UnsupportedError(f"{model.place}: only byte-level BPE is exported; take a GGUF file of this model")
+    if tokenizer.values.get("normalizer") is not None:
+        raise UnsupportedError(f"{tokenizer.place}: a normalizer has no name in GGUF; take a GGUF file of this model")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.text(key, ""):
+            raise UnsupportedError(f"{model.place}: {key} has no name in GGUF; take a GGUF file of this model")
 
 
 def _token_ids(vocab: JsonObject) -> dict[str, int]:
@@ -88,21 +97,21 @@ def _merge(model: JsonObject, entry: Any) -> tuple[str, str]:
 def _by_id(tokenizer: JsonObject, words: dict[str, int], vocab_size: int) -> tuple[list[str], list[int]]:
     """Order words and added tokens by id, and refuse ids that are missing, shared or beyond the embedding."""
     found = {token_id: (token, NORMAL) for token, token_id in words.items()}
-    n_shared = len(words) - len(found)
     for number, item in enumerate(tokenizer.items("added_tokens")):
         added = as_object(f"{tokenizer.place}: added token {number}", item)
         token, token_id = added.text("content"), added.natural("id")
-        n_shared += found.get(token_id, (token,))[0] != token or words.get(token, token_id) != token_id
+        if found.get(token_id, (token,))[0] != token:
+            raise added.error("id", token_id, "an id of its own")
         found[token_id] = token, CONTROL if added.flag("special", default=False) else USER_DEFINED
-    if n_shared:
-        raise FormatError(f"{tokenizer.place}: {n_shared:,} ids or tokens occur twice; get the checkpoint's own file")
     if len(found) != vocab_size or max(found) >= vocab_size:
         raise FormatError(
             f"{tokenizer.place}: {len(found):,} tokens with ids up to {max(found, default=0):,}, but the embedding has "
             f"{vocab_size:,} rows; get the tokenizer that this model was trained with"
         )
-    ordered = [found[token_id] for token_id in range(vocab_size)]
-    return [token for token, _ in ordered], [kind for _, kind in ordered]
+    tokens, kinds = zip(*(found[token_id] for token_id in range(vocab_size)), strict=True)
+    if len(set(tokens)) != vocab_size:
+        raise FormatError(f"{tokenizer.place}: a token has two ids; get the checkpoint's own file again")
+    return list(tokens), list(kinds)
 
 
 def _splitter(tokenizer: JsonObject) -> str:
@@ -138,6 +147,8 @@ def _check_whole_words(model: JsonObject, words: dict[str, int], merges: list[tu
     """
     if model.flag("ignore_merges", default=False) == (splitter == "llama-bpe"):
         return
+    if sum(len(word) ** 2 for word in words) > MAX_JOINING_STEPS:
+        raise UnsupportedError(f"{model.place}: its tokens are too long for the merges to be checked; take a GGUF file")
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     unreachable = next((word for word in words if not _is_joined(word, ranks)), None)
     if unreachable is not None:
