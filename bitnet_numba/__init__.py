@@ -1,0 +1,88 @@
+"""BitNet b1.58 language models in pure Python; each public name is imported when it is first used."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from bitnet_numba.engine.api import LanguageModel
+    from bitnet_numba.engine.generate import GenerationResult
+    from bitnet_numba.engine.sampling import SamplingParams
+    from bitnet_numba.errors import BitNetError
+
+    __version__: str
+
+__all__ = ["BitNetError", "GenerationResult", "LanguageModel", "SamplingParams", "__version__", "load"]
+
+_HOMES = {
+    "BitNetError": "bitnet_numba.errors",
+    "GenerationResult": "bitnet_numba.engine.generate",
+    "LanguageModel": "bitnet_numba.engine.api",
+    "SamplingParams": "bitnet_numba.engine.sampling",
+}
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    kv_type: Literal["f16", "f32"] = "f16",
+    max_context: int | None = None,
+    chat_template: str | None = None,
+) -> "LanguageModel":
+    """Load a model file and make it ready to generate.
+
+    The first load on a machine compiles the kernels, which takes a while; later ones read them from a cache.
+
+    Parameters
+    ----------
+    model : str or Path, optional
+        A GGUF file or a Hugging Face directory. By default ``BITNET_GGUF`` where the environment sets it, else the
+        small model that comes with the package.
+    threads : int, optional
+        How many threads share the work; by default ``BITNET_NUM_THREADS`` where set, else one for each core. The
+        results do not depend on it.
+    kv_type : {"f16", "f32"}
+        How keys and values are kept: half or single precision.
+    max_context : int, optional
+        The most positions that one sequence may take; by default what the model was trained for.
+    chat_template : str, optional
+        How :meth:`LanguageModel.chat` writes turns: a name such as ``"llama3"`` or ``"chatml"``, ``"model"`` for the
+        template inside the model, or a template file. By default the one that suits the model.
+
+    Returns
+    -------
+    LanguageModel
+        Close it, or use it in a ``with`` statement, to give its threads and memory back.
+
+    Raises
+    ------
+    BitNetError
+        If the model cannot be read or served, or an argument is out of range; the message names the remedy.
+
+    Examples
+    --------
+    >>> import bitnet_numba
+    >>> with bitnet_numba.load() as model:  # doctest: +SKIP
+    ...     print(model.generate("Once upon a time", max_tokens=64).text)
+    """
+    from bitnet_numba.engine.load import load_model  # here, so that `import bitnet_numba` costs nothing
+
+    return load_model(model, threads=threads, kv_type=kv_type, max_context=max_context, chat_template=chat_template)
+
+
+if not TYPE_CHECKING:  # a type checker would take any misspelled name for one that this function finds
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            value = import_module("importlib.metadata").version("bitnet-numba")
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,183 @@
+"""From logits to the next token, with the same result on every CPU."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.sampling import SamplingParams
+from bitnet_numba.errors import BitNetError, ParameterError
+
+Logits = NDArray[np.float32]
+Scores = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+LEAST_LOGIT = -1000.0  # below the likeliest: long before that, a probability is 0 in float32
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model itself held a token to be, in natural logarithms.
+
+    Attributes
+    ----------
+    token_id : int
+        The token that was taken.
+    logprob : float
+        Its log probability.
+    top : tuple of (int, float)
+        Ids and log probabilities of the likeliest tokens, as many as were asked for, likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token that was taken; ``logprob`` only where it was asked for."""
+
+    id: int
+    logprob: TokenLogprob | None
+
+
+def probabilities(logits: Logits) -> Logits:
+    """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
+    from bitnet_numba.kernels.softmax import softmax  # here, so that parameters can be checked without Numba
+
+    out = np.empty_like(logits)
+    softmax(logits, out)
+    return out
+
+
+class Sampler:
+    """Choose the next token of one sequence.
+
+    The logits pass, in this order: ``logit_bias``; ``repetition_penalty``; ``frequency_penalty`` and
+    ``presence_penalty``; ``temperature``; ``top_k``; ``top_p``, as a share of what is left; ``min_p``; the draw. The
+    penalties look at the prompt as their authors meant them: the first does, the other two see the answer only.
+
+    Parameters
+    ----------
+    params : SamplingParams
+    prompt_ids : sequence of int
+        Tokens before the first one to choose, each below ``vocab_size``.
+    vocab_size : int
+
+    Raises
+    ------
+    ParameterError
+        If ``logit_bias`` names a token outside the vocabulary.
+
+    References
+    ----------
+    Order of the steps: Hugging Face transformers, ``GenerationMixin._get_logits_processor``. Repetition penalty: Keskar
+    et al., "CTRL", 2019. Frequency and presence penalty, bias: OpenAI API reference. Top-p: Holtzman et al., "The
+    Curious Case of Neural Text Degeneration", 2020. Min-p: Nguyen et al., "Turning Up the Heat", 2024.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int) -> None:
+        outside = [token_id for token_id in params.logit_bias if token_id >= vocab_size]
+        if outside:
+            raise ParameterError(f"logit_bias[{outside[0]}]: the vocabulary has ids 0 to {vocab_size - 1:,}; drop it")
+        self._params = params
+        self._seen = set(prompt_ids)
+        self._answer: Counter[int] = Counter()
+        # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
+        self._bits = np.random.PCG64(params.seed)
+
+    def pick(self, logits: Logits) -> SampledToken:
+        """Choose a token and remember it as part of the answer.
+
+        Parameters
+        ----------
+        logits : float32[vocab_size]
+            Left as they are.
+
+        Raises
+        ------
+        BitNetError
+            If the logits hold NaN or infinity: no choice would mean anything.
+        """
+        if not np.isfinite(logits).all():
+            raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
+        scores = self._adjusted(logits)
+        token_id = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(scores)
+        self._seen.add(token_id)
+        self._answer[token_id] += 1
+        return SampledToken(token_id, self._logprob(logits, token_id))
+
+    def _adjusted(self, logits: Logits) -> Scores:
+        """Apply bias and penalties."""
+        params = self._params
+        scores = logits.astype(np.float64)
+        for token_id, bias in params.logit_bias.items():
+            scores[token_id] += bias
+        if params.repetition_penalty != 1:
+            seen = np.fromiter(self._seen, np.int64)
+            old = scores[seen]
+            scores[seen] = np.where(old > 0, old / params.repetition_penalty, old * params.repetition_penalty)
+        if params.frequency_penalty or params.presence_penalty:
+            for token_id, count in self._answer.items():
+                scores[token_id] -= params.frequency_penalty * count + params.presence_penalty
+        return scores
+
+    def _draw(self, scores: Scores) -> int:
+        """Draw one of the tokens that the filters keep, in the order of their ids."""
+        ids = _largest(scores, self._params.top_k or scores.size)
+        scores = scores[ids]
+        weights = self._weights(scores)
+        kept = _nucleus(scores, weights, self._params.top_p)
+        kept = kept[(weights[kept] > 0) & (weights[kept] >= self._params.min_p * weights.max())]
+        cumulative = np.cumsum(weights[kept])
+        uniform = (int(self._bits.random_raw()) >> 11) * 2.0**-53
+        place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+        return int(ids[kept[min(place, kept.size - 1)]])
+
+    def _weights(self, scores: Scores) -> Scores:
+        """Compute probabilities at the temperature asked for."""
+        with np.errstate(over="ignore"):  # a tiny temperature may take the less likely to minus infinity
+            scaled = (scores - scores.max()) / self._params.temperature
+        return probabilities(np.maximum(scaled, LEAST_LOGIT).astype(np.float32)).astype(np.float64)
+
+    def _logprob(self, logits: Logits, token_id: int) -> TokenLogprob | None:
+        wanted = self._params.logprobs
+        if wanted is None:
+            return None
+        likeliest = int(np.argmax(logits))
+        # softmax gives the likeliest token exp(0) / sum, so its logarithm is minus that of the sum
+        offset = math.log(probabilities(logits)[likeliest]) - float(logits[likeliest])
+        top = _largest(logits, wanted)
+        top = top[np.argsort(-logits[top], kind="stable")]
+        return TokenLogprob(
+            token_id, float(logits[token_id]) + offset, tuple((int(i), float(logits[i]) + offset) for i in top)
+        )
+
+
+def _nucleus(scores: Scores, weights: Scores, top_p: float) -> Ids:
+    """Places of the fewest highest scores whose weights reach the share ``top_p`` of all, ascending."""
+    if top_p >= 1:
+        return np.arange(weights.size)
+    total = np.cumsum(weights)[-1]  # one after the other: the same sum on every CPU
+    # What weighs less than this makes up less than half of 1 - top_p together, and need not be sorted.
+    places = np.flatnonzero(weights >= 0.5 * (1 - top_p) * total / weights.size)
+    # By score, since weights may be rounded to equals; ties to the lower id.
+    ranked = places[np.argsort(-scores[places], kind="stable")]
+    count = int(np.searchsorted(np.cumsum(weights[ranked]), top_p * total)) + 1
+    return np.sort(ranked[:count])
+
+
+def _largest(values: Logits | Scores, count: int) -> Ids:
+    """Places of the ``count`` largest values, ascending; of equal values the first ones."""
+    if count >= values.size:
+        return np.arange(values.size)
+    if count == 0:
+        return np.arange(0)
+    smallest = np.partition(values, values.size - count)[values.size - count]
+    above = np.flatnonzero(values > smallest)
+    equal = np.flatnonzero(values == smallest)[: count - above.size]
+    return np.sort(np.concatenate([above, equal]))

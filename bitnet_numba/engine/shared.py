@@ -1,0 +1,101 @@
+"""One transformer that several Python threads may use: a step at a time, its kernels counted for who asked."""
+
+import threading
+from collections import Counter
+from typing import Generic, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.protocols import CacheT, Transformer
+from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
+
+
+class SharedTransformer(Generic[CacheT]):
+    """Steps of several sequences, each with a cache of its own, one after the other.
+
+    Parameters
+    ----------
+    transformer : Transformer
+        From now on used and closed by this object alone.
+    max_context : int, optional
+        The most positions of a sequence; by default ``transformer.config.max_seq_len``.
+
+    Raises
+    ------
+    ParameterError
+        If the model was not made for so long a context.
+    """
+
+    def __init__(self, transformer: Transformer[CacheT], max_context: int | None = None) -> None:
+        longest = transformer.config.max_seq_len
+        self.max_context = longest if max_context is None else max_context
+        if not 1 <= self.max_context <= longest:
+            raise ParameterError(f"max_context={max_context}: expected 1 to {longest:,}, the model's own context")
+        self.config = transformer.config
+        self.threads = transformer.threads
+        self.isa = transformer.isa
+        self._transformer = transformer
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def check_fits(self, n_tokens: int) -> None:
+        """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""
+        if n_tokens > self.max_context:
+            longest = self.config.max_seq_len
+            more = f" or raise max_context, up to {longest:,}" if self.max_context < longest else ""
+            raise ResourceError(
+                f"the prompt has {n_tokens:,} tokens, the context holds {self.max_context:,}: shorten it{more}"
+            )
+
+    def new_cache(self, n_positions: int) -> CacheT:
+        """Allocate what a sequence of ``n_positions`` needs.
+
+        Raises
+        ------
+        ResourceError
+            If memory does not allow it.
+        """
+        with self._lock:
+            self._check_open()
+            return self._transformer.new_cache(n_positions)
+
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        cache: CacheT,
+        kernels: Counter[str],
+        logits: Literal["last", "all", "none"] = "last",
+    ) -> NDArray[np.float32]:
+        """Read ``int32[n_tokens]`` into the cache and add the kernel calls that this took to ``kernels``.
+
+        Returns
+        -------
+        float32[1, vocab_size], float32[n_tokens, vocab_size] or float32[0, vocab_size]
+            For ``logits`` of ``"last"``, ``"all"`` and ``"none"``; the caller's own.
+
+        Raises
+        ------
+        BitNetError
+            If the model was closed.
+        """
+        with self._lock:
+            self._check_open()
+            before = self._transformer.kernel_counts()
+            result = self._transformer.forward(tokens, cache, logits)
+            after = self._transformer.kernel_counts()
+        for kernel, calls in after.items():
+            if calls > before.get(kernel, 0):
+                kernels[kernel] += calls - before.get(kernel, 0)
+        return result
+
+    def close(self) -> None:
+        """Wait for the step that runs, if any, and give threads and memory back; later steps are refused."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._transformer.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BitNetError("the model was closed: load it again")

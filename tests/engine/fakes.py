@@ -1,0 +1,130 @@
+"""A transformer and a tokenizer of a few lines, which follow the protocols of the real ones."""
+
+import codecs
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.api import LanguageModel
+
+BOS, EOS, TURN_END = 256, 257, 258
+VOCAB_SIZE = 260
+CONTEXT = 64
+
+
+class ByteTokenizer:
+    """A token for each byte, and three special ones."""
+
+    eos_ids = frozenset({EOS, TURN_END})
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        parts = text.split("<end>") if parse_special else [text]
+        ids = [BOS] if add_bos else []
+        for i, part in enumerate(parts):
+            ids += [TURN_END] * (i > 0) + list(part.encode())
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return bytes(token_id for token_id in ids if token_id < 256).decode(errors="replace")
+
+    def stream_decoder(self) -> "ByteDecoder":
+        return ByteDecoder()
+
+
+class ByteDecoder:
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < 256 else ""
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+@dataclass
+class FakeCache:
+    """Remembers the tokens themselves, and refuses more than it was made for."""
+
+    capacity: int
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+
+LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
+
+
+class FakeTransformer:
+    """Logits are a function of the tokens so far."""
+
+    threads = 2
+    isa = "fake"
+
+    def __init__(self, logits_of: LogitsOf) -> None:
+        self.config = SimpleNamespace(vocab_size=VOCAB_SIZE, max_seq_len=CONTEXT)
+        self.caches: list[FakeCache] = []
+        self.closed = 0
+        self.counts = {"gemv": 0, "gemm": 0, "idle": 0}
+        self._logits_of = logits_of
+
+    def new_cache(self, n_positions: int) -> FakeCache:
+        self.caches.append(FakeCache(n_positions))
+        return self.caches[-1]
+
+    def forward(self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last") -> NDArray[np.float32]:
+        if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
+            raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
+        self.counts["gemm" if tokens.size > 1 else "gemv"] += 1
+        rows = []
+        for token in tokens:
+            cache.tokens.append(int(token))
+            rows.append(self._logits_of(cache.tokens))
+        return np.stack(rows if logits == "all" else rows[-1:])
+
+    def kernel_counts(self) -> dict[str, int]:
+        return dict(self.counts)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def random_logits(tokens: Sequence[int]) -> NDArray[np.float32]:
+    """Logits that look random, bytes of English letters being likelier than special tokens."""
+    rng = np.random.default_rng(list(tokens))
+    logits = rng.standard_normal(VOCAB_SIZE).astype(np.float32)
+    logits[97:123] += 4
+    return logits
+
+
+def always_answering(answer: Sequence[int], prompt_tokens: int) -> LogitsOf:
+    """Logits whose likeliest tokens are those of ``answer``, one after the other."""
+
+    def logits_of(tokens: Sequence[int]) -> NDArray[np.float32]:
+        logits = np.zeros(VOCAB_SIZE, np.float32)
+        place = len(tokens) - prompt_tokens
+        logits[answer[place] if place < len(answer) else EOS] = 5
+        return logits
+
+    return logits_of
+
+
+def model_that_says(answer: str | Sequence[int], prompt_tokens: int = 3, **arguments: object) -> LanguageModel:
+    """A model that answers prompts of ``prompt_tokens`` tokens with ``answer`` and an end-of-sequence token."""
+    ids = list(answer.encode()) if isinstance(answer, str) else list(answer)
+    return fake_model(FakeTransformer(always_answering(ids, prompt_tokens)), **arguments)
+
+
+def fake_model(transformer: FakeTransformer, **arguments: object) -> LanguageModel:
+    tokenizer = ByteTokenizer()
+
+    def encode_chat(messages: Sequence[dict[str, str]]) -> list[int]:
+        text = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        return tokenizer.encode(text)
+
+    return LanguageModel(transformer, tokenizer, encode_chat, **{"load_ms": 12.5, **arguments})
