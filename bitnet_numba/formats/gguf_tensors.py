@@ -186,7 +186,8 @@ def _is_upstream_twin(
     The file's own statements decide first, then the bytes up to the next tensor.
     """
     architecture = metadata.get("general.architecture")
-    if architecture is not None and str(architecture.value).startswith("bitnet"):
+    stated = None if architecture is None else architecture.value
+    if isinstance(stated, str) and stated.startswith("bitnet"):
         return False
     file_type = metadata.get("general.file_type")
     if tensor_type is TensorType.I2_S and file_type is not None and file_type.value == FILE_TYPE_I2_S:
