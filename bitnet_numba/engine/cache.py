@@ -1,10 +1,10 @@
 """The KV cache: keys and values of the positions that a sequence has behind it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.engine.forward.arrays import CacheArrays
 from bitnet_numba.engine.memory import allocate, available_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
@@ -12,21 +12,6 @@ from bitnet_numba.kernels.attention import TILE
 
 KVType = Literal["f16", "f32"]
 KV_DTYPES: dict[str, type[np.generic]] = {"f16": np.uint16, "f32": np.float32}  # float16 travels as its bits
-
-
-class CacheArrays(NamedTuple):
-    """What kernels see of a cache.
-
-    Attributes
-    ----------
-    keys : float32 or uint16 [n_layers, n_kv_heads, capacity * head_dim]
-        Blocks of 16 positions, each ``[head_dim][16]``: a lane is a position.
-    values : as keys
-        ``[capacity][head_dim]``.
-    """
-
-    keys: npt.NDArray[Any]
-    values: npt.NDArray[Any]
 
 
 class KVCache:

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.cache import KVCache, KVType
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.forward import forward
+from bitnet_numba.engine.forward.arrays import Shape, Weights
+from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.state import Shape, allocate_state
-from bitnet_numba.engine.weights import Weights
+from bitnet_numba.engine.state import allocate_state
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, KERNELS
 from bitnet_numba.simd import cpu

@@ -1,11 +1,11 @@
 """A model's weights as the kernels read them: one packed layout, one array a role, stacked by layer."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.engine.layout import Layout, Places
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
@@ -13,58 +13,11 @@ from bitnet_numba.formats.packing import pack_i2s
 from bitnet_numba.kernels.rope import inverse_frequencies, rope_table, stretch_llama3
 from bitnet_numba.kernels.ternary import pack_r16
 
-Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
-"""Columns of ``Weights.scales``."""
-
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
 _I2S_TAIL = 32
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-
-
-class Weights(NamedTuple):
-    """Read-only arrays, padded as :class:`bitnet_numba.engine.layout.Layout` says.
-
-    Attributes
-    ----------
-    qkv : uint8[n_layers, qkv_rows * hidden // 4]
-        Query, key and value projections, one below the other, in R16.
-    attn_output : uint8[n_layers, hidden * attended // 4]
-    gate_up : uint8[n_layers, 2 * ffn * hidden // 4]
-        Gate projection, then up projection.
-    down : uint8[n_layers, hidden * ffn // 4]
-    scales : float32[n_layers, 7]
-        What one unit of each matrix stands for; columns ``Q`` to ``DOWN``.
-    attn_norm, ffn_norm : float32[n_layers, hidden]
-    attn_sub_norm : float32[n_layers, attended]
-        No layers where the family has no sub-norms.
-    ffn_sub_norm : float32[n_layers, ffn]
-        Likewise.
-    output_norm : float32[hidden]
-    embedding, embedding_scales : see :class:`bitnet_numba.engine.source.Matrix`
-        ``[vocab_size, hidden]``.
-    head, head_scales
-        The same arrays as the embedding where the head is tied to it.
-    rope : float32[max_context, head_dim]
-        Cosines and sines of each position.
-    """
-
-    qkv: Bytes
-    attn_output: Bytes
-    gate_up: Bytes
-    down: Bytes
-    scales: Floats
-    attn_norm: Floats
-    ffn_norm: Floats
-    attn_sub_norm: Floats
-    ffn_sub_norm: Floats
-    output_norm: Floats
-    embedding: npt.NDArray[Any]
-    embedding_scales: Floats
-    head: npt.NDArray[Any]
-    head_scales: Floats
-    rope: Floats
 
 
 def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weights:

@@ -17,7 +17,11 @@ from bitnet_numba.simd import cpu
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PACKAGE = Path(__file__).parent.parent
-_COMPILED_ROOMS = ("simd", "kernels", "engine")  # Numba's own key does not see a helper that changed in another module
+_COMPILED_ROOMS = (
+    "simd",
+    "kernels",
+    "engine/forward",
+)  # Numba's own key does not see a helper that changed in another module
 
 # ---- the registry ----------------------------------------------------------------------------------------------------
 KERNELS = (
@@ -80,7 +84,7 @@ def cache_dir() -> Path | None:
 def is_warm() -> bool:
     """Tell whether compiled kernels of this version and machine lie ready."""
     folder = cache_dir()
-    return folder is not None and any(folder.rglob("forward.forward-*.nbc"))
+    return folder is not None and any(folder.rglob("step.forward-*.nbc"))
 
 
 def _user_cache() -> Path | None:

@@ -5,6 +5,8 @@ format they are: float32 itself, ``uint16`` = float16 bits, ``int16`` = bfloat16
 None of these operations checks an index: the wrappers in ``kernels/`` do, once.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llvmlite import ir
@@ -37,7 +39,10 @@ def _f32_to_half(b: Builder, x: Value) -> Value:
     """Round to the nearest half, ties to even."""
     if cpu.has_hardware_floats():
         return b.bitcast(b.fptrunc(x, _F16x16), _I16x16)
-    number = lambda value: splat(I32x16.llvm, value)  # noqa: E731
+
+    def number(value: int) -> Value:
+        return splat(I32x16.llvm, value)
+
     bits = b.bitcast(x, I32x16.llvm)
     magnitude = b.and_(bits, number(0x7FFFFFFF))
     odd = b.and_(b.lshr(magnitude, number(13)), number(1))
@@ -58,13 +63,26 @@ def _bfloat_to_f32(b: Builder, bits: Value) -> Value:
     return b.bitcast(b.shl(b.zext(bits, I32x16.llvm), splat(I32x16.llvm, 16)), F32x16.llvm)
 
 
-_TO_F32 = {
-    types.float32: (F32, lambda b, x: x),
-    types.uint16: (I16, _half_to_f32),
-    types.int16: (I16, _bfloat_to_f32),
-    types.int8: (I8, lambda b, x: b.sitofp(x, F32x16.llvm)),
-}
-_FROM_F32 = {types.float32: (F32, lambda b, x: x), types.uint16: (I16, _f32_to_half)}
+def _int8_to_f32(b: Builder, x: Value) -> Value:
+    return b.sitofp(x, F32x16.llvm)
+
+
+def _unchanged(b: Builder, x: Value) -> Value:
+    return x
+
+
+_Conversion = tuple[Any, Callable[[Builder, Value], Value]]  # the stored lane's type, and how it becomes or was float32
+_TO_F32: Mapping[Any, _Conversion] = MappingProxyType(
+    {
+        types.float32: (F32, _unchanged),
+        types.uint16: (I16, _half_to_f32),
+        types.int16: (I16, _bfloat_to_f32),
+        types.int8: (I8, _int8_to_f32),
+    }
+)
+_FROM_F32: Mapping[Any, _Conversion] = MappingProxyType(
+    {types.float32: (F32, _unchanged), types.uint16: (I16, _f32_to_half)}
+)
 
 
 # ---- float32 lanes ---------------------------------------------------------------------------------------------------

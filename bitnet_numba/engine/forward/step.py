@@ -7,10 +7,8 @@ waiting; for many tokens by one thread each, and then the team meets. Matrices a
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.attention_step import attention
-from bitnet_numba.engine.cache import CacheArrays
-from bitnet_numba.engine.state import RunState, Shape
-from bitnet_numba.engine.weights import DOWN, GATE, OUTPUT, UP, Weights
+from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, CacheArrays, RunState, Shape, Weights
+from bitnet_numba.engine.forward.attention import attention
 from bitnet_numba.kernels.ffn import gated_relu2_worker, gated_silu_worker
 from bitnet_numba.kernels.head import embedding_worker, head_worker
 from bitnet_numba.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, RMS_NORM, jit

@@ -3,9 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.cache import CacheArrays
-from bitnet_numba.engine.state import RunState, Shape
-from bitnet_numba.engine.weights import K, Q, V, Weights
+from bitnet_numba.engine.forward.arrays import CacheArrays, K, Q, RunState, Shape, V, Weights
 from bitnet_numba.kernels.attention import BLOCK, attend_block_worker, merge_worker, store_position_worker
 from bitnet_numba.kernels.jit import ATTENTION, KV_CACHE_UPDATE, ROPE, jit
 from bitnet_numba.kernels.residual import scale_worker

@@ -1,0 +1,51 @@
+# Every target says what it does; `make help` lists them. Example lines can be pasted.
+PYTHON ?= .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-nojit test-bounds lint type imports size cover docs wheel demo-model demo-check bench clean ci
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup:  ## make a virtual environment with everything for development: make setup && . .venv/bin/activate
+	python3 -m venv .venv
+	$(PYTHON) -m pip install -e '.[dev]'
+
+test:  ## run the tests: make test
+	$(PYTHON) -m pytest
+
+test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
+	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/kernels tests/engine
+
+lint:  ## check style and formatting: make lint
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+type:  ## check types, strictly: make type
+	$(PYTHON) -m mypy
+
+imports:  ## check who imports whom: make imports
+	$(dir $(PYTHON))lint-imports
+
+size:  ## print the size table; fail where a room is too large: make size
+	$(PYTHON) bench/size.py
+
+cover:  ## run the tests and print what they leave out: make cover
+	$(PYTHON) -m pytest --cov --cov-report=term
+
+docs:  ## write the generated reference pages again: make docs
+	$(PYTHON) docs/generate_cli_reference.py
+
+wheel:  ## build the wheel: make wheel
+	$(PYTHON) -m build --wheel
+
+demo-model:  ## make the embedded model again from its checkpoint: make demo-model
+	$(PYTHON) bench/demo_model/make.py
+
+demo-check:  ## check that the embedded model's bytes can be made again: make demo-check
+	$(PYTHON) bench/demo_model/make.py --check
+
+clean:  ## remove what builds and tests leave: make clean
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* .cache
+
+ci:  ## everything that a submission must pass: make ci
+	.ci/run

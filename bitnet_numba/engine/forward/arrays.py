@@ -1,0 +1,155 @@
+"""What kernels see of a model: its sizes, weights, cache and scratch memory, as tuples of arrays."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Sums = npt.NDArray[np.int32]
+Int8s = npt.NDArray[np.int8]
+
+Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
+"""Columns of ``Weights.scales``."""
+
+
+class Weights(NamedTuple):
+    """Read-only arrays, padded as :class:`bitnet_numba.engine.layout.Layout` says.
+
+    Attributes
+    ----------
+    qkv : uint8[n_layers, qkv_rows * hidden // 4]
+        Query, key and value projections, one below the other, in R16.
+    attn_output : uint8[n_layers, hidden * attended // 4]
+    gate_up : uint8[n_layers, 2 * ffn * hidden // 4]
+        Gate projection, then up projection.
+    down : uint8[n_layers, hidden * ffn // 4]
+    scales : float32[n_layers, 7]
+        What one unit of each matrix stands for; columns ``Q`` to ``DOWN``.
+    attn_norm, ffn_norm : float32[n_layers, hidden]
+    attn_sub_norm : float32[n_layers, attended]
+        No layers where the family has no sub-norms.
+    ffn_sub_norm : float32[n_layers, ffn]
+        Likewise.
+    output_norm : float32[hidden]
+    embedding, embedding_scales : see :class:`bitnet_numba.engine.source.Matrix`
+        ``[vocab_size, hidden]``.
+    head, head_scales
+        The same arrays as the embedding where the head is tied to it.
+    rope : float32[max_context, head_dim]
+        Cosines and sines of each position.
+    """
+
+    qkv: Bytes
+    attn_output: Bytes
+    gate_up: Bytes
+    down: Bytes
+    scales: Floats
+    attn_norm: Floats
+    ffn_norm: Floats
+    attn_sub_norm: Floats
+    ffn_sub_norm: Floats
+    output_norm: Floats
+    embedding: npt.NDArray[Any]
+    embedding_scales: Floats
+    head: npt.NDArray[Any]
+    head_scales: Floats
+    rope: Floats
+
+
+class CacheArrays(NamedTuple):
+    """What kernels see of a cache.
+
+    Attributes
+    ----------
+    keys : float32 or uint16 [n_layers, n_kv_heads, capacity * head_dim]
+        Blocks of 16 positions, each ``[head_dim][16]``: a lane is a position.
+    values : as keys
+        ``[capacity][head_dim]``.
+    """
+
+    keys: npt.NDArray[Any]
+    values: npt.NDArray[Any]
+
+
+class Shape(NamedTuple):
+    """A model's sizes as the step uses them; those of buffers are in the buffers.
+
+    Attributes
+    ----------
+    n_layers, n_heads, n_kv_heads, head_dim : int
+        ``head_dim`` is padded.
+    hidden_size, attended_size, ffn_size : float32
+        The true lengths, over which norms take their means.
+    rms_norm_eps, query_scale : float32
+        ``query_scale`` is 1 / sqrt(true head_dim).
+    relu2, sub_norms : bool
+        The family's gate (SiLU if not relu squared), and whether it has norms before output and down projections.
+    head_kernel : int
+        Number of the kernel that computes logits.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    hidden_size: np.float32
+    attended_size: np.float32
+    ffn_size: np.float32
+    rms_norm_eps: np.float32
+    query_scale: np.float32
+    relu2: bool
+    sub_norms: bool
+    head_kernel: int
+
+
+class RunState(NamedTuple):
+    """Buffers of a step of up to ``chunk`` tokens on ``n_threads`` threads.
+
+    Where an array has ``slots``, a slot is a token; but a single token has a slot for each thread, so that every thread
+    computes what is small on a copy of its own instead of waiting for another.
+
+    Attributes
+    ----------
+    counts : int64[n_kernels]
+        How often each kernel has run.
+    x : float32[slots, hidden]
+        The residual stream.
+    normed : float32[slots, hidden]
+    scale, q_sum : float32[slots], int32[slots]
+        Of the activations quantized last.
+    q_hidden, q_attended, q_ffn : int8[slots, ...]
+        Quantized inputs of the linear layers.
+    qkv, attn_output, gate_up, down : int32[chunk, ...]
+        Sums that the linear layers leave.
+    query : float32[slots, n_heads * head_dim]
+        Turned queries.
+    attended : float32[slots, attended]
+    gated : float32[slots, ffn]
+    key, value : float32[n_threads, head_dim]
+        On their way to the cache.
+    scores : float32[n_threads, 256]
+    partials : float32[max(n_heads, n_threads), n_blocks, 16 + head_dim]
+        Attention results of blocks of positions: a row a head for one token, a row a thread for many.
+    """
+
+    counts: npt.NDArray[np.int64]
+    x: Floats
+    normed: Floats
+    scale: Floats
+    q_sum: Sums
+    q_hidden: Int8s
+    q_attended: Int8s
+    q_ffn: Int8s
+    qkv: Sums
+    attn_output: Sums
+    gate_up: Sums
+    down: Sums
+    query: Floats
+    attended: Floats
+    gated: Floats
+    key: Floats
+    value: Floats
+    scores: Floats
+    partials: Floats

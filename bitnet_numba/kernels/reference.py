@@ -1,0 +1,192 @@
+"""What each kernel means, in plain NumPy: slow, and obviously right.
+
+Integers are exact; real numbers are float64, but for the quantizer, whose float32 arithmetic is its definition.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Codes = npt.NDArray[np.int8]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Longs = npt.NDArray[np.int64]
+
+
+# ---- ternary weights -------------------------------------------------------------------------------------------------
+def pack_i2s(weights: Codes) -> Bytes:
+    """Store -1, 0, +1 as codes 0, 1, 2; weights 32 apart share a byte, the first in its top bits.
+
+    Parameters
+    ----------
+    weights : int8[rows, columns]
+        ``columns`` is a multiple of 128.
+
+    Returns
+    -------
+    uint8[rows, columns // 4]
+    """
+    rows, columns = weights.shape
+    codes = (weights + 1).astype(np.uint8).reshape(rows, columns // 128, 4, 32)
+    packed = codes[:, :, 0] << 6 | codes[:, :, 1] << 4 | codes[:, :, 2] << 2 | codes[:, :, 3]
+    return np.asarray(packed.reshape(rows, columns // 4), np.uint8)
+
+
+def pack_r16(i2s: Bytes) -> Bytes:
+    """Put four bytes of each of sixteen rows side by side: a line; then the next four of the same rows."""
+    rows, row_bytes = i2s.shape
+    lines = [
+        i2s[row, at : at + 4]
+        for block in range(0, rows, 16)
+        for at in range(0, row_bytes, 4)
+        for row in range(block, block + 16)
+    ]
+    return np.concatenate(lines)
+
+
+def unpack_r16(packed: Bytes, rows: int, columns: int) -> Codes:
+    """Return the weights int8[rows, columns] that :func:`pack_r16` has laid out."""
+    weights = np.zeros((rows, columns), np.int8)
+    words = packed.reshape(rows // 16, columns // 16, 16, 4)
+    for block, line, row, byte in np.ndindex(words.shape):
+        run, place = divmod(4 * line + byte, 32)
+        for quarter in range(4):
+            code = words[block, line, row, byte] >> (6 - 2 * quarter) & 3
+            weights[16 * block + row, 128 * run + 32 * quarter + place] = int(code) - 1
+    return weights
+
+
+def ternary_product(weights: Codes, q: Codes) -> Longs:
+    """Multiply int8[rows, columns] with each token of int8[n_tokens, columns]: int64[n_tokens, rows]."""
+    return q.astype(np.int64) @ weights.astype(np.int64).T
+
+
+def unpack_lut(packed: Bytes, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the table's value of each two-bit code of runs of 128 weights, in the order of the weights."""
+    runs = table[packed.reshape(-1, 32)]  # [run, byte, quarter]
+    return runs.transpose(0, 2, 1).reshape(-1)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+def quantize_absmax(x: Floats) -> tuple[np.float32, Codes]:
+    """Return the scale 127 / max(max|x|, 1e-5) and int8 ``clip(rint(x * scale), -128, 127)``.
+
+    NaN does not count for the maximum, and what has no product (NaN, or infinity times the scale 0) becomes -128.
+    """
+    largest = np.max(np.abs(x), initial=0, where=~np.isnan(x))
+    scale = np.float32(127) / max(largest, np.float32(1e-5))
+    with np.errstate(invalid="ignore"):
+        product = x * scale
+    whole = np.clip(np.rint(product), -128, 127)
+    return scale, np.where(np.isnan(product), -128, whole).astype(np.int8)
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float, n: int) -> Doubles:
+    """Return ``x / sqrt(sum(x**2) / n + eps) * weight``."""
+    x64 = x.astype(np.float64)
+    return np.asarray(x64 / np.sqrt(np.sum(x64**2) / n + eps) * weight)
+
+
+def scale(sums: npt.NDArray[np.int32], factor: float) -> Doubles:
+    """Return int32 sums times what one unit stands for."""
+    return sums.astype(np.float64) * factor
+
+
+def add_scaled(x: Floats, sums: npt.NDArray[np.int32], factor: float) -> Doubles:
+    """Return ``x + sums * factor``."""
+    return x.astype(np.float64) + scale(sums, factor)
+
+
+def gated_relu2(gate: Doubles, up: Doubles) -> Doubles:
+    """Return ``relu(gate)**2 * up``."""
+    return np.maximum(gate, 0) ** 2 * up
+
+
+def gated_silu(gate: Doubles, up: Doubles) -> Doubles:
+    """Return ``gate * sigmoid(gate) * up``."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity, and the quotient to the 0 that is meant
+        return gate / (1 + np.exp(-gate)) * up
+
+
+# ---- positions -------------------------------------------------------------------------------------------------------
+def inverse_frequencies(head_dim: int, theta: float) -> Doubles:
+    """Return ``theta ** (-2 * i / head_dim)`` for each pair i."""
+    return np.asarray(theta ** (-2 * np.arange(head_dim // 2) / head_dim))
+
+
+def stretch_llama3(
+    inverse_frequency: Doubles,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_seq_len: int,
+) -> Doubles:
+    """Divide the frequencies of long waves by ``factor``, keep those of short waves, and blend between."""
+    stretched = []
+    for frequency in inverse_frequency:
+        wave_length = 2 * np.pi / frequency
+        if wave_length < original_max_seq_len / high_freq_factor:
+            stretched.append(frequency)
+        elif wave_length > original_max_seq_len / low_freq_factor:
+            stretched.append(frequency / factor)
+        else:
+            kept = (original_max_seq_len / wave_length - low_freq_factor) / (high_freq_factor - low_freq_factor)
+            stretched.append((1 - kept) * frequency / factor + kept * frequency)
+    return np.array(stretched)
+
+
+def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Doubles:
+    """Return cosines, then sines, of each position's angles; the pairs up to ``half`` turn by no angle."""
+    angles = np.zeros((n_positions, half))
+    angles[:, : inverse_frequency.size] = np.outer(np.arange(n_positions), inverse_frequency)
+    return np.hstack([np.cos(angles), np.sin(angles)])
+
+
+def rope(head: Doubles, table: npt.NDArray[Any]) -> Doubles:
+    """Turn the pairs ``(head[i], head[half + i])``: a complex number times cosine + i * sine."""
+    half = head.size // 2
+    turned = (head[:half] + 1j * head[half:]) * (table[:half].astype(np.float64) + 1j * table[half:])
+    return np.concatenate([turned.real, turned.imag])
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+def softmax(x: npt.NDArray[Any]) -> Doubles:
+    """Return ``exp(x) / sum(exp(x))``."""
+    e = np.exp(x.astype(np.float64) - x.max())
+    return np.asarray(e / e.sum())
+
+
+def attend(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> Doubles:
+    """Return one query head's attention over the keys and values [n_positions, head_dim] of its group."""
+    return softmax(keys.astype(np.float64) @ query) @ values.astype(np.float64)
+
+
+def block_keys(keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Lay out [capacity, head_dim] as the cache does: flat blocks of sixteen positions, each [head_dim][16]."""
+    return np.concatenate([keys[first : first + 16].T.reshape(-1) for first in range(0, len(keys), 16)])
+
+
+# ---- embedding and head ----------------------------------------------------------------------------------------------
+def embedding(matrix: npt.NDArray[Any], scales: Floats) -> Doubles:
+    """Return the numbers [vocab_size, hidden_size] that stand in an embedding of any storage format.
+
+    Parameters
+    ----------
+    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
+    scales : float32[vocab_size, groups]
+        Of int8 elements; ``groups`` is 0 for the others.
+    """
+    if matrix.dtype == np.uint16:
+        return matrix.view(np.float16).astype(np.float64)
+    if matrix.dtype == np.int16:
+        return (matrix.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if matrix.dtype == np.int8:
+        return matrix * np.repeat(scales.astype(np.float64), matrix.shape[1] // scales.shape[1], axis=1)
+    return matrix.astype(np.float64)
+
+
+def head_product(matrix: npt.NDArray[Any], scales: Floats, hidden: Floats) -> Doubles:
+    """Return the logits [n_tokens, vocab_size] of each token's hidden state."""
+    return hidden.astype(np.float64) @ embedding(matrix, scales).T
