@@ -1,0 +1,164 @@
+"""Vocabularies as data: what tokens are spelled like, what bytes they stand for, and how they were made."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+SPACE_MARK: Final = "▁"
+MAX_VOCABULARY: Final = 2**22
+MAX_TOKEN_LENGTH: Final = 1024
+TURN_ENDS: Final = ("<|eot_id|>", "<|im_end|>")
+LLAMA3_PATTERN: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class AddedText:
+    """A text that stands for one token wherever it is recognised.
+
+    Attributes
+    ----------
+    token_id : int
+    is_special : bool
+        Recognised only where special tokens are asked for; otherwise in every text.
+    takes_left, takes_right : bool
+        It swallows the white space on that side.
+    """
+
+    token_id: int
+    is_special: bool
+    takes_left: bool = False
+    takes_right: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a model.
+
+    Attributes
+    ----------
+    is_byte_level : bool
+        Tokens are spelled in the byte alphabet of GPT-2; otherwise as SentencePiece does, with ``▁`` and ``<0xNN>``.
+    texts : dict of int to str
+        Every token as the vocabulary spells it.
+    added : dict of str to AddedText
+        The texts that are split off before the rest is encoded.
+    """
+
+    is_byte_level: bool
+    texts: dict[int, str]
+    added: dict[str, AddedText]
+
+    @property
+    def size(self) -> int:
+        """The number of token ids: one more than the largest."""
+        return 1 + max(self.texts, default=-1)
+
+    def plain(self, unknown: str | None) -> dict[str, int]:
+        """Return the tokens that plain text can become; ``unknown`` stays among them.
+
+        A special token is left out, so that no merge and no whole word can forge it.
+        """
+        return {text: i for i, text in self.texts.items() if text not in self.added or text == unknown}
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for; a token outside the vocabulary stands for none."""
+        text = self.texts.get(token_id, "")
+        if text in self.added:
+            return text.encode()
+        if self.is_byte_level:
+            return bytes_of_spelling(text)
+        byte = byte_of_token(text)
+        return text.replace(SPACE_MARK, " ").encode() if byte is None else bytes([byte])
+
+
+def _byte_alphabet() -> str:
+    """Return the 256 characters that spell bytes: printable ones themselves, the others from U+0100 upwards.
+
+    References
+    ----------
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), ``bytes_to_unicode`` of its code.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte) if byte in printable else chr(next(others)) for byte in range(256))
+
+
+BYTE_ALPHABET: Final = _byte_alphabet()
+_BYTE_OF_CHARACTER: Final = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
+
+
+def spelling_of_bytes(data: bytes) -> str:
+    """Spell bytes in the byte alphabet of GPT-2."""
+    return "".join(map(BYTE_ALPHABET.__getitem__, data))
+
+
+def bytes_of_spelling(text: str) -> bytes:
+    """Return the bytes that a token spells; one that leaves the byte alphabet stands for its own text."""
+    try:
+        return bytes(map(_BYTE_OF_CHARACTER.__getitem__, text))
+    except KeyError:
+        return text.encode()
+
+
+def byte_of_token(text: str) -> int | None:
+    """Return the byte of a SentencePiece token like ``<0x0A>``, or None for another token."""
+    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        digits = text[3:5]
+        return int(digits, 16) if set(digits) <= set("0123456789ABCDEF") else None
+    return None
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Everything that a tokenizer is built from, whatever file it came from.
+
+    Attributes
+    ----------
+    vocabulary : Vocabulary
+    merges : list of (str, str)
+        In order of rank.
+    normalizer, pre_tokenizer : dict or None
+        As a tokenizer.json describes them.
+    later_pre_tokenizer : dict or None
+        The same for text that follows a special token.
+    ignore_merges : bool
+        A word that is a token is taken whole.
+    byte_fallback : bool
+        Characters outside the vocabulary become ``<0xNN>`` tokens.
+    unknown : str or None
+        The token for what cannot be spelled.
+    bos_id : int or None
+    eos_id : int or None
+        The token that the model's files call the end of a text.
+    eos_ids : frozenset of int
+        Each of them ends a generation.
+    add_bos : bool
+        Whether the model wants its texts to begin with ``bos_id``.
+    drops_space : bool
+        Whether encoding puts a space before a text, which decoding takes away.
+    notes : tuple of str
+        What had to be assumed; a line each, for the user.
+    """
+
+    vocabulary: Vocabulary
+    merges: list[tuple[str, str]]
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    later_pre_tokenizer: dict[str, Any] | None = None
+    ignore_merges: bool = False
+    byte_fallback: bool = False
+    unknown: str | None = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    eos_ids: frozenset[int] = frozenset()
+    add_bos: bool = False
+    drops_space: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def turn_ends(vocabulary: Vocabulary) -> set[int]:
+    """Return the special tokens that end a chat turn by their well-known names."""
+    found = (vocabulary.added.get(text) for text in TURN_ENDS)
+    return {added.token_id for added in found if added is not None and added.is_special}
