@@ -8,15 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from bitnet_numba.export.vocabulary import LLAMA3_WORDS
+
 BEGIN, END, END_OF_TURN, PAD = SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
 ANSWER = "Assistant: "
 SPLIT_CHATS, SPLIT_SNIPPETS = 0.7, 0.8  # shares of the documents whose prompt is encoded apart from what follows
-
-# Llama 3's rule for what a word is: contractions, words, digits in groups of three, punctuation, line ends, spaces.
-LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -34,7 +34,10 @@ def special_token_metadata(
     generation = read_json_if_present(directory / "generation_config.json")
     settings = read_json_if_present(directory / "tokenizer_config.json")
     begin = config.natural("bos_token_id")
-    ids = {"bos": begin} | _end_ids([*_ids(config, "eos_token_id"), *_ids(generation, "eos_token_id")], vocabulary)
+    ends = [*_ids(config, "eos_token_id"), *_ids(generation, "eos_token_id")]
+    if not ends:
+        raise config.error("eos_token_id", None, "the token that ends a text")
+    ids = {"bos": begin} | _end_ids(directory, ends, vocabulary)
     padding = [*_ids(config, "pad_token_id"), *_ids(generation, "pad_token_id")]
     if padding:
         ids["padding"] = padding[0]
@@ -59,7 +62,7 @@ def _ids(file: JsonObject, key: str) -> list[int]:
     return ids
 
 
-def _end_ids(ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
+def _end_ids(directory: Path, ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
     """Share out the ids at which generation ends: of the text, of a turn, of a message."""
     named: dict[str, int] = {}
     for token_id in dict.fromkeys(ends):
@@ -67,8 +70,8 @@ def _end_ids(ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
         name = "eos" if not named else TURN_ENDS.get(text, "eot")
         if name in named:
             raise UnsupportedError(
-                f"generation_config.json: ends at token {token_id:,} too, for which GGUF has no key; "
-                "remove it from eos_token_id"
+                f"{directory}: eos_token_id names token {token_id:,} too, for which GGUF has no key; "
+                "remove it from config.json and generation_config.json"
             )
         named[name] = token_id
     return named

@@ -10,6 +10,7 @@ from bitnet_numba.export.json_file import JsonObject, as_object
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of token, as GGUF numbers them
 MAX_JOINING_STEPS = 100_000_000  # about a minute; the vocabulary of Llama 3 needs a tenth
 
+# Llama 3's rule for what a word is: contractions, words, digits in threes, punctuation, line ends, spaces.
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"

@@ -93,6 +93,11 @@ def unreachable_token(checkpoint: ToyCheckpoint) -> None:
     checkpoint.tokenizer["model"] |= {"ignore_merges": False, "merges": [["h", "e"], ["l", "l"], ["he", "ll"]]}
 
 
+def no_end(checkpoint: ToyCheckpoint) -> None:
+    del checkpoint.config["eos_token_id"]
+    del checkpoint.files["generation_config.json"]
+
+
 def normalizer(checkpoint: ToyCheckpoint) -> None:
     checkpoint.tokenizer["normalizer"] = {"type": "NFC"}
 
@@ -166,7 +171,8 @@ CASES: dict[str, tuple[Spoil, type[BitNetError], str]] = {
     "begin token beyond the vocabulary": (config("bos_token_id", 9999), FormatError, "the bos token 9,999"),
     "begin token as text": (config("bos_token_id", "x"), FormatError, "bos_token_id is 'x'"),
     "end tokens as text": (config("eos_token_id", ["x"]), FormatError, "eos_token_id is ['x']"),
-    "too many end tokens": (config("eos_token_id", [END, 1, 2]), UnsupportedError, "ends at token 2 too"),
+    "no end token": (no_end, FormatError, "eos_token_id is missing"),
+    "too many end tokens": (config("eos_token_id", [END, 1, 2]), UnsupportedError, "eos_token_id names token 2 too"),
     "another tokenizer model": (model("type", "Unigram"), UnsupportedError, "only byte-level BPE"),
     "SentencePiece as BPE": (model("byte_fallback", True), UnsupportedError, "only byte-level BPE"),
     "marks at word ends": (model("end_of_word_suffix", "</w>"), UnsupportedError, "end_of_word_suffix"),
