@@ -1,0 +1,109 @@
+"""What people see besides the answer: notes, timings and progress on stderr, and tables."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+
+if TYPE_CHECKING:
+    from bitnet_numba import GenerationResult
+
+Facts = Mapping[str, object]
+
+
+def say(text: str) -> None:
+    """Write one line to stderr."""
+    click.echo(text, err=True)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Write what the loader noticed about a model to stderr."""
+    for note in notes:
+        say(f"note: {note}")
+
+
+def stderr_is_terminal() -> bool:
+    """Say whether a person reads stderr as it is written."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def timings(result: "GenerationResult") -> str:
+    """Return one line on how fast a generation was."""
+    return (
+        f"prompt {result.prompt_tokens} tokens, {result.prompt_tps:.1f} tokens/s"
+        f" | answer {result.generation_tokens} tokens, {result.generation_tps:.1f} tokens/s"
+        f" | first token after {result.first_token_ms:.0f} ms"
+        f" | ended by {result.finish_reason}"
+    )
+
+
+class CompilationNotice:
+    """A line on stderr that says, while kernels are compiled, that this happens only once.
+
+    Nothing is said when compiled kernels lie ready, or when the wait is over before ``DELAY`` seconds. On a terminal
+    the line counts the seconds and disappears at the end; elsewhere it is written once.
+    """
+
+    DELAY = 1.0
+    MESSAGE = "Compiling kernels for this machine (once; later starts take a second or two)"
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        from bitnet_numba.kernels import jit  # here, because it imports numba
+
+        if not jit.is_warm():
+            self._thread = threading.Thread(target=self._report, name="compilation-notice", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the line away; again is no error."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _report(self) -> None:
+        start = time.monotonic()
+        if self._over.wait(self.DELAY):
+            return
+        if not stderr_is_terminal():
+            say(f"{self.MESSAGE} ...")
+            return
+        line = ""
+        while not self._over.is_set():
+            line = f"{self.MESSAGE}: {time.monotonic() - start:.0f} s"
+            click.echo(f"\r{line}", err=True, nl=False)
+            self._over.wait(1.0)
+        click.echo(f"\r{' ' * len(line)}\r", err=True, nl=False)
+
+
+def tables(sections: Mapping[str, Facts]) -> str:
+    """Lay out named groups of facts as text, in colour where stdout is a terminal and ``NO_COLOR`` is not set."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # a pipe has no width: what reads it wants one fact a line
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as captured:
+        for title, facts in sections.items():
+            table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+            table.add_column(style="cyan", no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, value in facts.items():
+                table.add_row(name, str(value))
+            console.print(table)
+            console.print()
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

@@ -1,0 +1,105 @@
+"""The command group: commands imported only when asked for, and every user's mistake said in one line."""
+
+import importlib
+import io
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from bitnet_numba.errors import BitNetError
+
+COMMANDS = ("run", "chat", "tokenize", "info")
+
+
+class CommandLine(click.Group):
+    """A group whose commands live in modules of the same name, and whose ends are those of a Unix program.
+
+    Exit status: that of the :class:`BitNetError`, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of a pipe
+    has left. Any other exception is a bug and stays a traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the help text."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command, or return None for a name that is not one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bitnet_numba_cli.{cmd_name}").command
+        return command
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run the command line given, and exit."""
+        try:
+            status = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.UsageError as error:
+            _fail(_usage_message(error), error.exit_code)
+        except BitNetError as error:
+            _fail(str(error), error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        sys.exit(status or 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Click itself would end with status 1 when the reader of a pipe has left."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _abandon_output()
+            ctx.exit(128 + signal.SIGPIPE)
+
+
+def _usage_message(error: click.UsageError) -> str:
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    if error.ctx is None:
+        return message
+    return f"{message}; see '{error.ctx.command_path} -h'"
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(status)
+
+
+def _abandon_output() -> None:
+    # Python flushes both streams once more while it exits: that must not fail a second time.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+@click.group(
+    cls=CommandLine,
+    name="bitnet-numba",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="bitnet-numba", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run BitNet b1.58 language models: pure Python, native speed, the same bits on every CPU.
+
+    Without -m/--model, commands use the model that BITNET_GGUF names, or the small one that comes with the program.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    # Leaving through an exception, unlike the default action, lets half-written files be removed.
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where the caller closed it
+            stream.reconfigure(errors="replace")
+    cli.main()

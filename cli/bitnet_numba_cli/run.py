@@ -1,0 +1,111 @@
+"""``run``: one prompt in, one text out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import bitnet_numba
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import (
+    JSON_OPTION,
+    loading_arguments,
+    loading_options,
+    sampling_arguments,
+    sampling_options,
+)
+
+if TYPE_CHECKING:
+    from bitnet_numba import GenerationResult, LanguageModel
+
+EXAMPLES = """\b
+Examples:
+  bitnet-numba run "Once upon a time"
+  bitnet-numba run --chat "What is the capital of France?"
+  bitnet-numba run -m model.gguf --file prompt.txt --temperature 0.7 --seed 1 > answer.txt
+  echo "The capital of France is" | bitnet-numba run --json
+"""
+
+
+@click.command("run", short_help="Continue a prompt, or answer it.", epilog=EXAMPLES)
+@click.argument("prompt", required=False)
+@click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
+@click.option("--chat", is_flag=True, help="Write the prompt as a user's turn, so that the model answers it.")
+@click.option("--system", metavar="TEXT", help="Put a system message before the prompt; implies --chat.")
+@loading_options
+@sampling_options
+@JSON_OPTION
+@click.option(
+    "--dump-logits",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Save the token ids of prompt and answer (tokens) and the scores that the model gave after each (logits).",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, also where that is no terminal.")
+def command(
+    prompt: str | None,
+    file: Path | None,
+    chat: bool,
+    system: str | None,
+    as_json: bool,
+    dump_logits: Path | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Continue PROMPT, or answer it as a chat does.
+
+    The text goes to stdout while it is generated: only what the model adds, not the prompt, and one newline at the end.
+    Notes, progress and timings go to stderr.
+
+    The prompt is the argument, the text of --file, or standard input where PROMPT is '-' or neither is given. One
+    newline at the end of a file or of standard input is not part of it.
+    """
+    loading, sampling = loading_arguments(options), sampling_arguments(options)
+    if dump_logits is not None:
+        _text.check_target(dump_logits)
+    text = _text.read_text(prompt, file, "prompt")
+    with _ui.CompilationNotice() as notice, bitnet_numba.load(**loading) as model:
+        _ui.say_notes(model.notes)
+        prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
+        result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling, notice)
+        if dump_logits is not None:
+            # the last token of an answer that fills the context was given out, but never read
+            _dump_logits(model, [*prompt_ids, *result.token_ids][: model.max_context], dump_logits)
+    if as_json:
+        _text.write_json(result.to_dict())
+    if verbose or _ui.stderr_is_terminal():
+        _ui.say(_ui.timings(result))
+
+
+def _prompt_ids(model: "LanguageModel", text: str, system: str | None, *, chat: bool) -> list[int]:
+    if not chat:
+        return model.tokenize(text)
+    turns = [{"role": "user", "content": text}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": system})
+    return model.chat_ids(turns)
+
+
+def _stream(
+    model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[str, Any], notice: _ui.CompilationNotice
+) -> "GenerationResult":
+    """Print the answer token by token, and return what is known about it at the end."""
+    result = None
+    for chunk in model.stream(prompt_ids, **sampling):
+        notice.close()
+        _text.write_text(chunk.text)
+        result = chunk.result
+    _text.write_text("\n")
+    if result is None:
+        raise RuntimeError("a stream ended without its result")
+    return result
+
+
+def _dump_logits(model: "LanguageModel", token_ids: Sequence[int], path: Path) -> None:
+    """Save ``tokens`` (int32[T]) and ``logits`` (float32[T, vocab_size]) of the whole sequence."""
+    import numpy as np  # here, so that the help text does not pay for it
+
+    logits = model.logits(token_ids)
+    with _text.write_file(path) as file:
+        np.savez(file, tokens=np.asarray(token_ids, np.int32), logits=logits)

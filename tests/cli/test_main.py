@@ -1,0 +1,90 @@
+"""The command group: help without cost, errors in one line, exit statuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bitnet_numba.errors import BitNetError, FormatError, ParameterError
+from bitnet_numba_cli.main import COMMANDS
+from tests.cli.conftest import Invoke
+from tests.cli.fake import FakeModel
+
+HEAVY = ("numba", "llvmlite", "numpy", "rich", "tokenizers", "jinja2")
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["--version"], *([name, "-h"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from bitnet_numba_cli.main import main\n"
+        f"sys.argv = ['bitnet-numba', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        f"finally:\n    print(*sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+    assert done.stdout.startswith(("Usage: bitnet-numba", "bitnet-numba 0."))
+
+
+def test_help_lists_every_command(invoke: Invoke) -> None:
+    result = invoke("-h")
+    assert result.exit_code == 0
+    listed = result.stdout.partition("Commands:\n")[2]
+    assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+
+
+def test_no_command_is_wrong_usage(invoke: Invoke) -> None:
+    result = invoke()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: bitnet-numba")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "error: No such command 'fly'; see 'bitnet-numba -h'"),
+        (["run", "x", "--top-k", "many"], "'--top-k': 'many' is not a valid integer; see 'bitnet-numba run -h'"),
+        (["run", "x", "--kv-type", "f8"], "'--kv-type'"),
+        (["run", "x", "--no-such-option"], "--no-such-option"),
+        (["run", "x", "y"], "y"),
+        (["info", "x"], "x"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str, invoke: Invoke) -> None:
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(BitNetError("a: b"), 1), (FormatError("byte 4: c"), 1), (ParameterError("d"), 2)]
+)
+def test_an_error_of_the_user_is_one_line_and_its_status(
+    error: BitNetError, status: int, invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bitnet_numba.load", refuse)
+    result = invoke("run", "x")
+    assert (result.exit_code, result.stdout, result.stderr) == (status, "", f"error: {error}\n")
+
+
+def test_a_bug_stays_a_traceback(invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_numba.load", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        invoke("run", "x")
+
+
+def test_interrupt_while_loading_is_status_130(
+    invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitnet_numba.load", interrupt)
+    result = invoke("run", "x")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "\n")

@@ -1,0 +1,148 @@
+"""What only a process of its own can show: pipes that close, signals, a terminal."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "tests.cli.fake_process"]
+
+
+@contextmanager
+def running(*arguments: str, stdin: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the program; it does not survive a test that fails."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=ROOT, stdin=stdin, stdout=pipe, stderr=pipe)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
+    with running("run", "x") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(6) == b"0 1 2 "
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 141
+
+
+@pytest.mark.parametrize("command", [["run", "x"], ["chat"]])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_program_without_a_traceback(command: list[str], number: int, status: int) -> None:
+    with running(*command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"Hello\n")
+        process.stdin.flush()
+        assert process.stdout.read(2) == b"0 "
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert errors.strip() == b""
+        assert process.returncode == status
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced() -> None:
+    code = "import tests.cli.fake_process as p; p.install(p.pytest.MonkeyPatch(), p.FakeModel(['é!'])); p.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "x"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"?!\n"
+
+
+class Terminal:
+    """A program at a terminal, and what it writes there."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._channel, far_end = pty.openpty()
+        self._process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TERM": "dumb"},
+            stdin=far_end,
+            stdout=far_end,
+            stderr=far_end,
+        )
+        os.close(far_end)
+
+    def type(self, text: str) -> None:
+        os.write(self._channel, text.encode())
+
+    def interrupt(self) -> None:
+        """Do what the terminal of a shell does on Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def read_until(self, wanted: str) -> str:
+        """Read until ``wanted`` has come; fail when the program ends before, or is silent for long."""
+        text = ""
+        while wanted not in text:
+            if not select.select([self._channel], [], [], 30)[0]:
+                raise TimeoutError(f"waited for {wanted!r} after {text!r}")
+            text += os.read(self._channel, 4096).decode()
+        return text
+
+    def status(self) -> int:
+        """Wait for the end and return the exit status."""
+        return self._process.wait(30)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._channel)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """Start a chat at a terminal, and wait for its first prompt."""
+    started = Terminal("chat")
+    try:
+        started.read_until("\n> ")
+        yield started
+    finally:
+        started.close()
+
+
+CTRL_D = "\x04"
+
+
+def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("Hello\n")
+    terminal.read_until("10 11 12 ")
+    terminal.interrupt()
+    terminal.read_until("> ")
+    terminal.type(f"/save {tmp_path}/chat.json\n")
+    terminal.read_until("> ")
+    assert '"role": "assistant",\n    "content": "0 1 2 ' in (tmp_path / "chat.json").read_text(encoding="utf-8")
+    terminal.type(CTRL_D)
+    assert terminal.status() == 0
+
+
+def test_ctrl_c_at_the_prompt_drops_the_line(terminal: Terminal) -> None:
+    terminal.type("Hel")
+    terminal.read_until("Hel")
+    terminal.interrupt()
+    terminal.read_until("> ")
+    terminal.type("/exit\n")
+    assert terminal.status() == 0
+
+
+def test_an_error_at_a_terminal_leaves_the_conversation_open(terminal: Terminal) -> None:
+    terminal.type("/save /no/such/place\n")
+    assert "error: " in terminal.read_until("> ")
+    terminal.type("/exit\n")
+    assert terminal.status() == 0

@@ -1,0 +1,182 @@
+"""``run``: where the prompt comes from, what is passed on, what goes where."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitnet_numba_cli import _ui
+from tests.cli.conftest import Invoke
+from tests.cli.fake import FakeModel
+
+
+def test_stdout_is_the_generated_text_and_a_newline(invoke: Invoke, model: FakeModel) -> None:
+    result = invoke("run", "The capital of France is")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, " Paris.\nYes\n", "")
+    assert model.prompts == ["\x01The capital of France is"]
+    assert model.closed
+
+
+def test_generated_escape_sequences_and_unicode_stay_as_they_are(invoke: Invoke, model: FakeModel) -> None:
+    model.pieces = ("\x1b[1m", "é", "🙂")
+    assert invoke("run", "x").stdout == "\x1b[1mé🙂\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"], ["--file", "-"]])
+def test_the_prompt_comes_through_a_pipe(arguments: list[str], invoke: Invoke, model: FakeModel) -> None:
+    assert invoke("run", *arguments, stdin="Häl\nlo\n\n").exit_code == 0
+    assert model.prompts == ["\x01Häl\nlo\n"]
+
+
+def test_the_prompt_comes_from_a_file(invoke: Invoke, model: FakeModel, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("Once upon\n", encoding="utf-8")
+    assert invoke("run", "--file", str(file)).exit_code == 0
+    assert model.prompts == ["\x01Once upon"]
+
+
+def test_an_argument_leaves_the_pipe_alone(invoke: Invoke, model: FakeModel) -> None:
+    invoke("run", "this", stdin="not this")
+    assert model.prompts == ["\x01this"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status", "message"),
+    [
+        ([""], None, 1, "the prompt is empty"),
+        ([], b"\n", 1, "the prompt is empty"),
+        (["-"], b"ab\xff", 1, "standard input: byte 2 is not UTF-8"),
+        (["a\udcff"], None, 1, "the prompt: character 1 is not UTF-8"),
+        (["--file", "/no/such/file"], None, 1, "/no/such/file: cannot be read (No such file"),
+        (["--file", "/"], None, 1, "/: cannot be read (Is a directory)"),
+        (["a", "--file", "b"], None, 2, "given twice"),
+        (["a", "--greedy", "--temperature", "0.5"], None, 2, "--greedy contradicts --temperature 0.5"),
+        (["a", "--temperature", "-1"], None, 2, "temperature"),
+        (["a", "--temperature", "nan"], None, 2, "temperature"),
+        (["a", "--top-p", "0"], None, 2, "top_p"),
+        (["a", "--max-tokens", "0"], None, 2, "max_tokens"),
+        (["a", "--stop", ""], None, 2, "stop"),
+        (["a" * 200], None, 1, "201 tokens do not fit the context of 100"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], stdin: bytes | None, status: int, message: str, invoke: Invoke, model: FakeModel
+) -> None:
+    result = invoke("run", *arguments, stdin=stdin)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_options_not_given_leave_the_defaults_to_the_library(invoke: Invoke, model: FakeModel) -> None:
+    invoke("run", "x")
+    assert model.loaded_with == {"kv_type": "f16"}
+    assert model.sampling == {}
+
+
+def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
+    loading = "-m demo --threads 2 --kv-type f32 --max-context 64 --chat-template raw"
+    sampling = (
+        "--max-tokens 5 --temperature 0.5 --top-k 4 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.1"
+        " --frequency-penalty 0.2 --presence-penalty 0.3 --seed 7 --stop END --stop ."
+    )
+    assert invoke("run", "x", *loading.split(), *sampling.split()).exit_code == 0
+    assert model.loaded_with == {
+        "model": "demo",
+        "threads": 2,
+        "kv_type": "f32",
+        "max_context": 64,
+        "chat_template": "raw",
+    }
+    assert model.sampling == {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_k": 4,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "frequency_penalty": 0.2,
+        "presence_penalty": 0.3,
+        "seed": 7,
+        "stop": ("END", "."),
+    }
+
+
+def test_greedy_agrees_with_temperature_0(invoke: Invoke, model: FakeModel) -> None:
+    assert invoke("run", "x", "--greedy", "--temperature", "0").exit_code == 0
+
+
+def test_chat_makes_the_prompt_a_turn(invoke: Invoke, model: FakeModel) -> None:
+    invoke("run", "--chat", "Hello")
+    assert model.conversations == [[{"role": "user", "content": "Hello"}]]
+
+
+def test_system_comes_first_and_implies_chat(invoke: Invoke, model: FakeModel) -> None:
+    invoke("run", "--system", "Be brief", "Hello")
+    assert model.conversations == [[{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Hello"}]]
+
+
+def test_json_is_the_only_thing_on_stdout(invoke: Invoke, model: FakeModel) -> None:
+    model.notes = ("no tokenizer.ggml.pre",)
+    result = invoke("run", "x", "--json")
+    assert json.loads(result.stdout) == model.generate([1, ord("x")]).to_dict()
+    assert result.stderr == "note: no tokenizer.ggml.pre\n"
+
+
+def test_timings_are_written_where_a_person_reads_them_or_asks(
+    invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = (
+        "prompt 2 tokens, 100.0 tokens/s | answer 3 tokens, 50.0 tokens/s | first token after 12 ms | ended by stop\n"
+    )
+    assert invoke("run", "x", "--verbose").stderr == line
+    monkeypatch.setattr(_ui, "stderr_is_terminal", lambda: True)
+    assert invoke("run", "x").stderr == line
+
+
+def test_logits_of_prompt_and_answer_are_saved(invoke: Invoke, model: FakeModel, tmp_path: Path) -> None:
+    path = tmp_path / "out.npz"
+    model.pieces = ("ab",)
+    assert invoke("run", "x", "--dump-logits", str(path)).stdout == "ab\n"
+    with np.load(path) as saved:
+        assert saved["tokens"].dtype == np.int32
+        assert saved["tokens"].tolist() == [1, ord("x"), ord("a"), ord("b")]
+        assert saved["logits"].dtype == np.float32
+        assert saved["logits"].shape == (4, 4)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_logits_end_where_the_context_does(invoke: Invoke, model: FakeModel, tmp_path: Path) -> None:
+    path = tmp_path / "out.npz"
+    model.max_context = 3
+    model.pieces = ("ab",)
+    assert invoke("run", "x", "--dump-logits", str(path)).exit_code == 0
+    with np.load(path) as saved:
+        assert saved["tokens"].tolist() == [1, ord("x"), ord("a")]
+
+
+@pytest.mark.parametrize("name", ["missing/out.npz", "folder", "link"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    name: str, invoke: Invoke, model: FakeModel, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    result = invoke("run", "x", "--dump-logits", str(tmp_path / name))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert str(tmp_path) in result.stderr
+    assert model.prompts == []
+
+
+def test_a_failed_write_is_the_users_error_and_leaves_nothing(
+    invoke: Invoke, model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill_disk)
+    result = invoke("run", "x", "--dump-logits", str(tmp_path / "out.npz"))
+    assert result.exit_code == 1
+    assert "out.npz: cannot be written (No space left on device)" in result.stderr
+    assert list(tmp_path.iterdir()) == []
