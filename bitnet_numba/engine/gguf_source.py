@@ -74,7 +74,8 @@ class GGUFSource:
         if separate is None:
             return matrix
         factor = float(self._floats(Role(role, layer, "scale")).reshape(-1)[0])
-        return TernaryMatrix(checked_scale(float(matrix.scale) * factor, self._place(wanted)), matrix.weights, matrix.i2s)
+        scale = checked_scale(float(matrix.scale) * factor, self._place(wanted))
+        return TernaryMatrix(scale, matrix.weights, matrix.i2s)
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
         """Return the weights of a norm, all finite."""

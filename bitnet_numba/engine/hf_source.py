@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.engine.chat import read_directory_template
 from bitnet_numba.engine.config import config_from_hf
 from bitnet_numba.engine.source import (
     Matrix,
@@ -59,7 +60,7 @@ class HuggingFaceSource:
         self._names = self._roles()
         self.tied = bool(settings.get("tie_word_embeddings", Role("output") not in self._names))
         self._check()
-        self.chat_template = _chat_template(path)
+        self.chat_template = read_directory_template(path)
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer."""
@@ -151,17 +152,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected a JSON object; get the file again")
     return value
-
-
-def _chat_template(path: Path) -> str | None:
-    """Return the directory's chat template: in a file of its own, or in the tokenizer's configuration."""
-    own = path / "chat_template.jinja"
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
-    if not (path / "tokenizer_config.json").is_file():
-        return None
-    template = read_json(path / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None

@@ -1,7 +1,7 @@
 """From a name to a model that runs: find the files, check them, pack the weights, compile the kernels."""
 
+import functools
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.engine.api import LanguageModel
 from bitnet_numba.engine.cache import KV_DTYPES, KVType
-from bitnet_numba.engine.chat import ChatTemplate, choose_template, encode_chat
+from bitnet_numba.engine.chat import choose_template, encode_chat
+from bitnet_numba.engine.describe import describe
 from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.engine.layout import Layout
@@ -57,7 +58,8 @@ def load_model(
     return LanguageModel(
         transformer,
         tokenizer,
-        _ChatEncoder(tokenizer, template),
+        functools.partial(encode_chat, tokenizer, template),
+        info=describe(source, transformer, None if template is None else template.name),
         load_ms=1000 * (time.perf_counter() - started),
         max_context=context,
         notes=tokenizer.notes,
@@ -136,13 +138,3 @@ def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
 def _compile(transformer: Transformer) -> None:
     """Run one token, so that the first answer does not wait for the compiler."""
     transformer.forward(np.zeros(1, np.int32), transformer.new_cache(1))
-
-
-class _ChatEncoder:
-    """Turns conversations into token ids with one tokenizer and one template."""
-
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-        self._tokenizer, self._template = tokenizer, template
-
-    def __call__(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return encode_chat(self._tokenizer, self._template, messages)

@@ -1,0 +1,59 @@
+"""What a loaded model is and what memory it takes, as facts that a person or a program can read."""
+
+from typing import Any
+
+from bitnet_numba.engine.cache import KV_DTYPES
+from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.source import ModelSource, expected_shapes
+from bitnet_numba.formats.names import LINEAR_ROLES
+
+Facts = dict[str, dict[str, Any]]
+
+
+def describe(source: ModelSource, transformer: Transformer, chat_template: str | None) -> Facts:
+    """Return facts by section: ``model``, and ``memory`` in bytes."""
+    return {"model": _model(source, chat_template), "memory": _memory(transformer)}
+
+
+def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
+    config = source.config
+    shapes = expected_shapes(config, tied=source.tied)
+    sizes = {role: shape[0] * (shape[1] if len(shape) > 1 else 1) for role, shape in shapes.items()}
+    return {
+        "name": config.name,
+        "path": str(source.path),
+        "architecture": config.architecture,
+        "parameters": sum(sizes.values()),
+        "ternary_parameters": sum(size for role, size in sizes.items() if role.name in LINEAR_ROLES),
+        "n_layers": config.n_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "n_heads": config.n_heads,
+        "n_kv_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "max_seq_len": config.max_seq_len,
+        "activation": config.activation,
+        "tied_head": source.tied,
+        "chat_template": chat_template,
+        "tensor_types": dict(source.tensor_types()),
+    }
+
+
+def _memory(transformer: Transformer) -> dict[str, int]:
+    """Return bytes by role; keys and values for a sequence that fills the context."""
+    weights, config = transformer.weights, transformer.config
+    ternary = weights.qkv.nbytes + weights.attn_output.nbytes + weights.gate_up.nbytes + weights.down.nbytes
+    matrices = {id(array): array.nbytes for array in (weights.embedding, weights.embedding_scales)}
+    matrices |= {id(array): array.nbytes for array in (weights.head, weights.head_scales)}
+    every = sum({id(array): array.nbytes for array in weights}.values())
+    itemsize = KV_DTYPES[transformer.kv_type]().itemsize
+    per_position = 2 * config.n_layers * config.n_kv_heads * transformer.layout.head_dim * itemsize
+    return {
+        "ternary_weights": ternary,
+        "embedding_and_head": sum(matrices.values()),
+        "norms_scales_and_rope": every - ternary - sum(matrices.values()),
+        "scratch": transformer.state_bytes,
+        "kv_cache_per_position": per_position,
+        "kv_cache_of_full_context": per_position * transformer.max_context,
+    }
