@@ -39,6 +39,8 @@ class LanguageModel:
         The most positions of a sequence; by default what the model was trained for.
     notes : sequence of str
         What the user should know about how the model was read.
+    info : mapping of str to mapping
+        Facts about the model in sections, as :meth:`info` gives them.
 
     Raises
     ------
@@ -55,12 +57,14 @@ class LanguageModel:
         load_ms: float,
         max_context: int | None = None,
         notes: Sequence[str] = (),
+        info: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._transformer: SharedTransformer[Any] = SharedTransformer(transformer, max_context)
         self._tokenizer = tokenizer
         self._encode_chat = encode_chat
         self.load_ms = load_ms
         self.notes = tuple(notes)
+        self._info = {section: dict(facts) for section, facts in (info or {}).items()}
 
     @property
     def config(self) -> ModelConfig:
@@ -218,6 +222,10 @@ class LanguageModel:
             If an id is not in the vocabulary.
         """
         return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
+
+    def info(self) -> dict[str, dict[str, Any]]:
+        """Return facts about the model, as JSON can hold them: by section, such as its sizes and its memory plan."""
+        return {section: dict(facts) for section, facts in self._info.items()}
 
     def close(self) -> None:
         """Give threads and memory back; whoever uses the model afterwards gets a BitNetError."""

@@ -201,10 +201,10 @@ def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) 
 
 def generate(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> GenerationResult:
     """Run a generation to its end."""
-    *_, last = stream(tokens, decoder, load_ms)
-    if last.result is None:
-        raise RuntimeError("a stream ended without its result")
-    return last.result
+    for chunk in stream(tokens, decoder, load_ms):
+        if chunk.result is not None:
+            return chunk.result
+    raise RuntimeError("a stream ended without its result")
 
 
 def _chunk(tokens: TokenStream[CacheT], text: str, start: int, result: GenerationResult | None = None) -> Chunk:

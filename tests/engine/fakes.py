@@ -108,7 +108,7 @@ def always_answering(answer: Sequence[int], prompt_tokens: int) -> LogitsOf:
     def logits_of(tokens: Sequence[int]) -> NDArray[np.float32]:
         logits = np.zeros(VOCAB_SIZE, np.float32)
         place = len(tokens) - prompt_tokens
-        logits[answer[place] if place < len(answer) else EOS] = 5
+        logits[answer[place] if 0 <= place < len(answer) else EOS] = 5
         return logits
 
     return logits_of
