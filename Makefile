@@ -39,10 +39,10 @@ wheel:  ## build the wheel: make wheel
 	$(PYTHON) -m build --wheel
 
 demo-model:  ## make the embedded model again from its checkpoint: make demo-model
-	$(PYTHON) bench/demo_model/make.py
+	$(PYTHON) -m bench.demo_model.make
 
 demo-check:  ## check that the embedded model's bytes can be made again: make demo-check
-	$(PYTHON) bench/demo_model/make.py --check
+	$(PYTHON) -m bench.demo_model.make --check
 
 clean:  ## remove what builds and tests leave: make clean
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* .cache

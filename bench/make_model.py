@@ -1,0 +1,140 @@
+"""Write a model of a known shape with random weights, so that speed can be measured without a download.
+
+    python bench/make_model.py 2B-4T /tmp/2b.gguf
+
+Weights are ternary with mean zero (other random codes let the activations collapse), scales keep the activations near
+one, the tokenizer is one token a byte and as many unused ones as the vocabulary needs.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType
+from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
+from bitnet_numba.formats.packing import pack_i2s
+
+CODES = 1 << 22  # random weights, of which every matrix takes its own stretch
+SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, by their standard names."""
+
+    n_layers: int
+    hidden_size: int
+    intermediate_size: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    max_seq_len: int = 4096
+
+
+SHAPES = {
+    "0.7B": Shape(24, 1536, 4096, 16, 16, 32002, 2048),
+    "2B-4T": Shape(30, 2560, 6912, 20, 5, 128256),
+    "8B": Shape(32, 4096, 14336, 32, 8, 128256, 8192),
+}
+
+
+def metadata(name: str, shape: Shape) -> dict[str, object]:
+    """Return the keys of a ``bitnet-b1.58`` file."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {byte: chr(byte) for byte in printable}
+    letters |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(printable)))}  # as GPT-2 does
+    words = [letters[byte] for byte in range(256)]
+    words += [f"<unused{i}>" for i in range(shape.vocab_size - len(words) - len(SPECIAL))]
+    kinds = [1] * 256 + [5] * (len(words) - 256) + [3] * len(SPECIAL)
+    prefix = "bitnet-b1.58"
+    return {
+        "general.architecture": prefix,
+        "general.name": f"random {name}",
+        f"{prefix}.vocab_size": shape.vocab_size,
+        f"{prefix}.context_length": shape.max_seq_len,
+        f"{prefix}.embedding_length": shape.hidden_size,
+        f"{prefix}.block_count": shape.n_layers,
+        f"{prefix}.feed_forward_length": shape.intermediate_size,
+        f"{prefix}.rope.dimension_count": shape.hidden_size // shape.n_heads,
+        f"{prefix}.attention.head_count": shape.n_heads,
+        f"{prefix}.attention.head_count_kv": shape.n_kv_heads,
+        f"{prefix}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{prefix}.rope.freq_base": 500000.0,
+        "general.file_type": 40,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": [*words, *SPECIAL],
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": TypedValue(ValueType.STRING, []),
+        "tokenizer.ggml.bos_token_id": shape.vocab_size - 3,
+        "tokenizer.ggml.eos_token_id": shape.vocab_size - 2,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+
+
+class RandomTensors:
+    """Random tensors of a shape, made one at a time."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._rng = np.random.default_rng(0)
+        self._ternary = self._rng.integers(-1, 2, CODES).astype(np.int8)
+
+    def tensors(self) -> Iterator[TensorSource]:
+        """Yield every tensor, in the order of the official file."""
+        shape = self._shape
+        hidden, ffn, kv = shape.hidden_size, shape.intermediate_size, shape.hidden_size * shape.n_kv_heads
+        kv //= shape.n_heads
+        yield TensorSource("token_embd.weight", TensorType.F16, (shape.vocab_size, hidden), self._embedding)
+        for layer in range(shape.n_layers):
+            rows_columns = {
+                "attn_q": (hidden, hidden),
+                "attn_k": (kv, hidden),
+                "attn_v": (kv, hidden),
+                "attn_output": (hidden, hidden),
+                "ffn_gate": (ffn, hidden),
+                "ffn_up": (ffn, hidden),
+                "ffn_down": (hidden, ffn),
+            }
+            for role, size in rows_columns.items():
+                yield self._linear(f"blk.{layer}.{role}.weight", size)
+            for role, length in (("attn_norm", hidden), ("attn_sub_norm", hidden), ("ffn_norm", hidden)):
+                yield self._norm(f"blk.{layer}.{role}.weight", length)
+            yield self._norm(f"blk.{layer}.ffn_sub_norm.weight", ffn)
+        yield self._norm("output_norm.weight", hidden)
+
+    def _embedding(self) -> npt.NDArray[np.float16]:
+        shape = self._shape
+        return self._rng.standard_normal((shape.vocab_size, shape.hidden_size), np.float32).astype(np.float16)
+
+    def _linear(self, name: str, size: tuple[int, int]) -> TensorSource:
+        def read() -> npt.NDArray[np.uint8]:
+            start = int(self._rng.integers(CODES))
+            weights = np.resize(np.roll(self._ternary, start), size)
+            return pack_i2s(weights, float(np.sqrt(1.5 / size[1])))  # two thirds of the weights are not zero
+
+        return TensorSource(name, TensorType.I2_S, size, read)
+
+    def _norm(self, name: str, length: int) -> TensorSource:
+        def read() -> npt.NDArray[np.float32]:
+            return (1 + 0.1 * self._rng.standard_normal(length)).astype(np.float32)
+
+        return TensorSource(name, TensorType.F32, (length,), read)
+
+
+def main() -> None:
+    """Write the file that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
+    write_gguf(arguments.out, metadata(arguments.shape, shape), RandomTensors(shape).tensors())
+
+
+if __name__ == "__main__":
+    main()
