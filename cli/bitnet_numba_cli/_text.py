@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,16 +102,22 @@ def check_target(path: Path) -> None:
 def write_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears whole or not at all, as :func:`bitnet_numba.files.atomic_write` does.
 
+    SIGTERM takes back what is written, too.
+
     Raises
     ------
     BitNetError
         If the file cannot be written there.
     """
+    # An exception, unlike the signal's default action, removes the unfinished file on its way.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with atomic_write(path) as file:
             yield file
     except OSError as error:
         raise BitNetError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_argument(argument: str, what: str) -> str:

@@ -5,7 +5,6 @@ import io
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -91,14 +90,8 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(2)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> NoReturn:
     """Run the command line of this process."""
-    # Leaving through an exception, unlike the default action, lets half-written files be removed.
-    signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where the caller closed it
             stream.reconfigure(errors="replace")

@@ -39,7 +39,7 @@ def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
 
 
 @pytest.mark.parametrize("command", [["run", "x"], ["chat"]])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_ends_the_program_without_a_traceback(command: list[str], number: int, status: int) -> None:
     with running(*command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None

@@ -1,6 +1,7 @@
 """``run``: where the prompt comes from, what is passed on, what goes where."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,13 @@ def test_a_failed_write_is_the_users_error_and_leaves_nothing(
     assert result.exit_code == 1
     assert "out.npz: cannot be written (No space left on device)" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_while_a_file_is_written_leaves_nothing(
+    invoke: Invoke, model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(np, "savez", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    assert invoke("run", "x", "--dump-logits", str(tmp_path / "out.npz")).exit_code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
