@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 import bitnet_numba
+from bitnet_numba import LanguageModel
+from bitnet_numba.engine.sampling import SamplingOptions
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import (
     BOS,
     CONTEXT,
     TURN_END,
     VOCAB_SIZE,
+    ByteTokenizer,
     FakeCache,
     FakeTransformer,
     fake_model,
@@ -150,9 +154,17 @@ def test_refuses_bad_sampling_before_any_work() -> None:
     assert transformer.caches == []
 
 
-def test_refuses_a_conversation_without_turns() -> None:
-    with pytest.raises(ParameterError, match="messages: there are none"):
-        model_that_says("x").chat([])
+@pytest.mark.parametrize("messages", [[], (), "Hi", None, 5])
+def test_refuses_what_is_no_conversation(messages: Any) -> None:
+    for refused in (model_that_says("x").chat, model_that_says("x").stream_chat):
+        with pytest.raises(ParameterError, match="messages: expected a list of at least one"):
+            refused(messages)
+
+
+def test_refuses_a_conversation_that_becomes_nothing() -> None:
+    model = LanguageModel(FakeTransformer(random_logits), ByteTokenizer(), lambda _: [], load_ms=0)
+    with pytest.raises(ParameterError, match="makes no tokens"):
+        model.chat([{"role": "user", "content": ""}])
 
 
 # ---- logits and text -------------------------------------------------------------------------------------------------
@@ -243,3 +255,45 @@ def test_python_threads_take_turns() -> None:
     for prompt in prompts:
         assert results[prompt].token_ids == alone[prompt].token_ids
         assert results[prompt].kernels == alone[prompt].kernels
+
+
+# ---- the embedded model ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def story_teller() -> Iterator[LanguageModel]:
+    with bitnet_numba.load("demo", threads=2) as model:
+        yield model
+
+
+def test_tells_a_story(story_teller: LanguageModel) -> None:
+    result = story_teller.generate("Once upon a time", max_tokens=24)
+    assert (
+        result.text == ", there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a"
+    )
+    assert story_teller.detokenize(result.token_ids) == result.text
+    assert result.kernels["embedding_lookup"] == 24
+    assert result.isa in {kernel.removeprefix("i2s_gemv_") for kernel in result.kernels}
+
+
+def test_a_seed_tells_the_same_story_on_every_cpu(story_teller: LanguageModel) -> None:
+    asked: SamplingOptions = {"temperature": 0.8, "top_p": 0.9, "max_tokens": 24}
+    drawn = story_teller.generate("Once upon a time", **asked, seed=3)
+    assert drawn.text == GOLDEN_STORY
+    assert story_teller.generate("Once upon a time", **asked, seed=4).text != GOLDEN_STORY
+
+
+GOLDEN_STORY = ", there was a big dog named Max. Max loved to play with his owner, Max. One day, Max was"
+
+
+def test_single_steps_give_the_bits_of_one_step(story_teller: LanguageModel) -> None:
+    ids = story_teller.tokenize("The cat sat on the mat and looked at the moon.")
+    at_once = story_teller.logits(ids)
+    assert at_once.shape == (len(ids), story_teller.config.vocab_size)
+    for chunk_size in (1, 5):
+        np.testing.assert_array_equal(story_teller.logits(ids, chunk_size), at_once)
+
+
+def test_two_stories_side_by_side_are_the_stories_alone(story_teller: LanguageModel) -> None:
+    prompts = ("Once upon a time", "The big dog")
+    alone = [story_teller.generate(prompt, max_tokens=12).text for prompt in prompts]
+    pairs = zip(*(story_teller.stream(prompt, max_tokens=12) for prompt in prompts), strict=True)
+    assert ["".join(chunk.text for chunk in column) for column in zip(*pairs, strict=True)] == alone

@@ -151,9 +151,12 @@ class LanguageModel:
 
     def chat_ids(self, messages: Messages) -> list[int]:
         """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
-        if not messages:
-            raise ParameterError("messages: there are none; give at least one user's turn")
-        return self._encode_chat(messages)
+        if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+            raise ParameterError("messages: expected a list of at least one mapping of 'role' and 'content'")
+        ids = self._encode_chat(messages)
+        if not ids:
+            raise ParameterError("messages: the chat template makes no tokens of them; write something in them")
+        return ids
 
     def logits(self, token_ids: TokenIds, chunk_size: int | None = None) -> NDArray[np.float32]:
         """Compute what the model expects after each token.

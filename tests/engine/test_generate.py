@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.engine import generate as generation
+from bitnet_numba.engine import peak_memory
 from bitnet_numba.engine.generate import TokenStream, generate, stream
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.sampling import SamplingParams
@@ -203,6 +205,19 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     assert after is not None
     assert after > 50
     assert after >= before
+
+
+def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = peak_memory_mb()
+    told = {}
+    for platform in ("win32", "freebsd", "darwin"):
+        monkeypatch.setattr(peak_memory, "sys", SimpleNamespace(platform=platform))
+        told[platform] = peak_memory_mb()
+    assert told["win32"] is None
+    assert linux is not None
+    assert told["freebsd"] is not None
+    assert told["freebsd"] >= 0.9 * linux  # the kernel counts its two figures in batches
+    assert told["darwin"] == pytest.approx(told["freebsd"] / 1024, rel=0.01)  # bytes there, kibibytes here
 
 
 # ---- one transformer for many ----------------------------------------------------------------------------------------
