@@ -242,7 +242,7 @@ def _bpe_model(spec: TokenizerSpec) -> models.BPE:
     try:
         return models.BPE(
             vocab=spec.vocabulary.plain(spec.unknown),
-            merges=spec.merges,
+            merges=spec.vocabulary.plain_merges(spec.merges),
             unk_token=_NO_TOKEN if spec.unknown is None else spec.unknown,
             fuse_unk=True,
             byte_fallback=spec.byte_fallback,

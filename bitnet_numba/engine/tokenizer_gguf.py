@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from itertools import repeat
 from typing import Any, Final
 
 from bitnet_numba.engine.vocabulary import (
@@ -172,11 +173,10 @@ def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     key = "tokenizer.ggml.merges"
     lines = _array(metadata, key, str)
-    for number, line in enumerate(lines):
-        if line.count(" ") != 1 or line[0] == " " or line[-1] == " ":
-            raise FormatError(f"{key}: line {number} is {line[:40]!r}, not two tokens; {_REMEDY}")
-    # Joined and split once: seven times as fast as line by line on 280,147 merges.
+    # Joined and split once: line by line would take most of the time of opening a large vocabulary.
     parts = " ".join(lines).split(" ") if lines else []
+    if set(map(str.count, lines, repeat(" "))) - {1} or "" in parts:
+        raise FormatError(f"{key}: a line is not two tokens with one space between them; {_REMEDY}")
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -243,8 +243,8 @@ def _array(metadata: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     if key not in metadata:
         raise FormatError(f"{key}: missing; the file holds no complete tokenizer: give one with --tokenizer")
     values = metadata[key]
-    kinds = (float, int) if kind is float else (kind,)
-    if not isinstance(values, list) or not all(type(value) in kinds for value in values):
+    kinds = {float, int} if kind is float else {kind}
+    if not isinstance(values, list) or set(map(type, values)) - kinds:
         raise FormatError(f"{key}: expected an array of {kind.__name__}; {_REMEDY}")
     if len(values) > MAX_VOCABULARY:
         raise FormatError(f"{key}: {len(values):,} entries; at most {MAX_VOCABULARY:,}")

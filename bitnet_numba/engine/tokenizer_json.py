@@ -69,7 +69,7 @@ def _read_model(document: Mapping[str, Any], path: Path) -> TokenizerSpec:
     unknown = model.get("unk_token")
     return TokenizerSpec(
         vocabulary,
-        _read_merges(model["merges"], vocabulary, path),
+        _read_merges(model["merges"], path),
         normalizer=document.get("normalizer"),
         pre_tokenizer=document.get("pre_tokenizer"),
         later_pre_tokenizer=_after_a_token(document.get("pre_tokenizer")),
@@ -100,12 +100,11 @@ def _read_vocabulary(document: Mapping[str, Any], is_byte_level: bool, path: Pat
     return Vocabulary(is_byte_level, texts, added)
 
 
-def _read_merges(entries: list[Any], vocabulary: Vocabulary, path: Path) -> list[tuple[str, str]]:
-    pairs = [tuple(entry.split(" ") if isinstance(entry, str) else entry) for entry in entries]
+def _read_merges(entries: list[Any], path: Path) -> list[tuple[str, str]]:
+    pairs: list[Any] = [tuple(entry.split(" ") if isinstance(entry, str) else entry) for entry in entries]
     if not all(len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) for pair in pairs):
         raise FormatError(f"{path}: a merge is not two tokens; download it again")
-    forgeable = vocabulary.added.keys()
-    return [(left, right) for left, right in pairs if not forgeable & {left, right, left + right}]
+    return pairs
 
 
 def _stages(stage: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

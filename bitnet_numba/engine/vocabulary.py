@@ -62,6 +62,13 @@ class Vocabulary:
         """
         return {text: i for i, text in self.texts.items() if text not in self.added or text == unknown}
 
+    def plain_merges(self, merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the merges that neither use nor make an added token, in their order."""
+        added = self.added
+        return [
+            (left, right) for left, right in merges if not (left + right in added or left in added or right in added)
+        ]
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for; a token outside the vocabulary stands for none."""
         text = self.texts.get(token_id, "")

@@ -1,0 +1,227 @@
+"""The template sandbox: what real templates need works, what attackers try is refused soon."""
+
+import contextlib
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_numba.engine.sandbox import MAX_SOURCE_BYTES, render_template
+from bitnet_numba.errors import TemplateError
+
+MESSAGES = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi\n"}]
+
+LLAMA31 = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {{- raise_exception("This model only supports single tool-calls at once!") }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+REAL_TEMPLATES = {
+    "bitnet 2B-4T": (
+        "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | "
+        "capitalize + ': ' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = "
+        "bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+        "{{ 'Assistant: ' }}{% endif %}",
+        "<s>System: Be brief.<|eot_id|>User: Hi<|eot_id|>Assistant: ",
+    ),
+    "llama 3.1": (
+        LLAMA31,
+        "<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "chatml": (
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+        "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>system\n Be brief. <|im_end|>\n<|im_start|>user\nHi\n<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "llama 2": (
+        "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
+        "messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif "
+        "%}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% if loop.index0 == 0 and "
+        "system_message != false %}{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n' + "
+        "message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == "
+        "'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% endif %}{% endfor %}",
+        "<s>[INST] <<SYS>>\n Be brief. \n<</SYS>>\nHi [/INST]",
+    ),
+}
+
+EXPRESSIONS = {
+    "{{ 'a-b-c'.split('-')[-1] }}": "c",
+    "{{ 'a-b-c'.rsplit('-', maxsplit=1)[0] }}": "a-b",
+    "{{ 'x' ~ 1 ~ none ~ missing }}": "x1None",
+    "{{ messages | tojson }}": '[{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi\\n"}]',
+    "{{ messages | length }} {{ messages[-1].role }} {{ messages[7] is defined }}": "2 user False",
+    "{{ missing | default('d') }} {{ '' | default('e', true) }}": "d e",
+    "{% set ns = namespace(n=0) %}{% for m in messages if m.role == 'user' %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+    "{{ ns.n }}": "1",
+    "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{{ twice('ab') }}": "abab",
+    "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}": "012",
+    "{% set block %}x{{ 1 }}{% endset %}{{ block | upper }}": "X1",
+    "{{ 'a' in 'cab' }} {{ 3 is odd }} {{ 7 // 2 }} {{ 7 % 4 }} {{ -2 * 3 }}": "True True 3 3 -6",
+    "{% for k, v in messages[1].items() %}{{ k }}{% endfor %}": "rolecontent",
+    "{{ ['a', 'b'] | join('+') }} {{ ('ab' | list)[0] }} {{ 'ab' | first }}{{ 'ab' | last }}": "a+b a ab",
+    "{{ 'aXa'.replace('a', 'bb', 1) }} {{ 'ab' | replace('a', 'c') }} {{ '7' | int + 1 }}": "bbXa cb 8",
+    "{{ 'on' if messages else 'off' }} {{ messages[0].get('name', '-') }}": "on -",
+}
+
+GROW = "{% set ns = namespace(x=%s) %}{% for i in range(100) %}{% set ns.x = %s %}{% endfor %}{{ %s }}"
+
+
+def grow(start: str, step: str, use: str = "1") -> str:
+    return GROW.replace("%s", start, 1).replace("%s", step, 1).replace("%s", use, 1)
+
+
+ATTACKS = {
+    "class walk": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "__class__"),
+    "class walk by item": ("{{ messages['__class__'] }}", "__class__"),
+    "class walk from a method": ("{{ ''.upper.__self__.__class__ }}", "__self__"),
+    "class walk from a function": ("{{ raise_exception.__globals__ }}", "__globals__"),
+    "class walk from a namespace": ("{{ namespace(a=1).__init__ }}", "__init__"),
+    "class walk from the loop": ("{% for i in [1] %}{{ loop.cycle }}{% endfor %}", "cycle"),
+    "the template itself": ("{{ self.__init__ }}", "__init__"),
+    "attr filter": ("{{ '' | attr('__class__') }}", "attr"),
+    "map filter": ("{{ messages | map(attribute='__class__') | list }}", "map"),
+    "format method": ("{{ '{0.__class__}'.format(1) }}", "format"),
+    "format operator": ("{{ '%1000000000d' % 1 }}", "str % int"),
+    "format filter": ("{{ '%1000000000d' | format(1) }}", "format"),
+    "include": ("{% include '/etc/passwd' %}", "Include"),
+    "import": ("{% import 'os' as os %}", "Import"),
+    "extends": ("{% extends 'x' %}", "Extends"),
+    "lipsum": ("{{ lipsum(9) }}", "lipsum"),
+    "cycler": ("{{ cycler.__init__ }}", "cycler"),
+    "clock": ("{{ strftime_now('%d') }}", "strftime_now"),
+    "change a message": ("{{ messages[0].update({'role': 'user'}) }}", "update"),
+    "change the list": ("{{ messages.append(1) }}", "append"),
+    "nested loops": ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "steps"),
+    "filtered loop": ("{% for i in range(9999) if range(9999) | list == 0 %}{% endfor %}", "steps"),
+    "huge range": ("{% for i in range(10**9) %}{% endfor %}", "**"),
+    "big range": ("{% for i in range(1000000000) %}{% endfor %}", "1,000,000,000"),
+    "repeat text": ("{{ 'a' * 1000000000 }}", "str * int"),
+    "repeat a list": ("{{ [1] * 1000000000 }}", "list * int"),
+    "power": ("{{ 9 ** 9 ** 9 }}", "**"),
+    "squares": (grow("9", "ns.x * ns.x"), "64 bits"),
+    "double text with ~": (grow("'aa'", "ns.x ~ ns.x"), "characters"),
+    "double text with +": (grow("'aa'", "ns.x + ns.x"), "characters"),
+    "double text with join": (grow("'aa'", "[ns.x, ns.x] | join"), "characters"),
+    "blow up with replace": (grow("'a'", "ns.x | replace('a', 'a' ~ ns.x)"), "characters"),
+    "blow up with the method": (grow("'a'", "ns.x.replace('a', 'aaaa')"), "characters"),
+    "double a list": (grow("[1]", "ns.x + ns.x"), "steps"),
+    "print a nested list": (grow("[1]", "[ns.x, ns.x]", "ns.x"), "prints a list"),
+    "json of a nested list": (grow("[1]", "[ns.x, ns.x]", "ns.x | tojson"), "steps"),
+    "compare nested lists": (grow("[1]", "[ns.x, ns.x]", "ns.x == [ns.x]"), "steps"),
+    "test nested lists": (grow("[1]", "[ns.x, ns.x]", "ns.x is equalto [ns.x]"), "steps"),
+    "hash a nested tuple": (grow("(1,)", "(ns.x, ns.x)", "{ns.x: 1}"), "keys"),
+    "look up a nested tuple": (grow("(1,)", "(ns.x, ns.x)", "messages[0][ns.x]"), "dict[tuple]"),
+    "recursive macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "macros"),
+    "branching macro": (
+        "{% macro f(n) %}{% if n %}" + "{{ f(n - 1) }}" * 99 + "{% endif %}{% endmacro %}{{ f(9) }}",
+        "steps",
+    ),
+    "recursive loop": ("{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}", "recursive"),
+    "call block": ("{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}{% endcall %}", "CallBlock"),
+    "block": ("{% block a %}{{ self.a() }}{% endblock %}", "Block"),
+    "much output": ("{% for i in range(9999) %}" + "x" * 1000 + "{% endfor %}", "output"),
+    "much hidden text": ("{% set x %}{% for i in range(9999) %}" + "x" * 60_000 + "{% endfor %}{% endset %}", "steps"),
+    "star arguments": ("{{ range(*[1, 2]) }}", "* or **"),
+    "meter by name": ("{{ -9999 | spend }}", "spend"),
+    "deep brackets": ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "recursion"),
+    "deep sum": ("{{ 1" + "+1" * 20_000 + " }}", "nested"),
+    "deep attributes": ("{{ a" + ".b" * 20_000 + " }}", "nested"),
+    "deep blocks": ("{% if 1 %}" * 3000, "recursion"),
+    "many loops": ("{% for i in [1] %}" * 30 + "{% endfor %}" * 30, "nested"),
+    "long number": ("{{ " + "9" * 10_000 + " }}", "4300"),
+    "source too long": ("x" * (MAX_SOURCE_BYTES + 1), "65,536"),
+    "not a template": ("{% for %}", "line 1"),
+    "unclosed": ("{{ 'a", "line 1"),
+    "raised by the template": ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
+}
+
+PIECES = [
+    *("{{", "}}", "{%", "%}", "{#", "#}", "(", ")", "[0]", "+", "~", "*", "**", "%", "|trim", ".role", "'a'", "\n"),
+    *(" for i in ", " range(9) ", " endfor ", " if ", " endif ", " set x = ", " macro f() ", "messages", "loop", "x"),
+]
+
+
+def render(source: str, **variables: Any) -> str:
+    return render_template(source, {"messages": MESSAGES, "bos_token": "<s>", **variables})
+
+
+@pytest.mark.parametrize(("source", "expected"), REAL_TEMPLATES.values(), ids=REAL_TEMPLATES)
+def test_real_templates(source: str, expected: str) -> None:
+    assert render(source, add_generation_prompt=True) == expected
+
+
+@pytest.mark.parametrize(("source", "expected"), EXPRESSIONS.items())
+def test_expressions(source: str, expected: str) -> None:
+    assert render(source) == expected
+
+
+@pytest.mark.parametrize(("source", "reason"), ATTACKS.values(), ids=ATTACKS)
+def test_attacks_are_refused(source: str, reason: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError) as caught:
+            render(source)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert reason in message
+    assert message.startswith("chat template")
+    assert "\n" not in message
+    assert peak < 64 * 2**20
+
+
+def test_names_the_line_of_a_failure() -> None:
+    with pytest.raises(TemplateError, match="line 3: 'x' is undefined"):
+        render("a\n\n{{ x.y }}")
+
+
+def test_blocks_are_trimmed() -> None:
+    assert render("  {% if true %}\n  x\n  {% endif %}\ny") == "  x\ny"
+
+
+def test_a_long_chat_fits() -> None:
+    messages = [{"role": ("user", "assistant")[i % 2], "content": "word " * 100} for i in range(1024)]
+    text = render_template(LLAMA31, {"messages": messages, "bos_token": "<s>", "add_generation_prompt": True})
+    assert text.count("<|eot_id|>") == 1025
+
+
+def test_renders_the_same_again() -> None:
+    source = "{% for i in range(9000) %}{{ i % 10 }}{% endfor %}"
+    assert render(source) == render(source)
+
+
+@given(source=st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+def test_any_source_renders_or_is_refused(source: str) -> None:
+    with contextlib.suppress(TemplateError):
+        assert isinstance(render(source), str)
