@@ -1,0 +1,81 @@
+"""The choice of the instruction set, made by features before anything is compiled."""
+
+from collections.abc import Iterator
+
+import pytest
+from numba.core import config
+
+from bitnet_numba.errors import ParameterError, UnsupportedError
+from bitnet_numba.simd import cpu
+
+AVX2 = "+avx,+avx2,+fma,+f16c"
+VNNI = f"{AVX2},+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni"
+
+
+@pytest.fixture(autouse=True)
+def forgotten_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let each test choose anew, and leave Numba's target and the process's own choice as they were."""
+    monkeypatch.setattr(config, "CPU_NAME", config.CPU_NAME)
+    monkeypatch.setattr(config, "CPU_FEATURES", config.CPU_FEATURES)
+    for name in ("BITNET_ISA", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.delenv(name, raising=False)
+    cpu.features.cache_clear()
+    cpu.isa.cache_clear()
+    yield
+    cpu.features.cache_clear()
+    cpu.isa.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("features", "isas"),
+    [
+        ("", ("generic",)),
+        ("+sse4.2,-avx512f", ("generic",)),
+        (AVX2, ("avx2", "generic")),
+        (AVX2.replace("+f16c", "-f16c"), ("generic",)),
+        (VNNI, ("avx512_vnni", "avx2", "generic")),
+        (VNNI.replace("+avx512vl", "-avx512vl"), ("avx2", "generic")),
+    ],
+)
+def test_features_decide(features: str, isas: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    assert cpu.available_isas() == isas
+    assert cpu.isa() == isas[0]
+
+
+def test_a_generic_target_has_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert cpu.isa() == "generic"
+
+
+def test_every_cpu_runs_the_generic_set() -> None:
+    assert cpu.available_isas()[-1] == "generic"
+
+
+@pytest.mark.skipif(not cpu.is_x86(), reason="only x86 has an older CPU to compile for")
+@pytest.mark.parametrize(("isa", "target"), [("avx2", "haswell"), ("generic", "x86-64")])
+def test_a_forced_set_becomes_the_compilation_target(isa: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isa not in cpu.available_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    monkeypatch.setenv("BITNET_ISA", isa)
+    assert cpu.isa() == isa
+    assert (config.CPU_NAME, config.CPU_FEATURES) == (target, "")
+    assert cpu.has_hardware_floats() == (isa == "avx2")
+
+
+def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITNET_ISA", "nonsense")
+    with pytest.raises(ParameterError, match="^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx2, generic$"):
+        cpu.isa()
+
+
+def test_a_set_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITNET_ISA", "avx2")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+avx,+fma")
+    with pytest.raises(UnsupportedError, match="^BITNET_ISA=avx2: this CPU lacks avx2, f16c; it has generic$"):
+        cpu.isa()
+
+
+def test_there_is_a_core_and_a_name() -> None:
+    assert cpu.usable_cores() >= 1
+    assert cpu.brand().strip()
