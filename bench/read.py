@@ -1,0 +1,95 @@
+"""How fast can this machine read memory? The wall that decoding runs against.
+
+    python -m bench.read --threads 2
+
+Every thread adds up its share of an array that no cache holds, as two distant streams with prefetch: what the kernels
+do, without their arithmetic.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.memory import allocate
+from bitnet_numba.kernels.jit import jit
+from bitnet_numba.simd.memory import load_i32, prefetch, store_i32
+from bitnet_numba.simd.team import Crew, Team
+from bitnet_numba.simd.vector import add_i32, zero_i32
+
+N_BYTES = 1 << 29
+AHEAD = 512  # int32s of prefetch
+STEP = 32  # int32s a turn of each stream
+
+
+class ReadTest:
+    """A plain read of memory by a team of threads.
+
+    Parameters
+    ----------
+    n_threads : int
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._array = np.asarray(allocate((N_BYTES // 4,), np.int32, "read test"), np.int32)
+        self._array[:] = 1  # untouched pages would all be the one page of zeros
+        self._sums = np.zeros((n_threads, 16), np.int32)
+        self._team = Team(n_threads)
+        self()
+
+    def __call__(self) -> float:
+        """Read everything once; return the speed in GB/s."""
+        array, sums = self._array, self._sums
+
+        def work(crew: Crew) -> None:
+            _read(crew, array, sums)
+
+        started = time.perf_counter()
+        self._team.run(work)
+        return N_BYTES / (time.perf_counter() - started) / 1e9
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+
+@jit
+def _read(crew: Crew, array: npt.NDArray[np.int32], sums: npt.NDArray[np.int32]) -> None:
+    half = array.size // crew.n_threads // 2 // STEP * STEP
+    first = 2 * half * crew.thread
+    a = b = c = d = zero_i32()
+    for i in range(first, first + half, STEP):
+        prefetch(array, i + AHEAD)
+        prefetch(array, i + 16 + AHEAD)
+        prefetch(array, i + half + AHEAD)
+        prefetch(array, i + half + 16 + AHEAD)
+        a, b = add_i32(a, load_i32(array, i)), add_i32(b, load_i32(array, i + 16))
+        c, d = add_i32(c, load_i32(array, i + half)), add_i32(d, load_i32(array, i + half + 16))
+    store_i32(sums[crew.thread], 0, add_i32(add_i32(a, b), add_i32(c, d)))
+
+
+def interleaved(rounds: int, *measures: Callable[[], float]) -> list[float]:
+    """Take measures in turn, so that a machine whose speed drifts is fair to all; return their medians."""
+    taken = [[measure() for measure in measures] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*taken, strict=True)]
+
+
+def main() -> None:
+    """Print the speed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    test = ReadTest(arguments.threads)
+    [speed] = interleaved(arguments.rounds, test)
+    test.close()
+    print(f"{arguments.threads} threads read {N_BYTES / 1e6:.0f} MB at {speed:.1f} GB/s (median of {arguments.rounds})")
+    print(json.dumps({"threads": arguments.threads, "read_gb_per_second": round(speed, 2)}))
+
+
+if __name__ == "__main__":
+    main()
