@@ -1,0 +1,274 @@
+"""Toy models of any family and shape from a seed, as plain arrays, GGUF files and Hugging Face directories."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.config import ModelConfig, RopeScaling
+from bitnet_numba.formats.gguf import TensorType
+from bitnet_numba.formats.gguf_writer import TensorSource
+from bitnet_numba.formats.names import Role, gguf_name, hf_name
+from bitnet_numba.formats.packing import pack_hf, pack_i2s, pack_tq1_0, pack_tq2_0
+from tests.reference_model import ReferenceModel, scaling_factors
+from tests.tiny_files import (
+    Bytes,
+    Floats,
+    GGUFModel,
+    HuggingFaceModel,
+    bf16_bits,
+    gguf_metadata,
+    hf_files,
+    permuted,
+    stored_bytes,
+    widened,
+)
+
+Place = tuple[str, int]
+
+_DTYPES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """An embedding or head.
+
+    Attributes
+    ----------
+    type : TensorType
+    data : uint8[n_bytes]
+        As stored.
+    values : float32[vocab_size, hidden_size]
+        What the stored bytes mean.
+    """
+
+    type: TensorType
+    data: Bytes
+    values: Floats
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """A model as arrays, its q and k rows in Hugging Face's order.
+
+    Attributes
+    ----------
+    config : ModelConfig
+        ``adjacent_pairs`` is False.
+    linears : dict of (role, layer) to (int8[rows, columns], scale)
+    masters : dict of (role, layer) to float32[rows, columns]
+        The trained weights that the ternary ones come from, exactly representable in bf16; empty where these were made
+        directly.
+    norms : dict of (role, layer or None) to float32[length]
+    embedding : StoredMatrix
+    head : StoredMatrix or None
+        None if it is tied to the embedding.
+    """
+
+    config: ModelConfig
+    linears: dict[Place, tuple[npt.NDArray[np.int8], np.float32]]
+    masters: dict[Place, Floats]
+    norms: dict[tuple[str, int | None], Floats]
+    embedding: StoredMatrix
+    head: StoredMatrix | None
+
+    def reference(self) -> ReferenceModel:
+        """Return the model as the plain NumPy forward pass takes it."""
+        head = self.embedding if self.head is None else self.head
+        factors = scaling_factors(self.config)
+        return ReferenceModel(self.config, self.linears, self.norms, self.embedding.values, head.values, factors)
+
+    def tokens(self, n: int, seed: int = 0) -> npt.NDArray[np.int32]:
+        """Return a random text, int32[n]."""
+        return np.random.default_rng(seed).integers(0, self.config.vocab_size, n).astype(np.int32)
+
+    def gguf(self, linear_type: TensorType = TensorType.I2_S) -> GGUFModel:
+        """Return the model as the contents of a GGUF file, its linear layers of the type given."""
+        tensors = [_stored(Role("token_embd"), self.embedding)]
+        if self.head is not None:
+            tensors.append(_stored(Role("output"), self.head))
+        for (role, layer), norm in self.norms.items():
+            tensors.append(TensorSource(gguf_name(Role(role, layer)), TensorType.F32, norm.shape, lambda n=norm: n))
+        tensors += [self._gguf_linear(place, linear_type) for place in self.linears]
+        scaling = self.config.rope_scaling
+        if scaling is not None and scaling.bands is not None:
+            factors = scaling_factors(self.config).astype(np.float32)
+            tensors.append(TensorSource("rope_freqs.weight", TensorType.F32, factors.shape, lambda: factors))
+        return GGUFModel(gguf_metadata(self.config), {tensor.name: tensor for tensor in tensors})
+
+    def checkpoint(self, linear_class: str | None = "autobitlinear") -> HuggingFaceModel:
+        """Return the model as the contents of a Hugging Face directory.
+
+        Parameters
+        ----------
+        linear_class : {"autobitlinear", "bitlinear"} or None
+            What the packed scale means; None for master weights instead.
+        """
+        tensors = {hf_name(Role("token_embd")): _as_saved(self.embedding)}
+        if self.head is not None:
+            tensors[hf_name(Role("output"))] = _as_saved(self.head)
+        for (role, layer), norm in self.norms.items():
+            tensors[hf_name(Role(role, layer))] = "F32", norm
+        for (role, layer), (weights, scale) in self.linears.items():
+            name = hf_name(Role(role, layer))
+            if linear_class is None:
+                tensors[name] = "BF16", bf16_bits(self.masters[role, layer])
+                continue
+            tensors[name] = "U8", pack_hf(weights)
+            kept = scale if linear_class == "autobitlinear" else np.float32(1) / scale
+            tensors[f"{name}_scale"] = "BF16" if _is_bf16(kept) else "F32", _scalar(kept)
+        return HuggingFaceModel(hf_files(self.config, self.head is None, linear_class), tensors)
+
+    def _gguf_linear(self, place: Place, kind: TensorType) -> TensorSource:
+        weights, scale = self.linears[place]
+        floats = self.masters.get(place, weights * scale)
+        if self.config.architecture == "llama" and place[0] in ("attn_q", "attn_k"):
+            n_heads = self.config.n_heads if place[0] == "attn_q" else self.config.n_kv_heads
+            weights, floats = permuted(weights, n_heads), permuted(floats, n_heads)
+        packers = {
+            TensorType.I2_S: lambda: pack_i2s(weights, float(scale)),
+            TensorType.TQ1_0: lambda: pack_tq1_0(weights, float(scale)),
+            TensorType.TQ2_0: lambda: pack_tq2_0(weights, float(scale)),
+        }
+        read = packers.get(kind, lambda: stored_bytes(floats, kind))
+        return TensorSource(gguf_name(Role(*place)), kind, weights.shape, read)
+
+
+# ---- making one ------------------------------------------------------------------------------------------------------
+def toy_model(
+    architecture: str = "bitnet-b1.58",
+    *,
+    seed: int = 0,
+    n_layers: int = 2,
+    hidden_size: int = 128,
+    intermediate_size: int = 256,
+    n_heads: int = 2,
+    n_kv_heads: int = 1,
+    head_dim: int | None = None,
+    vocab_size: int = 301,
+    max_seq_len: int = 64,
+    rope_theta: float = 10000.0,
+    rope_scaling: RopeScaling | None = None,
+    embedding_type: TensorType = TensorType.F16,
+    head_type: TensorType | None = None,
+    has_masters: bool = False,
+) -> ToyModel:
+    """Return a random model; sizes as in :class:`~bitnet_numba.engine.config.ModelConfig`.
+
+    Parameters
+    ----------
+    head_type : TensorType, optional
+        Of a head of its own.
+    has_masters : bool
+        Whether the ternary weights come from random float ones.
+    """
+    rng = np.random.default_rng(seed)
+    config = ModelConfig(
+        architecture=architecture,
+        name="toy",
+        n_layers=n_layers,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=hidden_size // n_heads if head_dim is None else head_dim,
+        vocab_size=vocab_size,
+        max_seq_len=max_seq_len,
+        rms_norm_eps=float(np.float32(1e-5)),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
+        activation="relu2" if architecture in ("bitnet-b1.58", "bitnet-25") else "silu",
+        sub_norms=architecture != "llama",
+        adjacent_pairs=False,
+    )
+    shapes = _linear_shapes(config)
+    masters = {place: _master(rng, shape) for place, shape in shapes.items()} if has_masters else {}
+    linears = {place: absmean(masters[place]) if has_masters else _ternary(rng, *shapes[place]) for place in shapes}
+    shape = vocab_size, hidden_size
+    head = None if head_type is None else _random_matrix(rng, shape, head_type)
+    return ToyModel(
+        config, linears, masters, _random_norms(rng, config), _random_matrix(rng, shape, embedding_type), head
+    )
+
+
+def _linear_shapes(config: ModelConfig) -> dict[Place, tuple[int, int]]:
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    heads, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    shapes = {
+        "attn_q": (heads, hidden),
+        "attn_k": (kv, hidden),
+        "attn_v": (kv, hidden),
+        "attn_output": (hidden, heads),
+        "ffn_gate": (ffn, hidden),
+        "ffn_up": (ffn, hidden),
+        "ffn_down": (hidden, ffn),
+    }
+    return {(role, layer): shape for layer in range(config.n_layers) for role, shape in shapes.items()}
+
+
+def _ternary(rng: np.random.Generator, rows: int, columns: int) -> tuple[npt.NDArray[np.int8], np.float32]:
+    """Return weights and a scale that float16 and bfloat16 can hold, under which magnitudes stay about 1."""
+    weights = rng.choice(np.array([-1, 0, 1], np.int8), (rows, columns), p=[0.3, 0.4, 0.3])
+    wanted = np.array([rng.uniform(0.7, 1.3) / np.sqrt(0.6 * columns)], np.float32)
+    return weights, widened(bf16_bits(wanted))[0]
+
+
+def _master(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+    return widened(bf16_bits((rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)))
+
+
+def absmean(weights: Floats) -> tuple[npt.NDArray[np.int8], np.float32]:
+    """Return ternary weights and their scale, straight from the definition."""
+    scale = np.float32(max(np.abs(weights.astype(np.float64)).mean(), 1e-5))
+    return np.clip(np.round(weights / scale), -1, 1).astype(np.int8), scale
+
+
+def _random_norms(rng: np.random.Generator, config: ModelConfig) -> dict[tuple[str, int | None], Floats]:
+    lengths = {"attn_norm": config.hidden_size, "ffn_norm": config.hidden_size}
+    if config.sub_norms:
+        lengths |= {"attn_sub_norm": config.n_heads * config.head_dim, "ffn_sub_norm": config.intermediate_size}
+    norms: dict[tuple[str, int | None], Floats] = {
+        (role, layer): rng.uniform(0.5, 1.5, n).astype(np.float32)
+        for layer in range(config.n_layers)
+        for role, n in lengths.items()
+    }
+    return norms | {("output_norm", None): rng.uniform(0.5, 1.5, config.hidden_size).astype(np.float32)}
+
+
+def _random_matrix(rng: np.random.Generator, shape: tuple[int, int], kind: TensorType) -> StoredMatrix:
+    if kind is TensorType.Q6_K:
+        data = _random_q6_k(rng, shape)
+    else:
+        steps = np.clip(np.rint(rng.standard_normal(shape) * 32), -127, 127)
+        data = stored_bytes((steps / 64).astype(np.float32), kind)  # multiples of 1/64: exact in every float type
+    row_bytes = data.reshape(shape[0], -1)
+    values = gguf.quants.dequantize(row_bytes, gguf.GGMLQuantizationType(kind)).astype(np.float32)
+    return StoredMatrix(kind, data, values.reshape(shape))
+
+
+def _random_q6_k(rng: np.random.Generator, shape: tuple[int, int]) -> Bytes:
+    """Return random blocks: 192 bytes of codes, 16 int8 scales, a float16 scale."""
+    n_blocks = shape[0] * shape[1] // 256
+    codes = rng.integers(0, 256, (n_blocks, 192), np.uint8)
+    scales = rng.integers(-64, 64, (n_blocks, 16), np.int8).view(np.uint8)
+    scale = rng.uniform(0.0005, 0.001, (n_blocks, 1)).astype(np.float16).view(np.uint8)
+    return np.concatenate([codes, scales, scale], axis=1).reshape(-1)
+
+
+def _stored(role: Role, matrix: StoredMatrix) -> TensorSource:
+    return TensorSource(gguf_name(role), matrix.type, matrix.values.shape, lambda: matrix.data)
+
+
+def _as_saved(matrix: StoredMatrix) -> tuple[str, npt.NDArray[Any]]:
+    dtype = np.float32 if matrix.type is TensorType.F32 else np.uint16
+    return _DTYPES[matrix.type], matrix.data.view(dtype).reshape(matrix.values.shape)
+
+
+def _is_bf16(value: np.float32) -> bool:
+    return bool(widened(bf16_bits(np.array([value])))[0] == value)
+
+
+def _scalar(value: np.float32) -> npt.NDArray[Any]:
+    return bf16_bits(np.array([value])) if _is_bf16(value) else np.array([value], np.float32)
