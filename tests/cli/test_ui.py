@@ -69,3 +69,13 @@ def test_tables_keep_long_values_whole_in_a_pipe() -> None:
     assert [line.strip() for line in text.splitlines()] == ["Title", f"name   {value.strip()}", "other  5", ""]
     assert not any(line.endswith(" ") for line in text.splitlines())
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_tables_are_coloured_at_a_terminal_unless_told_otherwise(
+    no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert ("\x1b[36m" in _ui.tables({"Title": {"name": "value"}})) is coloured
