@@ -203,8 +203,9 @@ def _template_spans(
 
 
 def _disguise(tokenizer: Tokenizer, messages: Messages) -> dict[int, int]:
-    """Map each character of special tokens, white space aside, to a private one that no message holds."""
-    spelled = {character for i in tokenizer.special_ids for character in tokenizer.token_text(i)}
+    """Map each character of special tokens, in both cases, to a private one that no message holds."""
+    texts = [tokenizer.token_text(token_id) for token_id in tokenizer.special_ids]
+    spelled = {character for text in texts for character in text + text.lower() + text.upper()}
     dangerous = sorted(ord(character) for character in spelled if not character.isspace())
     present = {ord(character) for message in messages for character in message["content"]}
     private = [code for code in _PRIVATE_CHARACTERS if code not in present]

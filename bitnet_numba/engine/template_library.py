@@ -10,6 +10,7 @@ MAX_STEPS: Final = 50_000
 MAX_CHARACTERS: Final = 64 * 2**20
 MAX_OUTPUT: Final = 2**20
 MAX_RANGE: Final = 10_000
+MAX_PATTERN: Final = 256
 MAX_INTEGER: Final = 2**63
 ITEMS_PER_STEP: Final = 16
 
@@ -70,6 +71,22 @@ class Budget:
         """
         if n_characters > MAX_OUTPUT:
             raise TemplateError(f"makes a text of {n_characters:,} characters; at most {MAX_OUTPUT:,}")
+        self._handle(n_characters)
+
+    def searched(self, text: str, pattern: str | None) -> None:
+        """Charge a search, whose time can grow with both lengths: Python looks backwards, and strips, naively.
+
+        Raises
+        ------
+        TemplateError
+            If the pattern is long, or too much was searched.
+        """
+        length = len(pattern or "")
+        if length > MAX_PATTERN:
+            raise TemplateError(f"looks for a text of {length:,} characters; at most {MAX_PATTERN:,}")
+        self._handle(len(text) * (1 + length // 16))
+
+    def _handle(self, n_characters: int) -> None:
         self._characters += n_characters
         if self._characters > MAX_CHARACTERS:
             raise TemplateError(f"handles more than {MAX_CHARACTERS:,} characters; shorten the chat or the template")
@@ -111,10 +128,11 @@ class Method:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if keywords.keys() - {"maxsplit"} or not all(isinstance(a, str | int | None) for a in arguments):
             raise TemplateError(f"{self._name}(): takes plain text and numbers only")
-        self._budget.spend(1)
-        self._budget.made(self._owner)
         if isinstance(self._owner, str) and self._name == "replace":
             return replace(self._budget, self._owner, *arguments)
+        for pattern in ("", *arguments):
+            if isinstance(self._owner, str) and isinstance(pattern, str):
+                self._budget.searched(self._owner, pattern)
         result = getattr(self._owner, self._name)(*arguments, **keywords)
         if not isinstance(self._owner, str) and self._name != "get":
             result = list(result)
@@ -125,6 +143,7 @@ def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> s
     """Replace as ``str.replace`` does, after the result's size is known to be allowed."""
     if not (isinstance(old, str) and isinstance(new, str) and isinstance(count, int)):
         raise TemplateError("replace: takes two texts and a count")
+    budget.searched(text, old)
     occurrences = text.count(old)
     if 0 <= count < occurrences:
         occurrences = count
@@ -170,6 +189,12 @@ def printed(value: Any) -> str:
 def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
     """Return every filter that a template may use, by name, each charging ``budget``."""
 
+    def trim(value: Any, characters: Any = None) -> str:
+        if not isinstance(characters, str | None):
+            raise TemplateError("trim: takes the characters to remove as one text")
+        budget.searched(_text("trim", value), characters)
+        return str(value).strip(characters)
+
     def length(value: Any) -> int:
         return len(_sized("length", value))
 
@@ -195,7 +220,7 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
             return default
 
     filters: dict[str, Callable[..., Any]] = {
-        "trim": lambda value, characters=None: budget.made(_text("trim", value).strip(characters)),
+        "trim": trim,
         "replace": lambda value, *arguments: replace(budget, _text("replace", value), *arguments),
         "string": lambda value: budget.made(printed(value)),
         "first": lambda value: _sized("first", value)[0],

@@ -90,6 +90,8 @@ EXPRESSIONS = {
     "{% for k, v in messages[1].items() %}{{ k }}{% endfor %}": "rolecontent",
     "{{ ['a', 'b'] | join('+') }} {{ ('ab' | list)[0] }} {{ 'ab' | first }}{{ 'ab' | last }}": "a+b a ab",
     "{{ 'aXa'.replace('a', 'bb', 1) }} {{ 'ab' | replace('a', 'c') }} {{ '7' | int + 1 }}": "bbXa cb 8",
+    "{{ 'aba'.strip('a') }} {{ 'xay' | trim('xy') }} {{ 'abc'[::-1] }} {{ 'q' | int(5) }}": "b a cba 5",
+    "{{ (messages[0] | items)[0][0] }} {{ 4 | string }} {{ 'a-b' | replace('-', '') | length }}": "role 4 2",
     "{{ 'on' if messages else 'off' }} {{ messages[0].get('name', '-') }}": "on -",
 }
 
@@ -134,6 +136,10 @@ ATTACKS = {
     "double text with join": (grow("'aa'", "[ns.x, ns.x] | join"), "characters"),
     "blow up with replace": (grow("'a'", "ns.x | replace('a', 'a' ~ ns.x)"), "characters"),
     "blow up with the method": (grow("'a'", "ns.x.replace('a', 'aaaa')"), "characters"),
+    "trim for ever": ("{% for i in range(9999) %}{% set x = text | trim('yx') %}{% endfor %}", "characters"),
+    "strip many characters": ("{{ text.strip(text) }}", "looks for"),
+    "search backwards": ("{{ text.rfind('b' ~ text[1:]) }}", "looks for"),
+    "search often": ("{% for i in range(9999) %}{% set x = text.rfind(text[:256]) %}{% endfor %}", "characters"),
     "double a list": (grow("[1]", "ns.x + ns.x"), "steps"),
     "print a nested list": (grow("[1]", "[ns.x, ns.x]", "ns.x"), "prints a list"),
     "json of a nested list": (grow("[1]", "[ns.x, ns.x]", "ns.x | tojson"), "steps"),
@@ -162,6 +168,17 @@ ATTACKS = {
     "source too long": ("x" * (MAX_SOURCE_BYTES + 1), "65,536"),
     "not a template": ("{% for %}", "line 1"),
     "unclosed": ("{{ 'a", "line 1"),
+    "too many arguments": ("{{ 'a'.strip(1, 2, 3) }}", "argument"),
+    "a list as argument": ("{{ 'a'.startswith(['a']) }}", "plain text"),
+    "a list to trim": ("{{ [1] | trim }}", "works on text"),
+    "a number to trim": ("{{ 'a' | trim(1) }}", "as one text"),
+    "the length of a number": ("{{ 1 | length }}", "works on text and lists"),
+    "the items of a text": ("{{ 'a' | items }}", "works on a mapping"),
+    "a replacement of numbers": ("{{ 'a' | replace(1, 2) }}", "two texts"),
+    "wide json": ("{{ messages | tojson(indent=99) }}", "indent"),
+    "a call of a number": ("{{ messages[0].role() }}", "cannot be called"),
+    "a sign before text": ("{{ -'a' }}", "- str"),
+    "an item of a number": ("{{ 1[2] }}", "int[int]"),
     "raised by the template": ("{{ raise_exception('roles must\nalternate') }}", "roles must alternate"),
 }
 
@@ -172,7 +189,7 @@ PIECES = [
 
 
 def render(source: str, **variables: Any) -> str:
-    return render_template(source, {"messages": MESSAGES, "bos_token": "<s>", **variables})
+    return render_template(source, {"messages": MESSAGES, "bos_token": "<s>", "text": "x" * 1_000_000, **variables})
 
 
 @pytest.mark.parametrize(("source", "expected"), REAL_TEMPLATES.values(), ids=REAL_TEMPLATES)
