@@ -107,7 +107,7 @@ def gated_relu2(gate: Doubles, up: Doubles) -> Doubles:
 def gated_silu(gate: Doubles, up: Doubles) -> Doubles:
     """Return ``gate * sigmoid(gate) * up``."""
     with np.errstate(over="ignore"):  # exp overflows to infinity, and the quotient to the 0 that is meant
-        return gate / (1 + np.exp(-gate)) * up
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
 # ---- positions -------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def bound(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> fl
 
     A score is off by head_dim roundings of its terms' magnitudes. The weight that exp makes of it is off by that,
     doubled because the maximum is subtracted, by the rounding of the difference, and by exp's own error, which may come
-    twice (block and merging). Sums of weights and of weighted values take up to 256 steps a block, and 3 a block merged.
+    twice (block and merging). Sums of weights and of weighted values take up to 256 steps a block, and 3 to merge it.
     Numerator and denominator both are off by all of this; weights below e**-64 are lost.
     """
     terms = np.abs(keys.astype(np.float64)) @ np.abs(query.astype(np.float64))

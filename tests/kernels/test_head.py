@@ -157,5 +157,5 @@ def test_embedding_refuses(name: str, wrong: Any) -> None:
     "scales", [np.zeros((3, 0), np.float32), np.ones((3, 8), np.float32), np.ones((3, 3), np.float32)]
 )
 def test_refuses_scales_that_do_not_divide_int8(scales: Floats) -> None:
-    with pytest.raises(ValueError, match="^scales: "):
+    with pytest.raises(ValueError, match=r"^scales: "):
         embedding_row(np.zeros((3, 64), np.int8), scales, 0, np.zeros(64, np.float32))

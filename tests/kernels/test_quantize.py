@@ -70,11 +70,11 @@ def test_nothing_but_nan() -> None:
     ],
 )
 def test_refuses_an_input(x: Floats) -> None:
-    with pytest.raises(ValueError, match="^x: expected"):
+    with pytest.raises(ValueError, match=r"^x: expected"):
         quantize_absmax(x, np.zeros(x.size, np.int8))
 
 
 @pytest.mark.parametrize("out", [np.zeros(16, np.int8), np.zeros(32, np.uint8), np.zeros(64, np.int8)[::2]])
 def test_refuses_an_output(out: npt.NDArray[np.int8]) -> None:
-    with pytest.raises(ValueError, match="^out: expected"):
+    with pytest.raises(ValueError, match=r"^out: expected"):
         quantize_absmax(np.ones(32, np.float32), out)

@@ -46,16 +46,16 @@ WRONG_SUMS = [np.ones(16, np.int32), np.ones(32, np.float32), np.ones((2, 16), n
 
 @pytest.mark.parametrize("wrong", WRONG_FLOATS)
 def test_refuses_floats(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="^x: expected"):
+    with pytest.raises(ValueError, match=r"^x: expected"):
         add_scaled(wrong, np.ones(wrong.size, np.int32), 1.0)
-    with pytest.raises(ValueError, match="^out: expected"):
+    with pytest.raises(ValueError, match=r"^out: expected"):
         scale(np.ones(wrong.size, np.int32), 1.0, wrong)
 
 
 @pytest.mark.parametrize("wrong", WRONG_SUMS)
 def test_refuses_sums(wrong: Any) -> None:
     x = np.ones(32, np.float32)
-    with pytest.raises(ValueError, match="^sums: expected"):
+    with pytest.raises(ValueError, match=r"^sums: expected"):
         add_scaled(x, wrong, 1.0)
-    with pytest.raises(ValueError, match="^sums: expected"):
+    with pytest.raises(ValueError, match=r"^sums: expected"):
         scale(wrong, 1.0, x)

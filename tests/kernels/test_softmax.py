@@ -78,11 +78,11 @@ def test_the_exponential_ends_exactly() -> None:
     "x", [np.ones(0, np.float32), np.ones(4, np.float64), np.ones((2, 2), np.float32), np.ones(8, np.float32)[::2]]
 )
 def test_refuses_an_input(x: Floats) -> None:
-    with pytest.raises(ValueError, match="^x: expected"):
+    with pytest.raises(ValueError, match=r"^x: expected"):
         softmax(x, np.ones(x.size, np.float32))
 
 
 @pytest.mark.parametrize("out", [np.ones(3, np.float32), np.ones(4, np.float16), np.ones(8, np.float32)[::2]])
 def test_refuses_an_output(out: Floats) -> None:
-    with pytest.raises(ValueError, match="^out: expected"):
+    with pytest.raises(ValueError, match=r"^out: expected"):
         softmax(np.ones(4, np.float32), out)

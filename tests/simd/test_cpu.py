@@ -59,20 +59,23 @@ def test_a_forced_set_becomes_the_compilation_target(isa: str, target: str, monk
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setenv("BITNET_ISA", isa)
     assert cpu.isa() == isa
-    assert (config.CPU_NAME, config.CPU_FEATURES) == (target, "")
+    compiled_for = config.CPU_NAME, config.CPU_FEATURES
+    assert compiled_for == (target, "")
     assert cpu.has_hardware_floats() == (isa == "avx2")
 
 
 def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "nonsense")
-    with pytest.raises(ParameterError, match="^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx2, generic$"):
+    with pytest.raises(
+        ParameterError, match=r"^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx2, generic$"
+    ):
         cpu.isa()
 
 
 def test_a_set_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "avx2")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "+avx,+fma")
-    with pytest.raises(UnsupportedError, match="^BITNET_ISA=avx2: this CPU lacks avx2, f16c; it has generic$"):
+    with pytest.raises(UnsupportedError, match=r"^BITNET_ISA=avx2: this CPU lacks avx2, f16c; it has generic$"):
         cpu.isa()
 
 

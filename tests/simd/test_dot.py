@@ -24,8 +24,8 @@ def compiled(body: Any) -> Callable[..., None]:
     return product  # type: ignore[no-any-return]
 
 
-RUNNABLE = [isa for isa in BODIES if isa in cpu.available_isas() and cpu.isa() in ("avx512_vnni", isa)]
-PRODUCTS = {isa: compiled(BODIES[isa]) for isa in RUNNABLE}
+COMPILED_FOR = frozenset(cpu.REQUIRED_FEATURES[cpu.isa()])
+PRODUCTS = {isa: compiled(body) for isa, body in BODIES.items() if COMPILED_FOR.issuperset(cpu.REQUIRED_FEATURES[isa])}
 
 
 def check(isa: str, acc: npt.NDArray[np.int32], unsigned: npt.NDArray[np.uint8], signed: npt.NDArray[np.int8]) -> None:

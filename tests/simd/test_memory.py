@@ -1,6 +1,5 @@
 """Number formats, bit for bit: every half and bfloat16, by instruction and composed; loads and stores of bytes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -32,13 +31,13 @@ def copy(source: Any, target: Any) -> None:
 
 
 @pytest.fixture(params=["chosen", "composed"])
-def convert(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def convert(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A copy between number formats, compiled anew: with this CPU's instructions, or without any."""
     if request.param == "composed":
         monkeypatch.setattr(memory.cpu, "has_hardware_floats", lambda: False)
     elif not cpu.has_hardware_floats():
         pytest.skip("the chosen instruction set has no conversions")
-    yield numba.njit(copy)
+    return numba.njit(copy)
 
 
 def to_f32(convert: Any, bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,48 @@
+"""The same bits from every instruction set that this CPU runs, and clear words for one that it does not."""
+
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from bitnet_numba.simd import cpu
+from tests.isa_digest import ROOMS
+from tests.subprocesses import run_python
+
+
+@functools.cache
+def digest(isa: str) -> dict[str, Any]:
+    done = run_python("-m", "tests.isa_digest", BITNET_ISA=isa)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.parametrize("isa", cpu.available_isas())
+def test_every_kernel_gives_the_same_bits(isa: str) -> None:
+    result = digest(isa)
+    assert result["isa"] == isa
+    assert list(result["digests"]) == [room.__name__ for room in ROOMS]
+    assert result["digests"] == digest("generic")["digests"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"BITNET_ISA": "nonsense"},
+            "ParameterError: BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx2, generic",
+        ),
+        (
+            {"BITNET_ISA": "avx2", "NUMBA_CPU_FEATURES": ""},
+            "UnsupportedError: BITNET_ISA=avx2: this CPU lacks avx, avx2, f16c, fma; it has generic",
+        ),
+    ],
+)
+def test_a_set_that_cannot_be_had_is_refused_before_anything_compiles(
+    environment: dict[str, str], message: str
+) -> None:
+    done = run_python("-c", "import bitnet_numba.kernels.ternary", **environment)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(message)
