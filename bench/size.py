@@ -17,7 +17,7 @@ def functions(tree: ast.Module) -> list[tuple[str, int, bool]]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        kernel = any(isinstance(mark, ast.Name) and mark.id == "jit" for mark in node.decorator_list)
+        kernel = any(isinstance(mark, ast.Name) and mark.id in ("jit", "jit_inline") for mark in node.decorator_list)
         body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
         signature = node.body[0].lineno - node.lineno
         found.append((node.name, signature + (node.end_lineno or 0) - body[0].lineno + 1, kernel))

@@ -129,12 +129,15 @@ class _ForgivingCache(FunctionCache):
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False}
+
+
 def jit(function: _Function) -> _Function:
     """Compile a kernel: without the interpreter's lock, with IEEE arithmetic in the order written, kept on disk.
 
     Nothing in a jitted body is checked; the public wrapper above it is the border.
     """
-    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=False)(function)
+    compiled = numba.njit(**_OPTIONS)(function)
     if cache_dir() is not None and not numba.config.DISABLE_JIT:
         others = (
             numba.config.CACHE_DIR
@@ -143,3 +146,8 @@ def jit(function: _Function) -> _Function:
         compiled._cache = _ForgivingCache(function)
         numba.config.CACHE_DIR = others
     return cast(_Function, compiled)
+
+
+def jit_inline(function: _Function) -> _Function:
+    """Compile a function into its callers, as if it stood there: a third less to wait for than with layers of calls."""
+    return cast(_Function, numba.njit(**_OPTIONS, inline="always")(function))

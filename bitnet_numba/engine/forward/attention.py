@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.forward.arrays import CacheArrays, K, Q, RunState, Shape, V, Weights
 from bitnet_numba.kernels.attention import BLOCK, attend_block_worker, merge_worker, store_position_worker
-from bitnet_numba.kernels.jit import ATTENTION, KV_CACHE_UPDATE, ROPE, jit
+from bitnet_numba.kernels.jit import ATTENTION, KV_CACHE_UPDATE, ROPE, jit_inline
 from bitnet_numba.kernels.residual import scale_worker
 from bitnet_numba.kernels.rope import rope_worker
 from bitnet_numba.simd.team import Crew, barrier, claim
@@ -13,7 +13,7 @@ from bitnet_numba.simd.team import Crew, barrier, claim
 Sums = npt.NDArray[np.int32]
 
 
-@jit
+@jit_inline
 def attention(
     crew: Crew,
     shape: Shape,
@@ -35,7 +35,7 @@ def attention(
         _attend_many(crew, shape, weights, cache, state, layer, n_tokens, position)
 
 
-@jit
+@jit_inline
 def _attend_one(
     crew: Crew, shape: Shape, weights: Weights, cache: CacheArrays, state: RunState, layer: int, position: int
 ) -> None:
@@ -67,7 +67,7 @@ def _attend_one(
         merge_worker(state.partials[head], n_blocks, out)
 
 
-@jit
+@jit_inline
 def _attend_many(
     crew: Crew,
     shape: Shape,
@@ -105,7 +105,7 @@ def _attend_many(
     barrier(crew)
 
 
-@jit
+@jit_inline
 def _turn_queries(
     shape: Shape, weights: Weights, state: RunState, layer: int, slot: int, sums: Sums, position: int
 ) -> None:
@@ -117,7 +117,7 @@ def _turn_queries(
         rope_worker(sums[at:end], factor, weights.rope[position], state.query[slot, at:end])
 
 
-@jit
+@jit_inline
 def _store(
     crew: Crew,
     shape: Shape,

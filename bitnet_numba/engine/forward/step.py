@@ -11,7 +11,7 @@ from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, CacheArra
 from bitnet_numba.engine.forward.attention import attention
 from bitnet_numba.kernels.ffn import gated_relu2_worker, gated_silu_worker
 from bitnet_numba.kernels.head import embedding_worker, head_worker
-from bitnet_numba.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, RMS_NORM, jit
+from bitnet_numba.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, RMS_NORM, jit, jit_inline
 from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
@@ -42,7 +42,7 @@ def forward(
         output(crew, shape, weights, state, n_tokens, logits)
 
 
-@jit
+@jit_inline
 def embed(crew: Crew, weights: Weights, state: RunState, tokens: npt.NDArray[np.int32]) -> None:
     if crew.thread == 0:
         state.counts[EMBEDDING] += 1
@@ -51,7 +51,7 @@ def embed(crew: Crew, weights: Weights, state: RunState, tokens: npt.NDArray[np.
         embedding_worker(weights.embedding, weights.embedding_scales, token, state.x[slot])
 
 
-@jit
+@jit_inline
 def attention_block(
     crew: Crew,
     shape: Shape,
@@ -88,7 +88,7 @@ def attention_block(
         state.counts[QUANTIZE] += 2
 
 
-@jit
+@jit_inline
 def ffn_block(crew: Crew, shape: Shape, weights: Weights, state: RunState, layer: int, n_tokens: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
     for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
@@ -122,7 +122,7 @@ def ffn_block(crew: Crew, shape: Shape, weights: Weights, state: RunState, layer
         state.counts[QUANTIZE] += 2
 
 
-@jit
+@jit_inline
 def output(crew: Crew, shape: Shape, weights: Weights, state: RunState, n_tokens: int, logits: Floats) -> None:
     """Logits of the last tokens; their activations stay float32."""
     for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
@@ -137,12 +137,12 @@ def output(crew: Crew, shape: Shape, weights: Weights, state: RunState, n_tokens
     barrier(crew)
 
 
-@jit
+@jit_inline
 def quantize(state: RunState, slot: int, x: Floats, out: npt.NDArray[np.int8]) -> None:
     state.scale[slot], state.q_sum[slot] = quantize_worker(x, out)
 
 
-@jit
+@jit_inline
 def linear(
     crew: Crew,
     state: RunState,
