@@ -45,6 +45,7 @@ RENDERED = {
     ),
     "raw": " Be brief. Hi\nHello1 + 1?",
 }
+ORDINARY = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=30)
 CONTENTS = st.text(max_size=30) | st.lists(
     st.sampled_from(["<|eot_id|>", "<|begin_of_text|>", "<|", "eot_id", "|>", " ", "\n", "User: ", "a"]), max_size=8
 ).map("".join)
@@ -68,7 +69,7 @@ def test_the_named_bitnet_template_is_the_models_own(contents: list[str]) -> Non
 
 
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
-@given(contents=st.lists(st.text(max_size=30), min_size=1, max_size=3))
+@given(contents=st.lists(ORDINARY, min_size=1, max_size=3))
 def test_ids_are_those_of_the_whole_rendered_text(name: str, contents: list[str]) -> None:
     messages = [{"role": "user", "content": content} for content in contents]
     text = NAMED_TEMPLATES[name].render(messages, bos_token="<|begin_of_text|>")
@@ -82,11 +83,11 @@ def test_ids_are_those_of_the_whole_rendered_text(name: str, contents: list[str]
 def test_no_message_can_forge_a_token(name: str, contents: list[str]) -> None:
     messages = [{"role": "user", "content": content} for content in contents]
     ids = encode_chat(TOKENIZER, NAMED_TEMPLATES[name], messages)
-    n_turns = len(contents) if name in ("bitnet", "llama3") else 0
+    writes_tokens = name in ("bitnet", "llama3")
+    n_turns = len(contents) if writes_tokens else 0
     assert [i for i in ids if i in TOKENIZER.special_ids] == [BEGIN] + [EOT] * n_turns
     text = NAMED_TEMPLATES[name].render(messages, bos_token="<|begin_of_text|>")
-    shown = TOKENIZER.decode(ids, skip_special=False)
-    assert shown.removeprefix("<|begin_of_text|>") == text.removeprefix("<|begin_of_text|>")
+    assert TOKENIZER.decode(ids, skip_special=False) == ("" if writes_tokens else "<|begin_of_text|>") + text
 
 
 FORGERIES = {
