@@ -1,6 +1,5 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
-import threading
 from typing import Literal
 
 import numpy as np
@@ -28,9 +27,9 @@ _HEAD_KERNELS = {
 
 
 class Transformer:
-    """The forward pass of one model, for one sequence at a time.
+    """The forward pass of one model.
 
-    Calls from several Python threads wait for each other.
+    Steps of several Python threads, each with a cache of its own, take turns.
 
     Parameters
     ----------
@@ -62,7 +61,6 @@ class Transformer:
         self._shape = _shape(layout, weights)
         self._state = allocate_state(layout, threads, PREFILL_CHUNK, max_context)
         self._team = Team(threads)
-        self._lock = threading.Lock()
 
     def new_cache(self, n_positions: int) -> KVCache:
         """Return an empty cache for a sequence of up to ``n_positions``.
@@ -115,11 +113,10 @@ class Transformer:
         tokens = self._checked(tokens, cache, chunk_size)
         n_rows = {"last": 1, "all": tokens.size, "none": 0}[logits]
         out = np.empty((n_rows, self.config.vocab_size), np.float32)
-        with self._lock:
-            for start in range(0, tokens.size, chunk_size):
-                chunk = tokens[start : start + chunk_size]
-                end = start + chunk.size
-                self._step(chunk, cache, out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)])
+        for start in range(0, tokens.size, chunk_size):
+            chunk = tokens[start : start + chunk_size]
+            end = start + chunk.size
+            self._step(chunk, cache, out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)])
         return out
 
     def kernel_counts(self) -> dict[str, int]:
@@ -128,8 +125,7 @@ class Transformer:
 
     def close(self) -> None:
         """End the team's threads; the model cannot run again."""
-        with self._lock:
-            self._team.close()
+        self._team.close()
 
     @property
     def state_bytes(self) -> int:

@@ -4,6 +4,7 @@ A team enters a jitted function together, once per step of the model, without th
 returns to Python. No threading layer is needed, and a thread that loses its core loses only the tasks it holds.
 """
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -127,68 +128,93 @@ def meet_for(crew: Crew, n_tokens: int) -> None:
 
 
 # ---- outside ---------------------------------------------------------------------------------------------------------
+class _Job:
+    """Work for the team, and how it ended."""
+
+    def __init__(self, work: Callable[[Crew], None]) -> None:
+        self.work = work
+        self.failures: list[BaseException] = []
+        self.finished = threading.Lock()
+        self.finished.acquire()
+
+
 class Team:
     """Threads that wait in Python, and run one function together when asked.
+
+    The caller is not one of them: Python raises KeyboardInterrupt in the main thread only, so no interrupt can take a
+    thread away from a barrier where others wait for it.
 
     Parameters
     ----------
     n_threads : int
-        How many share the work; the caller of :meth:`run` is one of them.
+        How many share the work.
     """
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
         self._sync = np.zeros((2 + 3 * n_threads, _LINE), np.int64)
-        self._work: Callable[[Crew], None] | None = None
-        self._failures: list[BaseException] = []
-        self._done = threading.Semaphore(0)
-        self._go = [threading.Semaphore(0) for _ in range(1, n_threads)]
+        self._queues: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in range(n_threads)]
+        self._arrivals = queue.SimpleQueue[None]()
         self._threads = [
-            threading.Thread(target=self._serve, args=(thread,), name=f"bitnet-{thread}", daemon=True)
-            for thread in range(1, n_threads)
+            threading.Thread(target=self._lead if thread == 0 else self._follow, args=(thread,), daemon=True)
+            for thread in range(n_threads)
         ]
-        for helper in self._threads:
-            helper.start()
+        for thread in self._threads:
+            thread.start()
 
     def run(self, work: Callable[[Crew], None]) -> None:
         """Call ``work`` on every thread of the team, and return when all are done.
+
+        An interrupt ends the waiting at once, not the work; a next run begins when the team is done with this one.
 
         Parameters
         ----------
         work : callable
             Takes a :class:`Crew`. Every thread must meet the same barriers in it.
+
+        Raises
+        ------
+        RuntimeError
+            If the team has been closed.
         """
-        self._work = work
-        for gate in self._go:
-            gate.release()
-        try:
-            work(Crew(self._sync, 0, self.n_threads))
-        finally:
-            for _ in self._go:
-                self._done.acquire()
-            self._work = None
-        if self._failures:
-            raise self._failures.pop()
+        if not self._threads:
+            raise RuntimeError("the team is closed")
+        job = _Job(work)
+        self._queues[0].put(job)
+        job.finished.acquire()
+        if job.failures:
+            raise job.failures[0]
 
     def close(self) -> None:
-        """End the team's threads; it cannot run again."""
-        self._work = None
-        for gate in self._go:
-            gate.release()
-        for helper in self._threads:
-            helper.join()
-        self._go.clear()
+        """End the team's threads when they have done their work; it cannot run again."""
+        if self._threads:
+            self._queues[0].put(None)
+        for thread in self._threads:
+            thread.join()
         self._threads.clear()
 
-    def _serve(self, thread: int) -> None:
-        gate = self._go[thread - 1]
+    def _lead(self, thread: int) -> None:
+        """Take jobs in their order, each together with all followers."""
         while True:
-            gate.acquire()
-            work = self._work
-            if work is None:
+            job = self._queues[thread].get()
+            for follower in self._queues[1:]:
+                follower.put(job)
+            if job is None:
                 return
-            try:
-                work(Crew(self._sync, thread, self.n_threads))
-            except BaseException as failure:
-                self._failures.append(failure)
-            self._done.release()
+            self._work(job, thread)
+            for _ in self._queues[1:]:
+                self._arrivals.get()
+            job.finished.release()
+            del job  # and with it the arrays that it holds
+
+    def _follow(self, thread: int) -> None:
+        while (job := self._queues[thread].get()) is not None:
+            self._work(job, thread)
+            del job
+            self._arrivals.put(None)
+
+    def _work(self, job: _Job, thread: int) -> None:
+        try:
+            job.work(Crew(self._sync, thread, self.n_threads))
+        except BaseException as failure:  # the caller's to handle, whatever it is
+            job.failures.append(failure)
