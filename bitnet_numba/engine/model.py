@@ -12,7 +12,7 @@ from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state
 from bitnet_numba.errors import ParameterError, ResourceError
-from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, KERNELS
+from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team
 
@@ -121,7 +121,7 @@ class Transformer:
 
     def kernel_counts(self) -> dict[str, int]:
         """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
-        return {KERNELS[number]: int(count) for number, count in enumerate(self._state.counts) if count}
+        return counted(self._state.counts)
 
     def close(self) -> None:
         """End the team's threads; the model cannot run again."""
@@ -143,18 +143,19 @@ class Transformer:
 
     def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache, chunk_size: int) -> npt.NDArray[np.int32]:
         """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""
-        tokens = np.ascontiguousarray(tokens, np.int32)
+        tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.size == 0:
             raise ParameterError(f"tokens: expected at least one, in one dimension, got {tokens.shape}")
-        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
-            raise ParameterError(f"tokens: expected 0 to {self.config.vocab_size - 1}")
+        # before they are cast, or 2**32 would pass for 0
+        if tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
+            raise ParameterError(f"tokens: expected whole numbers from 0 to {self.config.vocab_size - 1}")
         if not 1 <= chunk_size <= PREFILL_CHUNK:
             raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {PREFILL_CHUNK}")
         if cache.length + tokens.size > min(cache.capacity, self.max_context):
             raise ResourceError(
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
             )
-        return tokens
+        return np.array(tokens, np.int32)  # its own, writable: for a read-only one Numba would compile anew
 
 
 def _shape(layout: Layout, weights: Weights) -> Shape:

@@ -1,0 +1,161 @@
+"""One sequence through the model: the same bits in any chunks and on any number of threads; what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bitnet_numba.engine.cache import KVType
+from bitnet_numba.engine.model import Transformer
+from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.formats.gguf import TensorType
+from tests.engine.running import logits_of, transformer
+from tests.tiny import ToyModel, toy_model
+
+FAMILIES = ("bitnet-b1.58", "bitnet", "llama")
+LENGTH = 530  # crosses 256 and 512, where attention begins another block
+
+
+def long_toy(architecture: str, embedding_type: TensorType = TensorType.F16) -> ToyModel:
+    """Return a narrow model with a long context."""
+    return toy_model(
+        architecture,
+        seed=5,
+        n_layers=2,
+        hidden_size=64,
+        intermediate_size=100,
+        n_heads=3,
+        n_kv_heads=1,
+        head_dim=20,
+        vocab_size=270,
+        max_seq_len=LENGTH,
+        embedding_type=embedding_type,
+    )
+
+
+def toy_file(folder: Path, architecture: str, kv_type: KVType = "f16") -> tuple[ToyModel, Path]:
+    """Write a model whose embedding makes, with its cache, a pair of number formats that other tests compile too."""
+    model = long_toy(architecture, TensorType.F16 if kv_type == "f16" else TensorType.BF16)
+    return model, model.gguf(TensorType.F16).write(folder / "toy.gguf")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Transformer:
+    return transformer(toy_file(tmp_path, "bitnet-b1.58")[1])
+
+
+def single_steps(model: Transformer, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    cache = model.new_cache(tokens.size)
+    return np.concatenate([model.forward(tokens[i : i + 1], cache) for i in range(tokens.size)])
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_same_bits_in_any_chunks_on_any_threads(architecture: str, kv_type: KVType, tmp_path: Path) -> None:
+    toy, path = toy_file(tmp_path, architecture, kv_type)
+    tokens = toy.tokens(LENGTH)
+    one = transformer(path, kv_type=kv_type, threads=1)
+    expected = logits_of(one, tokens)
+    reference = toy.reference().logits(tokens, kv_type)
+    assert np.corrcoef(expected.reshape(-1), reference.reshape(-1))[0, 1] >= 0.9995
+    assert (logits_of(one, tokens, chunk_size=7) == expected).all()
+    assert (single_steps(one, tokens) == expected).all()
+    for threads in (2, 3):
+        several = transformer(path, kv_type=kv_type, threads=threads)
+        assert (logits_of(several, tokens) == expected).all()
+        assert (logits_of(several, tokens, chunk_size=1)[-40:] == expected[-40:]).all()
+        assert (logits_of(several, tokens[:40], chunk_size=7) == expected[:40]).all()
+
+
+@pytest.mark.parametrize("last_chunk", [1, 5])
+def test_returns_the_logits_that_are_asked_for(model: Transformer, last_chunk: int) -> None:
+    tokens = np.arange(64 + last_chunk, dtype=np.int32)
+    everything = logits_of(model, tokens)
+    cache = model.new_cache(tokens.size + 1)
+    assert everything.shape == (tokens.size, 270)
+    assert model.forward(tokens[:9], cache, "none").shape == (0, 270)
+    assert (model.forward(tokens[9:], cache, "last") == everything[-1:]).all()
+    assert cache.length == tokens.size
+
+
+def test_sequences_do_not_disturb_each_other(model: Transformer) -> None:
+    first, second = np.arange(20, dtype=np.int32), np.arange(100, 120, dtype=np.int32)
+    expected = logits_of(model, first)
+    caches = model.new_cache(20), model.new_cache(20)
+    for part in range(0, 20, 5):
+        rows = model.forward(first[part : part + 5], caches[0], "all")
+        model.forward(second[part : part + 5], caches[1], "none")
+        assert (rows == expected[part : part + 5]).all()
+
+
+def test_goes_on_after_a_cut(model: Transformer) -> None:
+    tokens = np.arange(50, dtype=np.int32)
+    cache = model.new_cache(50)
+    model.forward(tokens[::-1], cache, "none")
+    cache.truncate(0)
+    model.forward(tokens[:30], cache, "none")
+    model.forward(tokens[:10], cache, "none")
+    cache.truncate(30)
+    assert (model.forward(tokens[30:], cache, "all") == logits_of(model, tokens)[30:]).all()
+
+
+def test_fills_a_cache_to_its_last_position(model: Transformer) -> None:
+    tokens = np.arange(LENGTH, dtype=np.int32) % 270
+    cache = model.new_cache(LENGTH)
+    model.forward(tokens, cache, "none")
+    assert cache.length == LENGTH
+    with pytest.raises(ResourceError, match=r"^531 positions needed, the cache holds 530: "):
+        model.forward(tokens[:1], cache)
+    assert cache.length == LENGTH
+
+
+@pytest.mark.parametrize("tokens", [[270], [-1], [0, 1, 2**31 - 1], [2**32], [-(2**40)], [2**64]])
+def test_refuses_tokens_that_are_not_in_the_vocabulary(model: Transformer, tokens: list[int]) -> None:
+    with pytest.raises(ParameterError, match=r"^tokens: expected whole numbers from 0 to 269$"):
+        model.forward(np.array(tokens), model.new_cache(10))
+
+
+@pytest.mark.parametrize("tokens", [np.zeros(0, np.int32), np.zeros((1, 2), np.int32), np.array(5), np.zeros(2)])
+def test_refuses_what_is_no_list_of_tokens(model: Transformer, tokens: npt.NDArray[np.int32]) -> None:
+    with pytest.raises(ParameterError, match=r"^tokens: expected "):
+        model.forward(tokens, model.new_cache(10))
+
+
+@pytest.mark.parametrize("chunk_size", [0, -1, 65])
+def test_refuses_chunk_sizes(model: Transformer, chunk_size: int) -> None:
+    with pytest.raises(ParameterError, match=f"^chunk_size is {chunk_size}, expected 1 to 64$"):
+        model.forward(np.zeros(1, np.int32), model.new_cache(10), chunk_size=chunk_size)
+
+
+def test_refuses_more_positions_than_there_are(model: Transformer) -> None:
+    with pytest.raises(ResourceError, match=r"^531 positions asked for, the context holds 530: "):
+        model.new_cache(LENGTH + 1)
+    with pytest.raises(ResourceError, match=r"^11 positions needed, the cache holds 10: "):
+        model.forward(np.zeros(11, np.int32), model.new_cache(10))
+
+
+def test_counts_the_kernels_that_run(model: Transformer) -> None:
+    assert model.kernel_counts() == {}
+    cache = model.new_cache(80)
+    model.forward(np.zeros(70, np.int32), cache)  # two steps of many tokens
+    model.forward(np.zeros(1, np.int32), cache)
+    counts = model.kernel_counts()
+    assert counts[f"i2s_gemm_{model.isa}"] == 2 * 2 * 4  # steps, layers, matrices
+    assert counts[f"i2s_gemv_{model.isa}"] == 2 * 4
+    assert counts["quantize_absmax_int8"] == 3 * 2 * 4
+    assert counts["rmsnorm_forward"] == 3 * 2 * 4 + 2  # logits of the first 64 tokens are not asked for
+    assert counts["attention_forward"] == counts["rope_forward"] == counts["attention_kv_cache_update"] == 3 * 2
+    assert counts["ffn_relu2_forward"] == 3 * 2
+    assert counts["embedding_lookup"] == 3
+    assert counts["f16_head_gemv"] == 2
+    assert "ffn_silu_forward" not in counts
+
+
+def test_state_is_counted(model: Transformer) -> None:
+    assert model.state_bytes > 64 * 270
+
+
+def test_ends(model: Transformer) -> None:
+    model.close()
+    assert model._team._threads == []
