@@ -66,14 +66,12 @@ class Conversation:
         messages = [*self.messages(), {"role": "user", "content": text}]
         said: list[str] = []
         self._last_result = None
-        with _ui.CompilationNotice() as notice:
-            for chunk in self._model.stream_chat(messages, **self._sampling):
-                notice.close()
-                said.append(chunk.text)
-                _text.write_text(chunk.text)
-                self._last_result = chunk.result
-                if stopped.is_set():
-                    break
+        for chunk in self._model.stream_chat(messages, **self._sampling):
+            said.append(chunk.text)
+            _text.write_text(chunk.text)
+            self._last_result = chunk.result
+            if stopped.is_set():
+                break
         _text.write_text("\n")
         self._turns += [messages[-1], {"role": "assistant", "content": "".join(said)}]
 

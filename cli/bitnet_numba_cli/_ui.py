@@ -3,9 +3,9 @@
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from bitnet_numba import GenerationResult
 
 Facts = Mapping[str, object]
+
+NOTICE = "Compiling kernels for this machine (once; later starts take a second or two)"
+NOTICE_DELAY = 1.0
 
 
 def say(text: str) -> None:
@@ -41,53 +44,41 @@ def timings(result: "GenerationResult") -> str:
     )
 
 
-class CompilationNotice:
-    """A line on stderr that says, while kernels are compiled, that this happens only once.
+@contextmanager
+def compilation_notice() -> Iterator[None]:
+    """Say on stderr, while kernels are compiled inside the block, that this happens only once.
 
-    Nothing is said when compiled kernels lie ready, or when the wait is over before ``DELAY`` seconds. On a terminal
-    the line counts the seconds and disappears at the end; elsewhere it is written once.
+    Nothing is said when compiled kernels lie ready, or when the block ends within ``NOTICE_DELAY`` seconds. On a
+    terminal the line counts the seconds and disappears at the end; elsewhere it is written once.
     """
+    from bitnet_numba.kernels import jit  # here, because it imports numba
 
-    DELAY = 1.0
-    MESSAGE = "Compiling kernels for this machine (once; later starts take a second or two)"
+    if jit.is_warm():
+        yield
+        return
+    over = threading.Event()
+    reporter = threading.Thread(target=_report_compilation, args=(over,), name="compilation-notice", daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reporter.join()
 
-    def __init__(self) -> None:
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
-        from bitnet_numba.kernels import jit  # here, because it imports numba
-
-        if not jit.is_warm():
-            self._thread = threading.Thread(target=self._report, name="compilation-notice", daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the line away; again is no error."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _report(self) -> None:
-        start = time.monotonic()
-        if self._over.wait(self.DELAY):
-            return
-        if not stderr_is_terminal():
-            say(f"{self.MESSAGE} ...")
-            return
-        line = ""
-        while not self._over.is_set():
-            line = f"{self.MESSAGE}: {time.monotonic() - start:.0f} s"
-            click.echo(f"\r{line}", err=True, nl=False)
-            self._over.wait(1.0)
-        click.echo(f"\r{' ' * len(line)}\r", err=True, nl=False)
+def _report_compilation(over: threading.Event) -> None:
+    start = time.monotonic()
+    if over.wait(NOTICE_DELAY):
+        return
+    if not stderr_is_terminal():
+        say(f"{NOTICE} ...")
+        return
+    line = ""
+    while not over.is_set():
+        line = f"{NOTICE}: {time.monotonic() - start:.0f} s"
+        click.echo(f"\r{line}", err=True, nl=False)
+        over.wait(1.0)
+    click.echo(f"\r{' ' * len(line)}\r", err=True, nl=False)
 
 
 def tables(sections: Mapping[str, Facts]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-import bitnet_numba
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._conversation import Conversation
+from bitnet_numba_cli._model import loaded
 from bitnet_numba_cli._options import loading_arguments, loading_options, sampling_arguments, sampling_options
 
 PROMPT = "> "
@@ -35,9 +35,7 @@ def command(system: str | None, **options: Any) -> None:
     """
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
-    with _ui.CompilationNotice() as notice, bitnet_numba.load(**loading) as model:
-        notice.close()
-        _ui.say_notes(model.notes)
+    with loaded(loading) as model:
         conversation = Conversation(model, sampling, system)
         if interactive:
             _talk(conversation)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import bitnet_numba
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._model import loaded
 from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_options
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ def command(as_json: bool, **options: Any) -> None:
     """
     loading = loading_arguments(options)
     cache = _cache()
-    with _ui.CompilationNotice(), bitnet_numba.load(**loading) as model:
-        _ui.say_notes(model.notes)
+    with loaded(loading) as model:
         sections = {**model.info(), "cpu": _cpu(), "kernels": _kernels(model), "kernel_cache": cache}
     if as_json:
         _text.write_json(sections)

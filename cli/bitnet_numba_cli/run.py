@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import bitnet_numba
 from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._model import loaded
 from bitnet_numba_cli._options import (
     JSON_OPTION,
     loading_arguments,
@@ -65,10 +65,9 @@ def command(
     if dump_logits is not None:
         _text.check_target(dump_logits)
     text = _text.read_text(prompt, file, "prompt")
-    with _ui.CompilationNotice() as notice, bitnet_numba.load(**loading) as model:
-        _ui.say_notes(model.notes)
+    with loaded(loading) as model:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
-        result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling, notice)
+        result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling)
         if dump_logits is not None:
             # the last token of an answer that fills the context was given out, but never read
             _dump_logits(model, [*prompt_ids, *result.token_ids][: model.max_context], dump_logits)
@@ -87,13 +86,10 @@ def _prompt_ids(model: "LanguageModel", text: str, system: str | None, *, chat: 
     return model.chat_ids(turns)
 
 
-def _stream(
-    model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[str, Any], notice: _ui.CompilationNotice
-) -> "GenerationResult":
+def _stream(model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[str, Any]) -> "GenerationResult":
     """Print the answer token by token, and return what is known about it at the end."""
     result = None
     for chunk in model.stream(prompt_ids, **sampling):
-        notice.close()
         _text.write_text(chunk.text)
         result = chunk.result
     _text.write_text("\n")

@@ -11,7 +11,7 @@ from bitnet_numba_cli import _ui
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let compilation lie ahead, and the notice come at once."""
     monkeypatch.setattr("bitnet_numba.kernels.jit.is_warm", lambda: False)
-    monkeypatch.setattr(_ui.CompilationNotice, "DELAY", 0.0)
+    monkeypatch.setattr(_ui, "NOTICE_DELAY", 0.0)
 
 
 def wait_for_output(capsys: pytest.CaptureFixture[str]) -> str:
@@ -26,11 +26,9 @@ def wait_for_output(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.usefixtures("cold")
 def test_compilation_is_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
-    with _ui.CompilationNotice() as notice:
+    with _ui.compilation_notice():
         written = wait_for_output(capsys)
-        notice.close()
-        notice.close()
-    assert written == f"{_ui.CompilationNotice.MESSAGE} ...\n"
+    assert written == f"{_ui.NOTICE} ...\n"
     assert "once" in written
     assert capsys.readouterr() == ("", "")
 
@@ -40,9 +38,9 @@ def test_compilation_counts_on_a_terminal_and_disappears(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_ui, "stderr_is_terminal", lambda: True)
-    with _ui.CompilationNotice():
+    with _ui.compilation_notice():
         written = wait_for_output(capsys)
-        assert written == f"\r{_ui.CompilationNotice.MESSAGE}: 0 s"
+        assert written == f"\r{_ui.NOTICE}: 0 s"
     assert capsys.readouterr().err.endswith("\r" + " " * (len(written) - 1) + "\r")
 
 
@@ -50,15 +48,15 @@ def test_nothing_is_said_when_kernels_lie_ready(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bitnet_numba.kernels.jit.is_warm", lambda: True)
-    monkeypatch.setattr(_ui.CompilationNotice, "DELAY", 0.0)
-    with _ui.CompilationNotice():
+    monkeypatch.setattr(_ui, "NOTICE_DELAY", 0.0)
+    with _ui.compilation_notice():
         time.sleep(0.05)
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_short_wait_is_not_worth_a_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_numba.kernels.jit.is_warm", lambda: False)
-    with _ui.CompilationNotice():
+    with _ui.compilation_notice():
         pass
     assert capsys.readouterr() == ("", "")
 
