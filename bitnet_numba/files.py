@@ -21,8 +21,8 @@ def sha256_file(path: Path) -> str:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that appears under ``path``, whole and on the disk, only when the block ends well.
 
-    The bytes go to a temporary name in the same folder, are forced to the disk, and are then renamed. A link at ``path``
-    is refused rather than followed.
+    The bytes go to a temporary name in the same folder, are forced to the disk, and are then renamed. A link at
+    ``path`` is refused rather than followed.
 
     Raises
     ------

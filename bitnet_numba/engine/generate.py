@@ -120,6 +120,8 @@ class TokenStream(Generic[CacheT]):
         Duration of each step with its choice of a token: first the prompt's, then single tokens'.
     kernels : Counter of str
         Kernel calls of these steps.
+    sampler : Sampler
+        Chooses the tokens; it counts its own kernels.
 
     Raises
     ------
@@ -146,7 +148,7 @@ class TokenStream(Generic[CacheT]):
         self.step_seconds: list[float] = []
         self.kernels: Counter[str] = Counter()
         self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
-        self._sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
+        self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
         # The last token is given out without being read, so it needs no position.
         self._steps = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
         self._cache = transformer.new_cache(len(prompt_ids) + self._steps - 1)
@@ -168,7 +170,7 @@ class TokenStream(Generic[CacheT]):
     def _step(self, unread: Sequence[int]) -> SampledToken:
         started = time.perf_counter()
         logits = self.transformer.forward(np.asarray(unread, np.int32), self._cache, self.kernels)
-        token = self._sampler.pick(logits[0])
+        token = self.sampler.pick(logits[0])
         self.step_seconds.append(time.perf_counter() - started)
         return token
 
@@ -226,7 +228,7 @@ def _result(tokens: TokenStream[CacheT], text: str, reason: FinishReason, load_m
         first_token_ms=1000 * prefill_seconds,
         load_ms=load_ms,
         peak_memory_mb=peak_memory_mb(),
-        kernels=dict(sorted(tokens.kernels.items())),
+        kernels=dict(sorted({**tokens.kernels, **tokens.sampler.kernel_counts()}.items())),
         threads=tokens.transformer.threads,
         isa=tokens.transformer.isa,
     )

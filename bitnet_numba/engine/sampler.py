@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.errors import BitNetError, ParameterError
+from bitnet_numba.kernels import jit
+from bitnet_numba.kernels.softmax import softmax
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
@@ -43,15 +45,6 @@ class SampledToken:
 
     id: int
     logprob: TokenLogprob | None
-
-
-def probabilities(logits: Logits) -> Logits:
-    """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
-    from bitnet_numba.kernels.softmax import softmax  # here, so that parameters can be checked without Numba
-
-    out = np.empty_like(logits)
-    softmax(logits, out)
-    return out
 
 
 class Sampler:
@@ -89,6 +82,7 @@ class Sampler:
         self._answer: Counter[int] = Counter()
         # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
         self._bits = np.random.PCG64(params.seed)
+        self._counts = None if params.temperature == 0 and params.logprobs is None else jit.new_counts()
 
     def pick(self, logits: Logits) -> SampledToken:
         """Choose a token and remember it as part of the answer.
@@ -110,6 +104,16 @@ class Sampler:
         self._seen.add(token_id)
         self._answer[token_id] += 1
         return SampledToken(token_id, self._logprob(logits, token_id))
+
+    def kernel_counts(self) -> dict[str, int]:
+        """Return how often each kernel has run for this sequence's choices, by id, counted by the kernels."""
+        return {} if self._counts is None else jit.counted(self._counts)
+
+    def _probabilities(self, logits: Logits) -> Logits:
+        """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
+        out = np.empty_like(logits)
+        softmax(logits, out, self._counts)
+        return out
 
     def _adjusted(self, logits: Logits) -> Scores:
         """Apply bias and penalties."""
@@ -142,7 +146,7 @@ class Sampler:
         """Compute probabilities at the temperature asked for."""
         with np.errstate(over="ignore"):  # a tiny temperature may take the less likely to minus infinity
             scaled = (scores - scores.max()) / self._params.temperature
-        return probabilities(np.maximum(scaled, LEAST_LOGIT).astype(np.float32)).astype(np.float64)
+        return self._probabilities(np.maximum(scaled, LEAST_LOGIT).astype(np.float32)).astype(np.float64)
 
     def _logprob(self, logits: Logits, token_id: int) -> TokenLogprob | None:
         wanted = self._params.logprobs
@@ -150,7 +154,7 @@ class Sampler:
             return None
         likeliest = int(np.argmax(logits))
         # softmax gives the likeliest token exp(0) / sum, so its logarithm is minus that of the sum
-        offset = math.log(probabilities(logits)[likeliest]) - float(logits[likeliest])
+        offset = math.log(self._probabilities(logits)[likeliest]) - float(logits[likeliest])
         top = _largest(logits, wanted)
         top = top[np.argsort(-logits[top], kind="stable")]
         return TokenLogprob(

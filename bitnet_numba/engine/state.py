@@ -5,7 +5,7 @@ import numpy as np
 from bitnet_numba.engine.forward.arrays import RunState
 from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
-from bitnet_numba.kernels.jit import KERNELS
+from bitnet_numba.kernels.jit import new_counts
 from bitnet_numba.kernels.ternary import TOKENS
 
 
@@ -25,7 +25,7 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
     slots = round_up(max(chunk, n_threads), TOKENS)
     n_blocks = round_up(max_context, BLOCK) // BLOCK
     return RunState(
-        counts=np.zeros(len(KERNELS), np.int64),
+        counts=new_counts(),
         x=np.zeros((slots, layout.hidden), np.float32),
         normed=np.zeros((slots, layout.hidden), np.float32),
         scale=np.ones(slots, np.float32),

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, cast
 
 import llvmlite
 import numba
+import numpy as np
+import numpy.typing as npt
 from numba.core.caching import FunctionCache
 
 from bitnet_numba.settings import read_settings
@@ -39,6 +41,7 @@ KERNELS = (
     "bf16_head_gemv",
     "f32_head_gemv",
     "int8_head_gemv",
+    "softmax_forward",
 )
 """Ids of the kernels, by number. A kernel that runs adds one to its slot of the step's ``counts``."""
 
@@ -57,7 +60,18 @@ KERNELS = (
     HEAD_BF16,
     HEAD_F32,
     HEAD_INT8,
+    SOFTMAX,
 ) = range(len(KERNELS))
+
+
+def new_counts() -> npt.NDArray[np.int64]:
+    """Return a counter of zero for every kernel, int64[n_kernels]."""
+    return np.zeros(len(KERNELS), np.int64)
+
+
+def counted(counts: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Return how often each kernel has run, by id, without those that have not."""
+    return {KERNELS[number]: int(count) for number, count in enumerate(counts) if count}
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.kernels.checks import check_array
-from bitnet_numba.kernels.jit import jit
+from bitnet_numba.kernels.jit import SOFTMAX, jit, new_counts
 from bitnet_numba.simd.memory import load_f32, store_f32
 from bitnet_numba.simd.types import LANES
 from bitnet_numba.simd.vector import (
@@ -36,13 +36,15 @@ _TERMS = tuple(np.float32(1.0 / factor) for factor in (5040, 720, 120, 24, 6, 2)
 Floats = npt.NDArray[np.float32]
 
 
-def softmax(x: Floats, out: Floats) -> None:
+def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
     """Write ``exp(x - max(x)) / sum(exp(x - max(x)))`` to ``out``.
 
     Parameters
     ----------
     x, out : float32[n]
         C-contiguous, of any length from 1; ``out`` may be ``x``. Terms below e**-64 become exactly 0.
+    counts : int64[n_kernels], optional
+        Where the kernel notes that it has run, from :func:`bitnet_numba.kernels.jit.new_counts`.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def softmax(x: Floats, out: Floats) -> None:
     check_array("out", out, np.float32, (x.size,))
     padded = np.full(-(-x.size // LANES) * LANES, -np.inf, np.float32)
     padded[: x.size] = x
-    softmax_worker(padded)
+    softmax_worker(new_counts() if counts is None else counts, padded)
     out[:] = padded[: x.size]
 
 
@@ -77,7 +79,8 @@ def exp_f32(x: Any) -> Any:
 
 
 @jit
-def softmax_worker(x: Floats) -> None:
+def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+    counts[SOFTMAX] += 1
     largest = load_f32(x, 0)
     for i in range(LANES, x.size, LANES):
         largest = max_f32(load_f32(x, i), largest)
