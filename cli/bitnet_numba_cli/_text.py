@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -48,7 +48,7 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
     elif argument is None and file is None and stdin_is_terminal():
         raise click.UsageError(f"There is no {what}; give it as an argument, with --file, or through a pipe")
     else:
-        text = _decode(sys.stdin.buffer.read(), "standard input").removesuffix("\n")
+        text = _decode(_stdin().read(), "standard input").removesuffix("\n")
     if not text:
         raise BitNetError(f"the {what} is empty; give at least one character")
     return text
@@ -65,16 +65,39 @@ def stdin_lines() -> Iterator[str]:
     Raises
     ------
     BitNetError
-        If a line is not UTF-8.
+        If a line is not UTF-8, or standard input is closed.
     """
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+    for number, line in enumerate(_stdin(), start=1):
         yield _decode(line, f"standard input, line {number}").removesuffix("\n").removesuffix("\r")
 
 
 def write_text(text: str) -> None:
-    """Write to stdout at once, unchanged: ``click.echo`` would remove escape sequences on the way into a pipe."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Write to stdout at once, unchanged: ``click.echo`` would remove escape sequences on the way into a pipe.
+
+    Raises
+    ------
+    BrokenPipeError
+        If the reader of a pipe has left.
+    BitNetError
+        If stdout is closed, or its disk is full.
+    """
+    if sys.stdout is None:
+        raise BitNetError("standard output is closed; open it, or send it to /dev/null")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon(sys.stdout)
+        raise BitNetError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from error
+
+
+def abandon(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere: Python flushes it while it exits, and that must not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def write_json(value: Mapping[str, Any]) -> None:
@@ -118,6 +141,12 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
         raise BitNetError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise BitNetError("standard input is closed; open it, or give the text as an argument")
+    return sys.stdin.buffer
 
 
 def _check_argument(argument: str, what: str) -> str:

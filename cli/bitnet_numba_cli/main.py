@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from bitnet_numba.errors import BitNetError
+from bitnet_numba_cli._text import abandon
 
 COMMANDS = ("run", "chat", "tokenize", "info")
 
@@ -49,7 +49,8 @@ class CommandLine(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            _abandon_output()
+            abandon(sys.stdout)
+            abandon(sys.stderr)
             ctx.exit(128 + signal.SIGPIPE)
 
 
@@ -63,13 +64,6 @@ def _usage_message(error: click.UsageError) -> str:
 def _fail(message: str, status: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(status)
-
-
-def _abandon_output() -> None:
-    # Python flushes both streams once more while it exits: that must not fail a second time.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
 
 
 @click.group(

@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,6 +64,36 @@ def test_text_that_the_terminal_cannot_show_is_replaced() -> None:
         check=True,
     )
     assert done.stdout == b"?!\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", "standard output is closed"),
+        (">/dev/full", "standard output: cannot be written (No space left on device)"),
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error(redirection: str, message: str) -> None:
+    line = f"{shlex.join(COMMAND)} run x --max-tokens 1 {redirection}"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("run", 2, "There is no prompt"),
+        ("run -", 1, "standard input is closed"),
+        ("chat", 1, "standard input is closed"),
+    ],
+)
+def test_a_closed_input_is_an_error(command: str, status: int, message: str) -> None:
+    line = f"{shlex.join(COMMAND)} {command} <&-"
+    done = subprocess.run(["sh", "-c", line], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1)
+    assert done.stderr.startswith(f"error: {message}")
 
 
 class Terminal:
