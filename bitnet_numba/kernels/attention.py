@@ -62,15 +62,11 @@ def attend(query: Floats, keys: Cache, values: Cache, n_positions: int, out: Flo
     """
     head_dim = query.size
     check_lanes("query", head_dim)
-    check_lanes("keys", keys.size, TILE * head_dim)
-    if keys.dtype not in (np.float32, np.uint16):
-        raise ValueError(f"keys: expected float32 or float16 bits (uint16), got {keys.dtype}")
+    _check_cache(keys, values, head_dim)
     if not 0 < n_positions <= keys.size // head_dim:
         raise ValueError(f"n_positions: expected 1 to {keys.size // head_dim}, got {n_positions}")
     check_array("query", query, np.float32, (head_dim,))
-    check_array("keys", keys, keys.dtype, (keys.size,))
-    check_array("values", values, keys.dtype, (keys.size,))
-    check_array("out", out, np.float32, (head_dim,))
+    check_array("out", out, np.float32, (head_dim,), written=True)
     n_blocks = -(-n_positions // BLOCK)
     partials = np.zeros((n_blocks, HEADER + head_dim), np.float32)
     for block in range(n_blocks):
@@ -96,13 +92,20 @@ def store_position(keys: Cache, values: Cache, position: int, key: Floats, value
         If shapes, dtypes or layouts differ from the above.
     """
     check_lanes("key", key.size)
-    check_lanes("keys", keys.size, TILE * key.size)
+    _check_cache(keys, values, key.size, written=True)
     check_array("key", key, np.float32, (key.size,))
     check_array("value", value, np.float32, (key.size,))
-    check_array("values", values, keys.dtype, (keys.size,))
     if not 0 <= position < keys.size // key.size:
         raise ValueError(f"position: expected 0 to {keys.size // key.size - 1}, got {position}")
     store_position_worker(keys, values, position, key, value)
+
+
+def _check_cache(keys: Cache, values: Cache, head_dim: int, *, written: bool = False) -> None:
+    check_lanes("keys", keys.size, TILE * head_dim)
+    if keys.dtype not in (np.float32, np.uint16):
+        raise ValueError(f"keys: expected float32 or float16 bits (uint16), got {keys.dtype}")
+    check_array("keys", keys, keys.dtype, (keys.size,), written=written)
+    check_array("values", values, keys.dtype, (keys.size,), written=written)
 
 
 @jit

@@ -46,7 +46,7 @@ def gated_silu(gate_up: Sums, gate_factor: float, up_factor: float, out: Floats)
 
 def _check(gate_up: Sums, out: Floats) -> None:
     check_lanes("out", out.size)
-    check_array("out", out, np.float32, (out.size,))
+    check_array("out", out, np.float32, (out.size,), written=True)
     check_array("gate_up", gate_up, np.int32, (2 * out.size,))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.kernels.checks import check_array, check_lanes
+from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.simd.memory import broadcast_from, load_f32, prefetch, store_f32
 from bitnet_numba.simd.team import Crew, barrier, claim
@@ -44,8 +44,9 @@ def head_product(crew: Crew, matrix: Matrix, scales: Floats, hidden: Floats, out
     """
     check_matrix(matrix, scales)
     vocab_size, hidden_size = matrix.shape
+    check_rank("hidden", hidden, 2)
     check_array("hidden", hidden, np.float32, (hidden.shape[0], hidden_size))
-    check_array("out", out, np.float32, (hidden.shape[0], vocab_size))
+    check_array("out", out, np.float32, (hidden.shape[0], vocab_size), written=True)
     _head(crew, matrix, scales, hidden, out)
 
 
@@ -66,7 +67,7 @@ def embedding_row(matrix: Matrix, scales: Floats, token: int, out: Floats) -> No
         If shapes, dtypes or layouts differ from the above.
     """
     check_matrix(matrix, scales)
-    check_array("out", out, np.float32, (matrix.shape[1],))
+    check_array("out", out, np.float32, (matrix.shape[1],), written=True)
     if not 0 <= token < matrix.shape[0]:
         raise ValueError(f"token: expected 0 to {matrix.shape[0] - 1}, got {token}")
     embedding_worker(matrix, scales, token, out)
@@ -74,6 +75,8 @@ def embedding_row(matrix: Matrix, scales: Floats, token: int, out: Floats) -> No
 
 def check_matrix(matrix: Matrix, scales: Floats) -> None:
     """Raise ``ValueError`` unless a matrix and its scales have the form that :func:`head_product` takes."""
+    check_rank("matrix", matrix, 2)
+    check_rank("scales", scales, 2)
     vocab_size, hidden_size = matrix.shape
     check_lanes("matrix", hidden_size, STEP)
     if matrix.dtype not in (np.float32, np.uint16, np.int16, np.int8):

@@ -34,8 +34,9 @@ def rms_norm(x: Floats, weight: Floats, eps: float, n: int, out: Floats) -> None
     Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
     """
     check_lanes("x", x.size)
-    for name, array in (("x", x), ("weight", weight), ("out", out)):
-        check_array(name, array, np.float32, (x.size,))
+    check_array("x", x, np.float32, (x.size,))
+    check_array("weight", weight, np.float32, (x.size,))
+    check_array("out", out, np.float32, (x.size,), written=True)
     if not 0 < n <= x.size:
         raise ValueError(f"n: expected 1 to {x.size}, got {n}")
     rms_norm_worker(x, weight, np.float32(eps), np.float32(n), out)

@@ -27,7 +27,7 @@ def add_scaled(x: npt.NDArray[np.float32], sums: npt.NDArray[np.int32], factor: 
         If shapes, dtypes or layouts differ from the above.
     """
     check_lanes("x", x.size)
-    check_array("x", x, np.float32, (x.size,))
+    check_array("x", x, np.float32, (x.size,), written=True)
     check_array("sums", sums, np.int32, (x.size,))
     add_scaled_worker(x, sums, np.float32(factor))
 
@@ -42,7 +42,7 @@ def add_scaled_worker(x: npt.NDArray[np.float32], sums: npt.NDArray[np.int32], f
 def scale(sums: npt.NDArray[np.int32], factor: float, out: npt.NDArray[np.float32]) -> None:
     """Write ``float32(sums) * factor`` to ``out``; parameters as for :func:`add_scaled`."""
     check_lanes("out", out.size)
-    check_array("out", out, np.float32, (out.size,))
+    check_array("out", out, np.float32, (out.size,), written=True)
     check_array("sums", sums, np.int32, (out.size,))
     scale_worker(sums, np.float32(factor), out)
 

@@ -139,7 +139,7 @@ def rope(sums: npt.NDArray[np.int32], factor: float, table: Floats, out: Floats)
     check_lanes("out", out.size, 2 * LANES)
     check_array("sums", sums, np.int32, (out.size,))
     check_array("table", table, np.float32, (out.size,))
-    check_array("out", out, np.float32, (out.size,))
+    check_array("out", out, np.float32, (out.size,), written=True)
     rope_worker(sums, np.float32(factor), table, out)
 
 

@@ -54,7 +54,7 @@ def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None)
     if x.size < 1:
         raise ValueError("x: expected at least one element")
     check_array("x", x, np.float32, (x.size,))
-    check_array("out", out, np.float32, (x.size,))
+    check_array("out", out, np.float32, (x.size,), written=True)
     padded = np.full(-(-x.size // LANES) * LANES, -np.inf, np.float32)
     padded[: x.size] = x
     softmax_worker(new_counts() if counts is None else counts, padded)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
-from bitnet_numba.kernels.checks import check_array, check_lanes
-from bitnet_numba.kernels.jit import TERNARY_GEMM, TERNARY_GEMV, jit
+from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
+from bitnet_numba.kernels.jit import TERNARY_GEMM, TERNARY_GEMV, jit, new_counts
 from bitnet_numba.simd.dot import dot
 from bitnet_numba.simd.memory import broadcast_word, load_bytes, prefetch, store_i32
 from bitnet_numba.simd.team import Crew, barrier, claim
@@ -37,10 +37,12 @@ def pack_r16(i2s: Bytes) -> Bytes:
     -------
     uint8[rows * columns // 4]
     """
+    check_rank("i2s", i2s, 2)
     rows, row_bytes = i2s.shape
     check_lanes("rows", rows, 2 * ROWS)
     check_lanes("columns", 4 * row_bytes, RUN)
-    words = np.ascontiguousarray(i2s).view(np.uint32).reshape(rows // ROWS, ROWS, row_bytes // 4)
+    check_array("i2s", i2s, np.uint8, (rows, row_bytes))
+    words = i2s.view(np.uint32).reshape(rows // ROWS, ROWS, row_bytes // 4)
     return np.ascontiguousarray(words.transpose(0, 2, 1)).view(np.uint8).reshape(-1)
 
 
@@ -66,6 +68,8 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     ValueError
         If shapes, dtypes or layouts differ from the above.
     """
+    check_rank("out", out, 2)
+    check_rank("q", q, 2)
     n_tokens, rows = out.shape
     slots, columns = q.shape
     check_lanes("rows", rows, 2 * ROWS)
@@ -73,11 +77,10 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     check_array("weights", weights, np.uint8, (rows * columns // 4,))
     check_array("q", q, np.int8, (slots, columns))
     check_array("q_sum", q_sum, np.int32, (n_tokens,))
-    check_array("out", out, np.int32, (n_tokens, rows))
+    check_array("out", out, np.int32, (n_tokens, rows), written=True)
     if slots < n_tokens or (n_tokens > 1 and slots % TOKENS):
         raise ValueError(f"q: {n_tokens} tokens need a multiple of {TOKENS} rows, got {slots}")
-    counts = np.zeros(TERNARY_GEMM + 1, np.int64)
-    _product(crew, counts, weights, q, q_sum, out)
+    _product(crew, new_counts(), weights, q, q_sum, out)
 
 
 @jit

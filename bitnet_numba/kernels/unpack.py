@@ -58,7 +58,7 @@ def unpack_lut(crew: Crew, packed: npt.NDArray[np.uint8], table: npt.NDArray[Any
     if table.dtype not in (np.int8, np.float32):
         raise ValueError(f"table: expected int8 or float32, got {table.dtype}")
     check_array("table", table, table.dtype, (256, 4))
-    check_array("out", out, table.dtype, (4 * packed.size,))
+    check_array("out", out, table.dtype, (4 * packed.size,), written=True)
     unpack_worker(crew, packed, table, out)
 
 
