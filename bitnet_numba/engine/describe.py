@@ -3,9 +3,11 @@
 from typing import Any
 
 from bitnet_numba.engine.cache import KV_DTYPES
+from bitnet_numba.engine.layout import round_up
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.source import ModelSource, expected_shapes
 from bitnet_numba.formats.names import LINEAR_ROLES
+from bitnet_numba.kernels.attention import TILE
 
 Facts = dict[str, dict[str, Any]]
 
@@ -49,11 +51,13 @@ def _memory(transformer: Transformer) -> dict[str, int]:
     every = sum({id(array): array.nbytes for array in weights}.values())
     itemsize = KV_DTYPES[transformer.kv_type]().itemsize
     per_position = 2 * config.n_layers * config.n_kv_heads * transformer.layout.head_dim * itemsize
+    full_cache = per_position * round_up(transformer.max_context, TILE)
     return {
         "ternary_weights": ternary,
         "embedding_and_head": sum(matrices.values()),
         "norms_scales_and_rope": every - ternary - sum(matrices.values()),
         "scratch": transformer.state_bytes,
         "kv_cache_per_position": per_position,
-        "kv_cache_of_full_context": per_position * transformer.max_context,
+        "kv_cache_of_full_context": full_cache,
+        "total": every + transformer.state_bytes + full_cache,
     }
