@@ -1,0 +1,31 @@
+"""The project's pages, and what stands in them."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return [code for kind, code in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of the links in a page, those in code aside."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return _LINK.findall(re.sub(r"`[^`\n]*`", "", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, spelled as GitHub spells them."""
+    headings = _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

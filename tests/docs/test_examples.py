@@ -1,0 +1,47 @@
+"""The examples of the documentation do what the pages say, end to end, with the embedded model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.markdown import ROOT, code_blocks
+
+HOW_TO = ROOT / "docs" / "how-to" / "use-from-python.md"
+TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
+
+
+@pytest.fixture(autouse=True)
+def embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the environment of whoever runs the tests out of the examples."""
+    for name in ("BITNET_GGUF", "BITNET_SEED"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_readme_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = code_blocks(ROOT / "README.md", "python")
+    exec(compile(example, "README.md", "exec"), {})
+    fact, _, story = capsys.readouterr().out.partition("\n")
+    assert fact.startswith(" Paris.")
+    assert len(story.split()) > 10
+
+
+def test_the_tutorial_s_program_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    [program] = code_blocks(TUTORIAL, "python")
+    exec(compile(program, TUTORIAL.name, "exec"), {})
+    assert capsys.readouterr().out in code_blocks(TUTORIAL, "text")
+
+
+def test_the_examples_for_python_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each block of code is followed by one of output, but for the first, which loads the model."""
+    names: dict[str, Any] = {}
+    first, *examples = code_blocks(HOW_TO, "python")
+    exec(compile(first, HOW_TO.name, "exec"), names)
+    with names["model"]:
+        printed = [_run(example, HOW_TO, names, capsys) for example in examples]
+    assert printed == code_blocks(HOW_TO, "text")
+
+
+def _run(code: str, page: Path, names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    exec(compile(code, page.name, "exec"), names)
+    return capsys.readouterr().out
