@@ -44,6 +44,15 @@ def hits_and_misses() -> tuple[int, int]:
     return sum(compiled.stats.cache_hits.values()), sum(compiled.stats.cache_misses.values())
 
 
+def test_only_kernels_that_ran_are_counted() -> None:
+    counts = room.new_counts()
+    assert room.counted(counts) == {}
+    counts[room.ROPE] += 3
+    counts[room.HEAD_F16] += 1
+    assert room.counted(counts) == {"rope_forward": 3, "f16_head_gemv": 1}
+    assert len(set(room.KERNELS)) == counts.size
+
+
 # ---- what is kept ----------------------------------------------------------------------------------------------------
 def test_a_kernel_is_compiled_once(cache_root: Path) -> None:
     assert hits_and_misses() == (0, 1)

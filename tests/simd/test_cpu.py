@@ -1,6 +1,9 @@
 """The choice of the instruction set, made by features before anything is compiled."""
 
+import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from numba.core import config
@@ -82,3 +85,23 @@ def test_a_set_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_there_is_a_core_and_a_name() -> None:
     assert cpu.usable_cores() >= 1
     assert cpu.brand().strip()
+
+
+def test_only_the_cores_of_this_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 7, 9}, raising=False)
+    assert cpu.usable_cores() == 3
+
+
+@pytest.mark.parametrize(("known", "expected"), [(6, 6), (None, 1)])
+def test_a_system_that_cannot_tell_them_gives_all(
+    known: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: known)
+    assert cpu.usable_cores() == expected
+
+
+def test_a_cpu_without_a_name_goes_by_its_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu, "Path", lambda _: tmp_path / "no cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert cpu.brand() == platform.machine()
