@@ -10,6 +10,7 @@ from bitnet_numba.errors import FormatError, UnsupportedError
 Activation = Literal["relu2", "silu"]
 
 MAX_LAYERS = 512
+MAX_CONTEXT = (1 << 24) - 1
 MAX_SIZE = 1 << 20  # of any one dimension: beyond every model, and small enough that products stay far from 2**63
 
 
@@ -74,7 +75,7 @@ class ModelConfig:
             _require(1 <= getattr(self, size) <= MAX_SIZE, f"{size} is {getattr(self, size)}, not 1 to {MAX_SIZE}")
         _require(self.n_layers <= MAX_LAYERS, f"n_layers is {self.n_layers}, more than {MAX_LAYERS}")
         _require(1 <= self.vocab_size < 2**31, f"vocab_size is {self.vocab_size}")
-        _require(1 <= self.max_seq_len < 2**24, f"max_seq_len is {self.max_seq_len}, not 1 to {2**24 - 1}")
+        _require(1 <= self.max_seq_len <= MAX_CONTEXT, f"max_seq_len is {self.max_seq_len}, not 1 to {MAX_CONTEXT}")
         _require(
             self.n_heads % self.n_kv_heads == 0,
             f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key-value heads evenly",
@@ -131,7 +132,7 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
         raise UnsupportedError(f"key '{architecture}.attention.value_length': differs from the length of the keys")
     if keys.integer("rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedError(f"key '{architecture}.rope.dimension_count': only whole heads are rotated here")
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    tokens = _value(metadata, "tokenizer.ggml.tokens", list, [])
     return ModelConfig(
         architecture=architecture,
         name=str(metadata.get("general.name", architecture)),
@@ -177,7 +178,7 @@ class _Prefixed:
         return int(_value(self._metadata, f"{self._prefix}.{key}", int, default))
 
     def number(self, key: str, default: float | None = None) -> float:
-        return float(_value(self._metadata, f"{self._prefix}.{key}", float, default))
+        return _number(self._metadata, f"{self._prefix}.{key}", default)
 
     def text(self, key: str, default: str) -> str:
         return str(_value(self._metadata, f"{self._prefix}.{key}", str, default))
@@ -193,6 +194,13 @@ def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise FormatError(f"key '{key}': expected {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    try:
+        return float(_value(values, key, float, default))
+    except OverflowError:
+        raise FormatError(f"key '{key}': larger than any float64") from None
 
 
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -217,10 +225,8 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     _refuse_extras(config)
     n_heads = int(_value(config, "num_attention_heads", int))
     hidden_size = int(_value(config, "hidden_size", int))
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise FormatError("config.json: key 'rope_scaling': expected an object")
-    theta = rope.get("rope_theta", config.get("rope_theta", FAMILIES[architecture].rope_theta))
+    rope = _value(config, "rope_parameters", dict, {}) or _value(config, "rope_scaling", dict, {})
+    theta = _number(config, "rope_theta", FAMILIES[architecture].rope_theta)
     return ModelConfig(
         architecture=architecture,
         name=name,
@@ -232,8 +238,8 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
         head_dim=_value(config, "head_dim", int, hidden_size // max(n_heads, 1)),
         vocab_size=_value(config, "vocab_size", int),
         max_seq_len=_value(config, "max_position_embeddings", int),
-        rms_norm_eps=float(_value(config, "rms_norm_eps", float)),
-        rope_theta=float(_value({"rope_theta": theta}, "rope_theta", float)),
+        rms_norm_eps=_number(config, "rms_norm_eps"),
+        rope_theta=_number(rope, "rope_theta", theta),
         rope_scaling=_hf_rope_scaling(rope),
         activation=_hf_activation(config, architecture),
         sub_norms=FAMILIES[architecture].sub_norms,
@@ -243,8 +249,8 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
 
 def _hf_architecture(config: Mapping[str, Any]) -> str:
     """Name the family as GGUF does: transformers' own BitNet, 1bitLLM's (its n is small), or a ternary Llama."""
-    classes = config.get("architectures") or []
-    quantization = config.get("quantization_config") or {}
+    classes = _value(config, "architectures", list, [])
+    quantization = quantization_config(config)
     if "BitNetForCausalLM" in classes:
         return "bitnet-b1.58"
     if "BitnetForCausalLM" in classes:
@@ -261,8 +267,20 @@ def _refuse_extras(config: Mapping[str, Any]) -> None:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise UnsupportedError(f"config.json: key '{key}': linear layers with a bias are not run here")
-    if (config.get("quantization_config") or {}).get("use_rms_norm"):
+    if quantization_config(config).get("use_rms_norm"):
         raise UnsupportedError("config.json: 'use_rms_norm' (an RMSNorm inside each linear layer) is not implemented")
+
+
+def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a ``config.json`` that says how weights are kept; empty where there is none.
+
+    Raises
+    ------
+    FormatError
+        If it is not an object.
+    """
+    part: Mapping[str, Any] = _value(config, "quantization_config", dict, {})
+    return part
 
 
 def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
@@ -278,12 +296,14 @@ def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
-    factor = float(_value(rope, "factor", float))
+    factor = _number(rope, "factor")
     if kind == "linear":
         return _linear(factor)
     if kind != "llama3":
         raise UnsupportedError(f"config.json: rope scaling '{kind}' is not supported; linear and llama3 are")
-    low, high = float(_value(rope, "low_freq_factor", float)), float(_value(rope, "high_freq_factor", float))
-    _require(0 < low < high, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")
+    low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
+    context = _value(rope, "original_max_position_embeddings", int)
+    _require(0 < low < high < math.inf, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")
     _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
-    return RopeScaling(factor, (low, high, int(_value(rope, "original_max_position_embeddings", int))))
+    _require(1 <= context <= MAX_CONTEXT, f"original_max_position_embeddings is {context}, not 1 to {MAX_CONTEXT}")
+    return RopeScaling(factor, (low, high, context))

@@ -70,11 +70,11 @@ class GGUFSource:
         """Return the weights of a linear layer, rows as the file has them."""
         wanted = Role(role, layer)
         matrix = self._stored_linear(wanted)
-        separate = self._names.get(Role(role, layer, "scale"))
-        if separate is None:
+        separate = Role(role, layer, "scale")
+        if separate not in self._names:
             return matrix
-        factor = float(self._floats(Role(role, layer, "scale")).reshape(-1)[0])
-        scale = checked_scale(float(matrix.scale) * factor, self._place(wanted))
+        factor = checked_scale(float(self._floats(separate)[0]), self._place(separate))
+        scale = checked_scale(float(matrix.scale) * float(factor), self._place(wanted))
         return TernaryMatrix(scale, matrix.weights, matrix.i2s)
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
@@ -138,10 +138,10 @@ class GGUFSource:
                 f"{self.path}: the vocabulary has {len(tokens):,} tokens, vocab_size says {self.config.vocab_size:,}"
             )
         found = {role: self._file.tensors[name].shape for role, name in self._names.items()}
-        scales = [Role(name, layer, "scale") for name in LINEAR_ROLES for layer in range(self.config.n_layers)]
-        check_tensors(
-            self.path, found, expected_shapes(self.config, tied=self.tied), optional=[*scales, Role("rope_freqs")]
-        )
+        expected = expected_shapes(self.config, tied=self.tied)
+        layers = range(self.config.n_layers)
+        scales = {Role(name, layer, "scale") for name in LINEAR_ROLES for layer in layers} & found.keys()
+        check_tensors(self.path, found, expected | dict.fromkeys(scales, (1,)), optional=[Role("rope_freqs")])
 
     def _stored_linear(self, role: Role) -> TernaryMatrix:
         info = self._file.tensors[self._names[role]]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.chat import read_directory_template
-from bitnet_numba.engine.config import config_from_hf
+from bitnet_numba.engine.config import config_from_hf, quantization_config
 from bitnet_numba.engine.source import (
     Matrix,
     TernaryMatrix,
@@ -54,11 +54,10 @@ class HuggingFaceSource:
             self.config = config_from_hf(settings, path.resolve().name)
         except BitNetError as error:
             raise type(error)(f"{path}: {error}") from None
-        quantization = settings.get("quantization_config") or {}
-        self._divides = quantization.get("linear_class", "bitlinear") != "autobitlinear"
+        self._divides = _scale_divides(path, quantization_config(settings))
         self._checkpoint = open_checkpoint(path)
         self._names = self._roles()
-        self.tied = bool(settings.get("tie_word_embeddings", Role("output") not in self._names))
+        self.tied = self._is_tied(settings)
         self._check()
         self.chat_template = read_directory_template(path)
 
@@ -113,8 +112,20 @@ class HuggingFaceSource:
             role = hf_role(name)
             if role is None:
                 raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
+            if role in names:
+                raise FormatError(
+                    f"{self.path}: tensors '{names[role]}' and '{name}' are the same; get the model again"
+                )
             names[role] = name
         return names
+
+    def _is_tied(self, settings: Mapping[str, Any]) -> bool:
+        tied = settings.get("tie_word_embeddings", Role("output") not in self._names)
+        if not isinstance(tied, bool):
+            raise FormatError(
+                f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {tied!r}"
+            )
+        return tied
 
     def _check(self) -> None:
         expected = expected_shapes(self.config, tied=self.tied)
@@ -131,6 +142,16 @@ class HuggingFaceSource:
 
     def _place(self, role: Role) -> str:
         return f"{self.path}: {describe(role)}"
+
+
+def _scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
+    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name."""
+    linear_class = quantization.get("linear_class", "bitlinear")
+    if linear_class not in ("bitlinear", "autobitlinear"):
+        raise UnsupportedError(
+            f"{path}: config.json: linear_class {linear_class!r} is not known; use bitlinear or autobitlinear"
+        )
+    return bool(linear_class == "bitlinear")
 
 
 def read_json(path: Path) -> dict[str, Any]:

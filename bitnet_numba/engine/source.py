@@ -186,7 +186,8 @@ def one_scale(weights: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], pl
 
 def checked_scale(scale: float, place: str) -> np.float32:
     """Return a scale as float32, or refuse it."""
-    value = np.float32(scale)
+    with np.errstate(over="ignore"):  # the error below says it
+        value = np.float32(scale)
     if not 0 < value < np.inf:
         raise FormatError(f"{place}: its scale is {value}, expected a finite number above 0; get the file again")
     return value

@@ -7,14 +7,17 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.engine.layout import Layout, Places
-from bitnet_numba.engine.memory import allocate
+from bitnet_numba.engine.memory import allocate, available_bytes
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.errors import ResourceError
+from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing import pack_i2s
 from bitnet_numba.kernels.rope import inverse_frequencies, rope_table, stretch_llama3
 from bitnet_numba.kernels.ternary import pack_r16
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
 _I2S_TAIL = 32
+_ROPE_BYTES = 32  # of a table's element while it is made: half as many angles, and a few float64 arrays of them
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -172,6 +175,12 @@ def _padded_matrix(matrix: Matrix, hidden: int) -> Matrix:
 
 def _rope(source: ModelSource, layout: Layout, max_context: int) -> Floats:
     config = source.config
+    needed, free = max_context * layout.head_dim * _ROPE_BYTES, available_bytes()
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"{source.path}: RoPE for {max_context:,} positions needs {human_size(needed)}, "
+            f"{human_size(free)} are free; ask for a smaller context"
+        )
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
     scaling = config.rope_scaling
     if scaling is not None and scaling.bands is None:
