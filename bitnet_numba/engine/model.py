@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.cache import KVCache, KVType
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.forward.arrays import Shape, Weights
+from bitnet_numba.engine.forward.arrays import Shape, Step, Weights
 from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state
@@ -133,10 +133,10 @@ class Transformer:
         return sum(array.nbytes for array in self._state)
 
     def _step(self, tokens: npt.NDArray[np.int32], cache: KVCache, logits: npt.NDArray[np.float32]) -> None:
-        shape, weights, arrays, state, position = self._shape, self.weights, cache.arrays, self._state, cache.length
+        step = Step(self._shape, self.weights, cache.arrays, self._state, tokens.size, cache.length)
 
         def work(crew: Crew) -> None:
-            forward(crew, shape, weights, arrays, state, tokens, position, logits)
+            forward(crew, step, tokens, logits)
 
         self._team.run(work)
         cache.length += tokens.size

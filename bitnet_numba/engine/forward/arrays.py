@@ -153,3 +153,22 @@ class RunState(NamedTuple):
     value: Floats
     scores: Floats
     partials: Floats
+
+
+class Step(NamedTuple):
+    """One call of the forward pass: what it works with, and where in the sequence it stands.
+
+    Attributes
+    ----------
+    n_tokens : int
+        How many it takes through the model.
+    position : int
+        Of the first of them.
+    """
+
+    shape: Shape
+    weights: Weights
+    cache: CacheArrays
+    state: RunState
+    n_tokens: int
+    position: int

@@ -7,7 +7,7 @@ waiting; for many tokens by one thread each, and then the team meets. Matrices a
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, CacheArrays, RunState, Shape, Weights
+from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, RunState, Step
 from bitnet_numba.engine.forward.attention import attention
 from bitnet_numba.kernels.ffn import gated_relu2_worker, gated_silu_worker
 from bitnet_numba.kernels.head import embedding_worker, head_worker
@@ -19,141 +19,138 @@ from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Int8s = npt.NDArray[np.int8]
+Sums = npt.NDArray[np.int32]
 
 
 @jit
-def forward(
-    crew: Crew,
-    shape: Shape,
-    weights: Weights,
-    cache: CacheArrays,
-    state: RunState,
-    tokens: npt.NDArray[np.int32],
-    position: int,
-    logits: Floats,
-) -> None:
-    """Run ``tokens`` at ``position`` and after; write the logits of as many last tokens as ``logits`` has rows."""
-    embed(crew, weights, state, tokens)
-    n_tokens = tokens.size
-    for layer in range(shape.n_layers):
-        attention_block(crew, shape, weights, cache, state, layer, n_tokens, position)
-        ffn_block(crew, shape, weights, state, layer, n_tokens)
+def forward(crew: Crew, step: Step, tokens: npt.NDArray[np.int32], logits: Floats) -> None:
+    """Run the tokens; write the logits of as many last ones as ``logits`` has rows."""
+    embed(crew, step, tokens)
+    for layer in range(step.shape.n_layers):
+        attention_block(crew, step, layer)
+        ffn_block(crew, step, layer)
     if logits.shape[0]:
-        output(crew, shape, weights, state, n_tokens, logits)
+        output(crew, step, logits)
 
 
 @jit_inline
-def embed(crew: Crew, weights: Weights, state: RunState, tokens: npt.NDArray[np.int32]) -> None:
+def embed(crew: Crew, step: Step, tokens: npt.NDArray[np.int32]) -> None:
+    weights, state = step.weights, step.state
     if crew.thread == 0:
         state.counts[EMBEDDING] += 1
-    for slot in range(crew.thread, slots_end(crew, tokens.size), crew.n_threads):
-        token = tokens[min(slot, tokens.size - 1)]
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        token = tokens[min(slot, step.n_tokens - 1)]
         embedding_worker(weights.embedding, weights.embedding_scales, token, state.x[slot])
 
 
 @jit_inline
-def attention_block(
-    crew: Crew,
-    shape: Shape,
-    weights: Weights,
-    cache: CacheArrays,
-    state: RunState,
-    layer: int,
-    n_tokens: int,
-    position: int,
-) -> None:
+def attention_block(crew: Crew, step: Step, layer: int) -> None:
     """x += output(norm(attention(qkv(norm(x)))))."""
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        rms_norm_worker(
-            state.x[slot], weights.attn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot]
-        )
+    weights, state = step.weights, step.state
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        norm_hidden(step, slot, weights.attn_norm[layer])
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, n_tokens)
-    linear(crew, state, weights.qkv[layer], state.q_hidden, n_tokens, state.qkv)
+    meet_for(crew, step.n_tokens)
+    linear(crew, step, weights.qkv[layer], state.q_hidden, state.qkv)
 
-    attention(crew, shape, weights, cache, state, layer, n_tokens, position)
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
+    attention(crew, step, layer)
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
         attended = state.attended[slot]
-        if shape.sub_norms:
-            rms_norm_worker(attended, weights.attn_sub_norm[layer], shape.rms_norm_eps, shape.attended_size, attended)
+        if step.shape.sub_norms:
+            norm, size = weights.attn_sub_norm[layer], step.shape.attended_size
+            rms_norm_worker(attended, norm, step.shape.rms_norm_eps, size, attended)
         quantize(state, slot, attended, state.q_attended[slot])
-    meet_for(crew, n_tokens)
-    linear(crew, state, weights.attn_output[layer], state.q_attended, n_tokens, state.attn_output)
+    meet_for(crew, step.n_tokens)
+    linear(crew, step, weights.attn_output[layer], state.q_attended, state.attn_output)
 
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        sums = state.attn_output[min(slot, n_tokens - 1)]
-        add_scaled_worker(state.x[slot], sums, weights.scales[layer, OUTPUT] / state.scale[slot])
+    add_residual(crew, step, state.attn_output, weights.scales[layer, OUTPUT])
     if crew.thread == 0:
-        state.counts[RMS_NORM] += 2 if shape.sub_norms else 1
+        state.counts[RMS_NORM] += 2 if step.shape.sub_norms else 1
         state.counts[QUANTIZE] += 2
 
 
 @jit_inline
-def ffn_block(crew: Crew, shape: Shape, weights: Weights, state: RunState, layer: int, n_tokens: int) -> None:
+def ffn_block(crew: Crew, step: Step, layer: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        rms_norm_worker(
-            state.x[slot], weights.ffn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot]
-        )
+    weights, state = step.weights, step.state
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        norm_hidden(step, slot, weights.ffn_norm[layer])
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, n_tokens)
-    linear(crew, state, weights.gate_up[layer], state.q_hidden, n_tokens, state.gate_up)
+    meet_for(crew, step.n_tokens)
+    linear(crew, step, weights.gate_up[layer], state.q_hidden, state.gate_up)
 
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        gate_factor = weights.scales[layer, GATE] / state.scale[slot]
-        up_factor = weights.scales[layer, UP] / state.scale[slot]
-        sums, gated = state.gate_up[min(slot, n_tokens - 1)], state.gated[slot]
-        if shape.relu2:
-            gated_relu2_worker(sums, gate_factor, up_factor, gated)
-        else:
-            gated_silu_worker(sums, gate_factor, up_factor, gated)
-        if shape.sub_norms:
-            rms_norm_worker(gated, weights.ffn_sub_norm[layer], shape.rms_norm_eps, shape.ffn_size, gated)
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        gated = state.gated[slot]
+        gate(step, slot, layer, gated)
+        if step.shape.sub_norms:
+            norm, size = weights.ffn_sub_norm[layer], step.shape.ffn_size
+            rms_norm_worker(gated, norm, step.shape.rms_norm_eps, size, gated)
         quantize(state, slot, gated, state.q_ffn[slot])
-    meet_for(crew, n_tokens)
-    linear(crew, state, weights.down[layer], state.q_ffn, n_tokens, state.down)
+    meet_for(crew, step.n_tokens)
+    linear(crew, step, weights.down[layer], state.q_ffn, state.down)
 
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        sums = state.down[min(slot, n_tokens - 1)]
-        add_scaled_worker(state.x[slot], sums, weights.scales[layer, DOWN] / state.scale[slot])
+    add_residual(crew, step, state.down, weights.scales[layer, DOWN])
     if crew.thread == 0:
-        state.counts[FFN_RELU2 if shape.relu2 else FFN_SILU] += 1
-        state.counts[RMS_NORM] += 2 if shape.sub_norms else 1
+        state.counts[FFN_RELU2 if step.shape.relu2 else FFN_SILU] += 1
+        state.counts[RMS_NORM] += 2 if step.shape.sub_norms else 1
         state.counts[QUANTIZE] += 2
 
 
 @jit_inline
-def output(crew: Crew, shape: Shape, weights: Weights, state: RunState, n_tokens: int, logits: Floats) -> None:
+def output(crew: Crew, step: Step, logits: Floats) -> None:
     """Logits of the last tokens; their activations stay float32."""
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        rms_norm_worker(state.x[slot], weights.output_norm, shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
+    weights, state = step.weights, step.state
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        norm_hidden(step, slot, weights.output_norm)
     if crew.thread == 0:
         state.counts[RMS_NORM] += 1
-        state.counts[shape.head_kernel] += 1
-    meet_for(crew, n_tokens)
-    end = n_tokens if n_tokens > 1 else crew.thread + 1
+        state.counts[step.shape.head_kernel] += 1
+    meet_for(crew, step.n_tokens)
+    end = step.n_tokens if step.n_tokens > 1 else crew.thread + 1
     hidden = state.normed[end - logits.shape[0] : end]
     head_worker(crew, weights.head, weights.head_scales, hidden, logits)
     barrier(crew)
 
 
+# ---- what the blocks are made of -------------------------------------------------------------------------------------
 @jit_inline
-def quantize(state: RunState, slot: int, x: Floats, out: npt.NDArray[np.int8]) -> None:
+def norm_hidden(step: Step, slot: int, weight: Floats) -> None:
+    shape, state = step.shape, step.state
+    rms_norm_worker(state.x[slot], weight, shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
+
+
+@jit_inline
+def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
     state.scale[slot], state.q_sum[slot] = quantize_worker(x, out)
 
 
 @jit_inline
-def linear(
-    crew: Crew,
-    state: RunState,
-    weights: npt.NDArray[np.uint8],
-    q: npt.NDArray[np.int8],
-    n_tokens: int,
-    out: npt.NDArray[np.int32],
-) -> None:
+def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
     """BitLinear without its scales: exact sums, which whoever reads them multiplies by what one unit stands for."""
+    state, n_tokens = step.state, step.n_tokens
     if n_tokens == 1:
         gemv_worker(crew, state.counts, weights, q[crew.thread], state.q_sum[crew.thread], out[0])
     else:
         gemm_worker(crew, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens])
     barrier(crew)
+
+
+@jit_inline
+def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
+    state = step.state
+    sums = state.gate_up[min(slot, step.n_tokens - 1)]
+    gate_factor = step.weights.scales[layer, GATE] / state.scale[slot]
+    up_factor = step.weights.scales[layer, UP] / state.scale[slot]
+    if step.shape.relu2:
+        gated_relu2_worker(sums, gate_factor, up_factor, gated)
+    else:
+        gated_silu_worker(sums, gate_factor, up_factor, gated)
+
+
+@jit_inline
+def add_residual(crew: Crew, step: Step, sums: Sums, scale: np.float32) -> None:
+    state = step.state
+    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+        add_scaled_worker(state.x[slot], sums[min(slot, step.n_tokens - 1)], scale / state.scale[slot])
