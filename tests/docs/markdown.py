@@ -10,6 +10,7 @@ PAGES = [
 ]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMANDS = re.compile(r"^```sh\n((?:bitnet-numba [^\n]+\n)+)```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -17,6 +18,11 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 def code_blocks(page: Path, language: str) -> list[str]:
     """Return the fenced blocks of a language."""
     return [code for kind, code in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def commands_and_output(page: Path) -> list[tuple[str, str]]:
+    """Return the blocks of plain bitnet-numba commands that have their output right below, and that output."""
+    return _COMMANDS.findall(page.read_text(encoding="utf-8"))
 
 
 def links(page: Path) -> list[str]:

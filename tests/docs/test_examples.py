@@ -1,14 +1,25 @@
 """The examples of the documentation do what the pages say, end to end, with the embedded model."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from tests.docs.markdown import ROOT, code_blocks
+import bitnet_numba
+from bitnet_numba_cli.main import cli
+from tests.docs.markdown import ROOT, code_blocks, commands_and_output
 
 HOW_TO = ROOT / "docs" / "how-to" / "use-from-python.md"
+TEMPLATES = ROOT / "docs" / "how-to" / "chat-with-templates.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile the kernels once, so that no command has to speak of it."""
+    bitnet_numba.load("demo").close()
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +56,19 @@ def test_the_examples_for_python_print_what_is_shown(capsys: pytest.CaptureFixtu
 def _run(code: str, page: Path, names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
     exec(compile(code, page.name, "exec"), names)
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("page", "n_examples"), [(TUTORIAL, 4), (TEMPLATES, 4)])
+def test_commands_print_what_is_shown(
+    page: Path, n_examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands alone in their block, and the output that stands right below it."""
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    for template in code_blocks(page, "jinja"):
+        (tmp_path / "my.jinja").write_text(template, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    examples = commands_and_output(page)
+    assert len(examples) == n_examples
+    for commands, shown in examples:
+        done = [CliRunner().invoke(cli, shlex.split(command)[1:]) for command in commands.splitlines()]
+        assert "".join(each.stdout for each in done) == shown
