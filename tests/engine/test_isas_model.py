@@ -1,16 +1,10 @@
 """Every instruction set that this CPU can run gives the same logits, bit for bit."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from bitnet_numba.simd import cpu
 from tests.engine.isa_logits import logits_digest
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.subprocesses import run_python
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +15,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("isa", [isa for isa in cpu.available_isas() if isa != cpu.isa()])
 def test_same_logits_with_every_instruction_set(isa: str, expected: str) -> None:
-    command = [sys.executable, "-m", "tests.engine.isa_logits"]
-    environment = os.environ | {"BITNET_ISA": isa}
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
-    assert result.stdout.strip() == expected
+    done = run_python("-m", "tests.engine.isa_logits", BITNET_ISA=isa)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == expected
