@@ -34,6 +34,7 @@ cover:  ## run the tests and print what they leave out: make cover
 
 docs:  ## write the generated reference pages again: make docs
 	$(PYTHON) docs/generate_cli_reference.py
+	$(PYTHON) docs/generate_python_reference.py
 
 wheel:  ## build the wheel: make wheel
 	$(PYTHON) -m build --wheel

@@ -6,19 +6,31 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from bitnet_numba.engine.api import LanguageModel
-    from bitnet_numba.engine.generate import GenerationResult
+    from bitnet_numba.engine.generate import Chunk, GenerationResult
+    from bitnet_numba.engine.sampler import TokenLogprob
     from bitnet_numba.engine.sampling import SamplingParams
     from bitnet_numba.errors import BitNetError
 
     __version__: str
 
-__all__ = ["BitNetError", "GenerationResult", "LanguageModel", "SamplingParams", "__version__", "load"]
+__all__ = [
+    "BitNetError",
+    "Chunk",
+    "GenerationResult",
+    "LanguageModel",
+    "SamplingParams",
+    "TokenLogprob",
+    "__version__",
+    "load",
+]
 
 _HOMES = {
     "BitNetError": "bitnet_numba.errors",
+    "Chunk": "bitnet_numba.engine.generate",
     "GenerationResult": "bitnet_numba.engine.generate",
     "LanguageModel": "bitnet_numba.engine.api",
     "SamplingParams": "bitnet_numba.engine.sampling",
+    "TokenLogprob": "bitnet_numba.engine.sampler",
 }
 
 

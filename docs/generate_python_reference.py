@@ -9,8 +9,6 @@ from typing import Any
 
 import bitnet_numba
 from bitnet_numba import errors
-from bitnet_numba.engine.generate import Chunk
-from bitnet_numba.engine.sampler import TokenLogprob
 
 TARGET = Path(__file__).parent / "reference" / "python.md"
 HEADER = """\
@@ -18,8 +16,7 @@ HEADER = """\
 
 <!-- Made by docs/generate_python_reference.py from the docstrings; change those, and run it again. -->
 
-`import bitnet_numba` costs nothing: each name is imported when it is first used. `Chunk` and `TokenLogprob` come out of
-the functions below; they are not imported by name.
+`import bitnet_numba` costs nothing: each name is imported when it is first used.
 """
 ERRORS = """\
 ## Errors
@@ -27,6 +24,7 @@ ERRORS = """\
 A message is one line that names the place and the remedy. The last column is the exit status of the command line.
 
 """
+_RESULTS = (bitnet_numba.GenerationResult, bitnet_numba.Chunk, bitnet_numba.TokenLogprob)
 _FIRST_COLUMNS = {"Parameters": "name", "Attributes": "name", "Returns": "type", "Raises": "error"}
 _MARKUP = ((re.compile(r":\w+:`~?([^`]+)`"), r"`\1`"), (re.compile(r"``([^`]+)``"), r"`\1`"))
 
@@ -40,7 +38,7 @@ def reference() -> str:
         *(_entry(f"### {name}", method, f"model.{name}") for name, method in _methods(model)),
         _properties(model),
         _entry("## SamplingParams", bitnet_numba.SamplingParams, "bitnet_numba.SamplingParams"),
-        *(_entry(f"## {kind.__name__}", kind, "") for kind in (bitnet_numba.GenerationResult, Chunk, TokenLogprob)),
+        *(_entry(f"## {kind.__name__}", kind, "") for kind in _RESULTS),
         ERRORS + "\n".join(_error_rows()),
     ]
     return "\n\n".join([HEADER.rstrip(), *parts]) + "\n"

@@ -34,13 +34,18 @@ class LanguageModel:
     encode_chat : callable
         Turns messages into token ids that end where the answer begins.
     load_ms : float
-        Milliseconds that loading took.
     max_context : int, optional
         The most positions of a sequence; by default what the model was trained for.
     notes : sequence of str
-        What the user should know about how the model was read.
     info : mapping of str to mapping
         Facts about the model in sections, as :meth:`info` gives them.
+
+    Attributes
+    ----------
+    load_ms : float
+        Milliseconds that loading took.
+    notes : tuple of str
+        What the user should know about how the model was read.
 
     Raises
     ------

@@ -49,7 +49,7 @@ class ChatTemplate:
             If the template fails, or does what a template may not.
         """
         # Here, so that programs which never chat do not pay for jinja2.
-        from bitnet_numba.engine.sandbox import render_template
+        from bitnet_numba.engine.sandbox.environment import render_template
 
         variables = {
             "messages": _checked(messages),

@@ -11,7 +11,7 @@ Activation = Literal["relu2", "silu"]
 
 MAX_LAYERS = 512
 MAX_CONTEXT = (1 << 24) - 1
-MAX_SIZE = 1 << 20  # of any one dimension: beyond every model, and small enough that products stay far from 2**63
+MAX_SIZE = 1 << 19  # of any one dimension, and of the attention heads together: what int32 sums of a row can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class ModelConfig:
             self.n_heads % self.n_kv_heads == 0,
             f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key-value heads evenly",
         )
+        width = self.n_heads * (self.head_dim + 32)  # with the most padding that a head can get
+        _require(width <= MAX_SIZE, f"{self.n_heads} heads of {self.head_dim} are more than {MAX_SIZE} wide")
         _require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, which has no pairs to rotate")
         _require(0 < self.rms_norm_eps < 1, f"rms_norm_eps is {self.rms_norm_eps}, not between 0 and 1")
         _require(

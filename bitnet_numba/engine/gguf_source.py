@@ -21,7 +21,7 @@ from bitnet_numba.engine.source import (
     one_scale,
     ternary_from_floats,
 )
-from bitnet_numba.engine.tokenizer import Tokenizer, tokenizer_from_gguf
+from bitnet_numba.engine.tokenizer import Tokenizer, tokenizer_from_file, tokenizer_from_gguf
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.formats.gguf import TensorType, open_gguf
 from bitnet_numba.formats.names import LINEAR_ROLES, Role, gguf_role
@@ -110,8 +110,14 @@ class GGUFSource:
         return factors
 
     def tokenizer(self) -> Tokenizer:
-        """Build the tokenizer that came with the model."""
-        return tokenizer_from_gguf(self._file.metadata)
+        """Build the tokenizer inside the file, or that of a ``tokenizer.json`` beside a file that has none."""
+        beside = self.path.with_name("tokenizer.json")
+        if "tokenizer.ggml.model" not in self._file.metadata and beside.is_file():
+            return tokenizer_from_file(beside)
+        try:
+            return tokenizer_from_gguf(self._file.metadata)
+        except BitNetError as error:
+            raise type(error)(f"{self.path}: {error}") from None
 
     def tensor_types(self) -> Mapping[str, int]:
         """Return how many tensors are stored in each type, by the type's name."""

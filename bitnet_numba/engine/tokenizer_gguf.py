@@ -55,9 +55,9 @@ def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
     if kind == "llama":
         return _sentencepiece_spec(metadata)
     if kind is None:
-        raise FormatError("tokenizer.ggml.model: missing; give a tokenizer with --tokenizer")
+        raise FormatError("tokenizer.ggml.model: missing; put the tokenizer.json of the model beside it")
     raise UnsupportedError(
-        f"tokenizer.ggml.model: {kind!r} is not known (gpt2, llama are); use --tokenizer tokenizer.json"
+        f"tokenizer.ggml.model: {kind!r} is not known (known: gpt2, llama); convert the model with one of these"
     )
 
 
@@ -88,7 +88,7 @@ def _pre_tokenizer_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) ->
         return False, ()
     if name is not None:
         known = ", ".join(sorted(LLAMA3_NAMES | GPT2_NAMES))
-        raise UnsupportedError(f"tokenizer.ggml.pre: {name!r} is not known ({known}); use --tokenizer tokenizer.json")
+        raise UnsupportedError(f"tokenizer.ggml.pre: {name!r} is not known; use a file with one of {known}")
     # Cut-down vocabularies of the family keep its special tokens.
     follows_llama3 = vocabulary.size == LLAMA3_VOCABULARY or "<|begin_of_text|>" in vocabulary.added
     reason = f"a vocabulary of {vocabulary.size:,} tokens" + (" with Llama-3's" if follows_llama3 else "")
@@ -241,7 +241,7 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
 
 def _array(metadata: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     if key not in metadata:
-        raise FormatError(f"{key}: missing; the file holds no complete tokenizer: give one with --tokenizer")
+        raise FormatError(f"{key}: missing; the file holds no complete tokenizer: get it again")
     values = metadata[key]
     kinds = {float, int} if kind is float else {kind}
     if not isinstance(values, list) or set(map(type, values)) - kinds:

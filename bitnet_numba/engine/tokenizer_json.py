@@ -39,7 +39,9 @@ def spec_from_file(path: Path) -> TokenizerSpec:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FormatError(f"{path}: no such file (a tokenizer.model alone is not read); name another with --tokenizer")
+        raise FormatError(
+            f"{path}: no such file (a tokenizer.model alone is not read); get it with the rest of the model"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
         raise FormatError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,}")
     try:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import pickle
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,14 @@ import llvmlite
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from bitnet_numba.settings import read_settings
 from bitnet_numba.simd import cpu
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _PACKAGE = Path(__file__).parent.parent
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _COMPILED_ROOMS = (
     "simd",
     "kernels",
@@ -79,8 +81,9 @@ def counted(counts: npt.NDArray[np.int64]) -> dict[str, int]:
 def cache_dir() -> Path | None:
     """Return the folder of compiled kernels, or ``None`` where no private one can be had.
 
-    Its name holds a digest of everything that the machine code depends on. What lies in it is executed, so it must
-    belong to this user and be closed to others; a home that is missing or read-only means that nothing is kept.
+    Its name holds a digest of everything that the machine code depends on. What lies in it is executed, so it and what
+    it lies in must belong to this user and be closed to others; a home that is missing or read-only means that nothing
+    is kept.
     """
     root = read_settings().cache_dir or _user_cache()
     if root is None:
@@ -88,7 +91,7 @@ def cache_dir() -> Path | None:
     folder = root / "kernels" / f"{cpu.isa()}-{_digest()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(folder) or not os.access(folder, os.W_OK):
+        if not all(map(_is_private, (root, folder.parent, folder))) or not os.access(folder, os.W_OK):
             return None
     except OSError:
         return None
@@ -104,7 +107,8 @@ def is_warm() -> bool:
 def _user_cache() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Path(base) / "bitnet-numba" if base else Path.home() / ".cache" / "bitnet-numba"
+        home = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"  # as XDG has it
+        return home / "bitnet-numba"
     except RuntimeError:  # no home directory
         return None
 
@@ -125,8 +129,30 @@ def _digest() -> str:
     return state.hexdigest()[:16]
 
 
+class _CheckedFile(IndexDataCacheFile):
+    """Numba's cache files, with a digest before the machine code: a changed byte in it could do anything."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+
+    def _load_data(self, name: str) -> Any:
+        stored = Path(self._data_path(name)).read_bytes()
+        digest, code = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(code).digest() != digest:
+            raise ValueError(f"{name}: damaged")
+        return pickle.loads(code)
+
+
 class _ForgivingCache(FunctionCache):
     """Numba's cache, for which a damaged entry is one that is not there."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFile(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         try:

@@ -22,7 +22,8 @@ def rms_norm(x: Floats, weight: Floats, eps: float, n: int, out: Floats) -> None
     eps : float
         Added to the mean square before the root.
     n : int
-        How many elements the mean is taken over; those from ``n`` on are padding and must be zero.
+        How many elements the mean is taken over; those from ``n`` on are padding and must be zero. Where the sum of the
+        squares is beyond float32, the result is 0.
 
     Raises
     ------

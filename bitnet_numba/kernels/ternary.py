@@ -16,6 +16,7 @@ ROWS = 16  # rows a block: one lane each
 RUN = 128  # columns a run: eight lines, whose four bit pairs lie 32 columns apart
 LINE = 64  # bytes: four neighbouring bytes of each row of a block
 TOKENS = 8  # tokens that the matrix product takes at once: as many accumulators hide the latency of a dot product
+MAX_COLUMNS = 1 << 19  # a quarter of them, each 2 * 128 at most, 64 times too large, still fits an int32
 AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 
 Bytes = npt.NDArray[np.uint8]
@@ -58,7 +59,8 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     weights : uint8[rows * columns // 4]
         The matrix, from :func:`pack_r16`.
     q : int8[slots, columns]
-        Activations, a token each row; ``slots`` is a multiple of 8 where there is more than one token.
+        Activations, a token each row; ``slots`` is a multiple of 8 where there is more than one token. There are at
+        most 2**19 columns.
     q_sum : int32[n_tokens]
         The sum of each token's activations.
     out : int32[n_tokens, rows]
@@ -74,6 +76,8 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     slots, columns = q.shape
     check_lanes("rows", rows, 2 * ROWS)
     check_lanes("columns", columns, RUN)
+    if columns > MAX_COLUMNS:
+        raise ValueError(f"columns: expected at most {MAX_COLUMNS}, got {columns}")
     check_array("weights", weights, np.uint8, (rows * columns // 4,))
     check_array("q", q, np.int8, (slots, columns))
     check_array("q_sum", q_sum, np.int32, (n_tokens,))

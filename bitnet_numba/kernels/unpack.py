@@ -28,7 +28,14 @@ def value_table(dtype: npt.DTypeLike, scale: float = 1.0) -> npt.NDArray[Any]:
     -------
     dtype[256, 4]
         Code 0 is -1, 1 is 0, 2 is +1; 3 never occurs in a checked file.
+
+    Raises
+    ------
+    ValueError
+        If int8 values are asked for with a scale.
     """
+    if np.dtype(dtype) == np.int8 and scale != 1:
+        raise ValueError(f"scale: expected 1 for int8, got {scale}")
     codes = np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3
     return np.asarray((codes - 1) * np.float32(scale), dtype)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.engine.sandbox import MAX_SOURCE_BYTES, render_template
+from bitnet_numba.engine.sandbox.environment import MAX_SOURCE_BYTES, render_template
 from bitnet_numba.errors import TemplateError
 
 MESSAGES = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi\n"}]

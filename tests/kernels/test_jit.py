@@ -72,7 +72,13 @@ def scramble(file: Path) -> None:
     file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, scramble])
+def flip_one_bit_of_the_code(file: Path) -> None:
+    stored = bytearray(file.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    file.write_bytes(stored)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, scramble, flip_one_bit_of_the_code])
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_a_damaged_entry_is_dropped_and_built_anew(cache_root: Path, kind: str, damage: Callable[[Path], None]) -> None:
     hits_and_misses()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.ternary import TOKENS, pack_r16, ternary_product
+from bitnet_numba.kernels.ternary import MAX_COLUMNS, TOKENS, pack_r16, ternary_product
 from tests.kernels.inputs import SEEDS, alone
 from tests.kernels.teams import SIZES, team_of
 
@@ -64,7 +64,7 @@ def test_equals_its_twin(blocks: int, runs: int, n_tokens: int, seed: int, fill:
 @pytest.mark.parametrize("activation", [-128, 127])
 @pytest.mark.parametrize("weight", [-1, 1])
 def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens: int) -> None:
-    columns = 128 * 216  # twice the widest layer in use, that of Llama-3-8B
+    columns = MAX_COLUMNS
     weights = np.full((32, columns), weight, np.int8)
     q = np.full((1 if n_tokens == 1 else TOKENS, columns), activation, np.int8)
     np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)
@@ -110,6 +110,7 @@ VALID: dict[str, Any] = {
         ("q", np.zeros((2, 128), np.int8), "q"),
         ("q", np.zeros((0, 128), np.int8), "q"),
         ("q", np.zeros((8, 64), np.int8), "columns"),
+        ("q", np.zeros((8, MAX_COLUMNS + 128), np.int8), "columns"),
         ("q_sum", np.zeros(1, np.int32), "q_sum"),
         ("q_sum", np.zeros(2, np.int64), "q_sum"),
         ("out", np.zeros((2, 16), np.int32), "rows"),

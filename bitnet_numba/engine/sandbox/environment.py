@@ -6,7 +6,7 @@ chat templates need, and loops, calls, operators and comparisons are rewritten t
 
 import functools
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import CodeType
 from typing import Any, Final, cast
 
@@ -15,10 +15,8 @@ from jinja2 import nodes, pass_context
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 
-from bitnet_numba.engine.template_library import (
-    ITEMS_PER_STEP,
+from bitnet_numba.engine.sandbox.library import (
     LOOP_ATTRIBUTES,
     MAPPING_METHODS,
     MAX_OUTPUT,
@@ -32,26 +30,13 @@ from bitnet_numba.engine.template_library import (
     printed,
     raise_exception,
 )
+from bitnet_numba.engine.sandbox.tree import CONCATENATE, MADE, SPEND, WEIGHED, Meter, check_tree
 from bitnet_numba.errors import TemplateError
 
 MAX_SOURCE_BYTES: Final = 64 * 2**10
-MAX_TREE_DEPTH: Final = 100
 MAX_MACRO_DEPTH: Final = 16
 
 _FILE_NAME: Final = "<chat template>"
-_NODES: Final = (
-    # statements
-    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Assign, nodes.AssignBlock, nodes.For, nodes.If),
-    *(nodes.Macro, nodes.ExprStmt, nodes.Break, nodes.Continue),
-    # values
-    *(nodes.Const, nodes.Name, nodes.NSRef, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword),
-    *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Call, nodes.Filter, nodes.Test),
-    # operators: all but `**`
-    *(nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos),
-    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Concat),
-)
-# Names that the rewritten tree uses; the parentheses keep a template from spelling them.
-_SPEND, _MADE, _WEIGHED, _CONCATENATE = "(spend)", "(made)", "(weighed)", "(concatenate)"
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
@@ -135,10 +120,10 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _metered_filters(self) -> dict[str, Any]:
         filters = {name: self._strict(function) for name, function in make_filters(self._budget).items()}
         filters["default"] = filters["d"] = self._default
-        filters[_SPEND] = self._budget.spend
-        filters[_MADE] = self._budget.made
-        filters[_WEIGHED] = self._budget.weighed
-        filters[_CONCATENATE] = self._concatenate
+        filters[SPEND] = self._budget.spend
+        filters[MADE] = self._budget.made
+        filters[WEIGHED] = self._budget.weighed
+        filters[CONCATENATE] = self._concatenate
         # A filter that wants the context is never folded into a constant while the template is compiled.
         return {name: _with_context(function) for name, function in filters.items()}
 
@@ -162,8 +147,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        _check_tree(tree, self)
-        return cast(nodes.Template, _Meter().visit(tree))
+        check_tree(tree, self)
+        return cast(nodes.Template, Meter().visit(tree))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return one of the few attributes that a template may see, or the item of that name."""
@@ -239,92 +224,3 @@ def _defined(value: Any) -> Any:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     return value
-
-
-def _check_tree(tree: nodes.Template, environment: _Environment) -> None:
-    """Refuse every kind of node, filter and test that is not on the lists, and trees too deep to compile."""
-    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
-    while waiting:
-        node, depth = waiting.pop()
-        if depth > MAX_TREE_DEPTH:
-            raise jinja2.TemplateSyntaxError(f"nested more than {MAX_TREE_DEPTH} deep", node.lineno)
-        reason = _refusal(node, environment)
-        if reason:
-            raise jinja2.TemplateSyntaxError(f"{reason} is not for chat templates", node.lineno)
-        waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
-
-
-def _refusal(node: nodes.Node, environment: _Environment) -> str | None:
-    if not isinstance(node, _NODES):
-        return "operator '**'" if isinstance(node, nodes.Pow) else f"a statement {type(node).__name__!r}"
-    if isinstance(node, nodes.Filter) and node.name not in environment.filters:
-        return f"filter {node.name!r}"
-    if isinstance(node, nodes.Test) and node.name not in environment.tests:
-        return f"test {node.name!r}"
-    if isinstance(node, nodes.For) and node.recursive:
-        return "a recursive loop"
-    if isinstance(node, nodes.Call | nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
-        return "a call with * or **"
-    # The hash of a nested key could take for ever.
-    if isinstance(node, nodes.Pair) and not (isinstance(node.key, nodes.Const) and isinstance(node.key.value, str)):
-        return "a mapping whose keys are not plain text"
-    return None
-
-
-class _Meter(NodeTransformer):
-    """Put a charge before each loop turn and macro body, and around whatever can be large."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's visitor names)
-        charge_test = _charge([node.test], node.lineno) if node.test is not None else None
-        self.visit_Macro(node)
-        if node.test is not None and charge_test is not None:
-            node.test = nodes.And(charge_test, node.test, lineno=node.lineno)
-        return node
-
-    def visit_Macro(self, node: nodes.Macro | nodes.For) -> nodes.Node:  # noqa: N802
-        charge = _charge(node.body, node.lineno)
-        self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(charge, lineno=node.lineno))
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _wrap(nodes.List(list(node.nodes), lineno=node.lineno), _CONCATENATE)
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.expr = _wrap(node.expr, _WEIGHED)
-        for operand in node.ops:
-            operand.expr = _wrap(operand.expr, _WEIGHED)
-        return node
-
-    def visit_Test(self, node: nodes.Test) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if node.args:
-            node.node = _wrap(node.node, _WEIGHED)
-            node.args = [_wrap(argument, _WEIGHED) for argument in node.args]
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if isinstance(node.arg, nodes.Slice):
-            node.node = _wrap(node.node, _MADE)
-        return node
-
-
-def _charge(body: Sequence[nodes.Node], line: int) -> nodes.Filter:
-    """Return a node that charges one run of ``body``: by the number of its nodes, and by the plain text among them."""
-    n_nodes = n_characters = 0
-    waiting = list(body)
-    while waiting:
-        node = waiting.pop()
-        n_nodes += 1
-        if isinstance(node, nodes.TemplateData):
-            n_characters += len(node.data)
-        waiting += node.iter_child_nodes()
-    steps = 1 + n_nodes // ITEMS_PER_STEP + n_characters // 1024
-    return _wrap(nodes.Const(steps, lineno=line), _SPEND)
-
-
-def _wrap(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)

@@ -1,0 +1,1 @@
+"""The bounded sandbox of chat templates; the only room that imports jinja2."""
