@@ -104,7 +104,7 @@ _KEYS: dict[str, tuple[SpoilGGUF, str]] = {
         _key("attention.value_length", 32),
         "key 'bitnet-b1.58.attention.value_length': differs from the length of the keys",
     ),
-    "hidden size of 2^31": (_heads_alone("embedding_length", 2**31), "hidden_size is 2147483648, not 1 to 1048576"),
+    "hidden size of 2^31": (_heads_alone("embedding_length", 2**31), "hidden_size is 2147483648, not 1 to "),
     "0 inner size": (_key("feed_forward_length", 0), "intermediate_size is 0, not 1 to"),
     "0 context": (_key("context_length", 0), "max_seq_len is 0, not 1 to 16777215"),
     "context of 2^24": (_key("context_length", 2**24), "max_seq_len is 16777216, not 1 to 16777215"),
