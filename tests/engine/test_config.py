@@ -1,4 +1,4 @@
-"""What a model is, read from GGUF metadata and from config.json; what is refused is in ``semantic_cases.py``."""
+"""What a model is, read from GGUF metadata and from config.json; what is refused is in ``semantic_cases.py`` and ``directory_cases.py``."""
 
 from dataclasses import asdict, replace
 from typing import Any

@@ -11,7 +11,7 @@ from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.weights import load_weights
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
-from tests.engine.semantic_cases import BAD_DIRECTORIES, good_directory
+from tests.engine.directory_cases import BAD_DIRECTORIES, good_directory
 from tests.tiny import toy_model
 
 
