@@ -1,4 +1,4 @@
-"""What a model is, read from GGUF metadata and from config.json; what is refused is in ``semantic_cases.py`` and ``directory_cases.py``."""
+"""What a model is, read from GGUF metadata and config.json; ``*_cases.py`` beside this hold what is refused."""
 
 from dataclasses import asdict, replace
 from typing import Any
