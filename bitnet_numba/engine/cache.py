@@ -28,6 +28,8 @@ class KVCache:
 
     Attributes
     ----------
+    form : (int, int, int)
+        ``n_layers``, ``n_kv_heads`` and ``head_dim``: what a model's own caches have in common.
     length : int
         Positions that are filled.
 
@@ -48,6 +50,7 @@ class KVCache:
                 f"KV cache: {capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
                 "ask for a smaller context or kv_type f16"
             )
+        self.form = n_layers, n_kv_heads, head_dim
         self.capacity = capacity
         self.length = 0
         self.arrays = CacheArrays(allocate(shape, dtype, "KV cache"), allocate(shape, dtype, "KV cache"))

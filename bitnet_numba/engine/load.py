@@ -83,7 +83,7 @@ def open_source(model: str | Path | None) -> ModelSource:
     name = model if model is not None else read_settings().model
     if name is None or str(name) == "demo":
         return GGUFSource(demo_model_path())
-    path = Path(name).expanduser()
+    path = _expanded(Path(name))
     if path.is_dir():
         return HuggingFaceSource(path)
     if not path.exists():
@@ -91,6 +91,13 @@ def open_source(model: str | Path | None) -> ModelSource:
             f"{path}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
         )
     return GGUFSource(path)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # "~somebody" whom the system does not know
+        return path
 
 
 def choose_threads(threads: int | None) -> int:

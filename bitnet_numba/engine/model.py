@@ -106,7 +106,8 @@ class Transformer:
         Raises
         ------
         ParameterError
-            If there are no tokens, one of them is not in the vocabulary, or the chunk size is out of range.
+            If there are no tokens, one of them is not in the vocabulary, the chunk size is out of range, or the cache
+            is another model's.
         ResourceError
             If the cache is too small for them.
         """
@@ -151,6 +152,8 @@ class Transformer:
             raise ParameterError(f"tokens: expected whole numbers from 0 to {self.config.vocab_size - 1}")
         if not 1 <= chunk_size <= PREFILL_CHUNK:
             raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {PREFILL_CHUNK}")
+        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim):
+            raise ParameterError(f"cache: made for a model of other sizes, {cache.form}; take one from new_cache")
         if cache.length + tokens.size > min(cache.capacity, self.max_context):
             raise ResourceError(
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bitnet_numba.engine.cache import KVType
+from bitnet_numba.engine.cache import KVCache, KVType
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
+from bitnet_numba.kernels.jit import is_warm
 from tests.engine.running import logits_of, transformer
 from tests.tiny import ToyModel, toy_model
 
@@ -159,3 +160,14 @@ def test_state_is_counted(model: Transformer) -> None:
 def test_ends(model: Transformer) -> None:
     model.close()
     assert model._team._threads == []
+
+
+def test_refuses_the_cache_of_a_model_of_other_sizes(model: Transformer) -> None:
+    other = KVCache(model.config.n_layers, 2 * model.config.n_kv_heads, model.layout.head_dim, 8, "f16")
+    with pytest.raises(ParameterError, match="cache: made for a model of other sizes"):
+        model.forward(np.zeros(1, np.int32), other)
+
+
+def test_compiled_kernels_are_found_warm(model: Transformer) -> None:
+    model.forward(np.zeros(1, np.int32), model.new_cache(1))
+    assert is_warm()
