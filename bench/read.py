@@ -18,12 +18,13 @@ import numpy.typing as npt
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.simd.memory import load_i32, prefetch, store_i32
-from bitnet_numba.simd.team import Crew, Team
+from bitnet_numba.simd.team import Crew, Team, barrier, claim
 from bitnet_numba.simd.vector import add_i32, zero_i32
 
 N_BYTES = 1 << 29
 AHEAD = 512  # int32s of prefetch
 STEP = 32  # int32s a turn of each stream
+TASK = 1 << 16  # int32s of each stream that a thread claims at once
 
 
 class ReadTest:
@@ -59,17 +60,21 @@ class ReadTest:
 
 @jit
 def _read(crew: Crew, array: npt.NDArray[np.int32], sums: npt.NDArray[np.int32]) -> None:
-    half = array.size // crew.n_threads // 2 // STEP * STEP
-    first = 2 * half * crew.thread
+    """Read two distant halves side by side, in tasks that are claimed and stolen as the kernels' are."""
+    half = array.size // 2
     a = b = c = d = zero_i32()
-    for i in range(first, first + half, STEP):
-        prefetch(array, i + AHEAD)
-        prefetch(array, i + 16 + AHEAD)
-        prefetch(array, i + half + AHEAD)
-        prefetch(array, i + half + 16 + AHEAD)
-        a, b = add_i32(a, load_i32(array, i)), add_i32(b, load_i32(array, i + 16))
-        c, d = add_i32(c, load_i32(array, i + half)), add_i32(d, load_i32(array, i + half + 16))
+    task = claim(crew, half // TASK)
+    while task >= 0:
+        for i in range(task * TASK, (task + 1) * TASK, STEP):
+            prefetch(array, i + AHEAD)
+            prefetch(array, i + 16 + AHEAD)
+            prefetch(array, i + half + AHEAD)
+            prefetch(array, i + half + 16 + AHEAD)
+            a, b = add_i32(a, load_i32(array, i)), add_i32(b, load_i32(array, i + 16))
+            c, d = add_i32(c, load_i32(array, i + half)), add_i32(d, load_i32(array, i + half + 16))
+        task = claim(crew, half // TASK)
     store_i32(sums[crew.thread], 0, add_i32(add_i32(a, b), add_i32(c, d)))
+    barrier(crew)
 
 
 def interleaved(rounds: int, *measures: Callable[[], float]) -> list[float]:
