@@ -124,7 +124,7 @@ def _digest() -> str:
     for part in (numba.__version__, llvmlite.__version__, cpu.isa(), cpu.brand(), *sorted(cpu.features())):
         state.update(f"{part}\n".encode())
     for room in _COMPILED_ROOMS:
-        for source in sorted((_PACKAGE / room).glob("*.py")):
+        for source in sorted((_PACKAGE / room).rglob("*.py")):
             state.update(source.read_bytes())
     return state.hexdigest()[:16]
 
