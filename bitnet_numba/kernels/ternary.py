@@ -134,7 +134,7 @@ def _add_line(sums: Any, weights: Bytes, at: int, q: Activations, word: int) -> 
     """Add one line: its four bit pairs are columns 32 apart, left where they are (64, 16, 4, 1 times too large)."""
     s6, s4, s2, s0 = sums
     codes = load_bytes(weights, at)
-    s6 = dot(s6, v.bit_pair_6(codes), broadcast_word(q, word))
+    s6 = dot(s6, v.top_bit_pair(codes), broadcast_word(q, word))
     s4 = dot(s4, v.bit_pair_4(codes), broadcast_word(q, word + 32))
     s2 = dot(s2, v.bit_pair_2(codes), broadcast_word(q, word + 64))
     s0 = dot(s0, v.bit_pair_0(codes), broadcast_word(q, word + 96))
@@ -144,7 +144,7 @@ def _add_line(sums: Any, weights: Bytes, at: int, q: Activations, word: int) -> 
 @jit
 def _total(sums: Any, q_sum: int) -> Any:
     s6, s4, s2, s0 = sums
-    high = v.add_i32(v.shift_right_6(s6), v.shift_right_4(s4))
+    high = v.add_i32(v.shift_right_top(s6), v.shift_right_4(s4))
     codes = v.add_i32(high, v.add_i32(v.shift_right_2(s2), s0))
     return v.sub_i32(codes, v.broadcast_i32(np.int32(q_sum)))  # a code is its weight + 1
 

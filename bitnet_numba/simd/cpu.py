@@ -21,13 +21,18 @@ _X86_FLOAT = ("avx", "avx2", "fma", "f16c")
 REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "avx512_vnni": (*_X86_FLOAT, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
+        "avx_vnni": (*_X86_FLOAT, "avxvnni"),
         "avx2": _X86_FLOAT,
+        "neon_dotprod": ("neon", "dotprod"),
         "generic": (),
     }
 )
 """Instruction sets, the fastest first, and LLVM's names of the features that each one uses."""
 
-_TARGETS = {"avx2": "haswell", "generic": "x86-64"}  # oldest CPU of its kind: nothing newer slips into the code
+_X86_TARGETS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"avx_vnni": ("haswell", "+avxvnni"), "avx2": ("haswell", ""), "generic": ("x86-64", "")}
+)
+"""The oldest CPU of its kind, and what it has besides: nothing newer slips into the code of a forced set."""
 
 
 def is_x86() -> bool:
@@ -78,8 +83,8 @@ def isa() -> str:
         raise UnsupportedError(
             f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it has {', '.join(available_isas())}"
         )
-    if is_x86() and forced in _TARGETS and "NUMBA_CPU_NAME" not in os.environ:
-        config.CPU_NAME, config.CPU_FEATURES = _TARGETS[forced], ""
+    if is_x86() and forced in _X86_TARGETS and "NUMBA_CPU_NAME" not in os.environ:
+        config.CPU_NAME, config.CPU_FEATURES = _X86_TARGETS[forced]
     return forced
 
 
@@ -90,6 +95,11 @@ def has_hardware_floats() -> bool:
     simpler operations.
     """
     return isa() != "generic" or platform.machine().lower() in ("aarch64", "arm64")
+
+
+def has_signed_dot() -> bool:
+    """Tell whether the chosen set's dot product takes both bytes as signed, so none above 127."""
+    return isa() == "neon_dotprod"
 
 
 def brand() -> str:

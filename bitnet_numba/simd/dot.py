@@ -1,7 +1,8 @@
 """The integer dot product: the one operation whose body differs between instruction sets.
 
 ``dot(acc, unsigned, signed)`` adds, in each of sixteen int32 lanes i, the sum over k < 4 of
-``unsigned[4 * i + k] * signed[4 * i + k]``. It is exact for unsigned bytes up to 128.
+``unsigned[4 * i + k] * signed[4 * i + k]``. It is exact for unsigned bytes up to 127, and for 128 where
+``cpu.has_signed_dot()`` is false.
 """
 
 from collections.abc import Mapping
@@ -11,13 +12,41 @@ from typing import Any
 from llvmlite import ir
 
 from bitnet_numba.simd import cpu
-from bitnet_numba.simd.operation import I16, I32, Builder, Value, call, pick, splat, vector_op
+from bitnet_numba.simd.operation import I16, I32, Builder, Value, call, join, pick, splat, vector_op
 from bitnet_numba.simd.types import I32x16, U8x64
 
 
 @vector_op(I32x16, I32x16, U8x64, U8x64)
 def _dot_avx512_vnni(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
     return call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16.llvm, acc, unsigned, signed)
+
+
+@vector_op(I32x16, I32x16, U8x64, U8x64)
+def _dot_avx_vnni(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
+    """Two 256-bit halves; the instruction's name is that of AVX-512, LLVM encodes it for the target."""
+    longs = ir.VectorType(I32, 8)
+
+    def half(start: int) -> Value:
+        sums = pick(b, acc, list(range(start // 4, start // 4 + 8)))
+        lanes = list(range(start, start + 32))
+        return call(b, "llvm.x86.avx512.vpdpbusd.256", longs, sums, pick(b, unsigned, lanes), pick(b, signed, lanes))
+
+    return join(b, half(0), half(32))
+
+
+@vector_op(I32x16, I32x16, U8x64, U8x64)
+def _dot_neon_dotprod(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
+    """Four 128-bit quarters; the instruction takes both bytes as signed."""
+    longs = ir.VectorType(I32, 4)
+
+    def quarter(start: int) -> Value:
+        sums = pick(b, acc, list(range(start // 4, start // 4 + 4)))
+        lanes = list(range(start, start + 16))
+        return call(
+            b, "llvm.aarch64.neon.sdot.v4i32.v16i8", longs, sums, pick(b, unsigned, lanes), pick(b, signed, lanes)
+        )
+
+    return join(b, join(b, quarter(0), quarter(16)), join(b, quarter(32), quarter(48)))
 
 
 @vector_op(I32x16, I32x16, U8x64, U8x64)
@@ -29,8 +58,7 @@ def _dot_avx2(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
         lanes = list(range(start, start + 32))
         pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", words16, pick(b, unsigned, lanes), pick(b, signed, lanes))
         halves.append(call(b, "llvm.x86.avx2.pmadd.wd", longs8, pairs, splat(words16, 1)))
-    both = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
-    return b.add(acc, b.shuffle_vector(halves[0], halves[1], both))
+    return b.add(acc, join(b, *halves))
 
 
 @vector_op(I32x16, I32x16, U8x64, U8x64)
@@ -45,6 +73,12 @@ def _dot_generic(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Valu
 
 
 BODIES: Mapping[str, Any] = MappingProxyType(
-    {"avx512_vnni": _dot_avx512_vnni, "avx2": _dot_avx2, "generic": _dot_generic}
+    {
+        "avx512_vnni": _dot_avx512_vnni,
+        "avx_vnni": _dot_avx_vnni,
+        "avx2": _dot_avx2,
+        "neon_dotprod": _dot_neon_dotprod,
+        "generic": _dot_generic,
+    }
 )
 dot = BODIES[cpu.isa()]

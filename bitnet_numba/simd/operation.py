@@ -73,6 +73,12 @@ def pick(b: Builder, x: Value, lanes: list[int]) -> Value:
     return b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
+def join(b: Builder, low: Value, high: Value) -> Value:
+    """Return the lanes of two equal vectors as one."""
+    lanes = 2 * low.type.count
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+
+
 def tree(b: Builder, x: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """Fold sixteen lanes to one, always in the same order: 8 with 8, 4 with 4, 2 with 2, 1 with 1."""
     lanes = x.type.count

@@ -179,10 +179,17 @@ def _shift_right(bits: int) -> Any:
     return vector_op(I32x16, I32x16)(lambda b, x: b.ashr(x, splat(I32x16.llvm, bits)))
 
 
-shift_right_6, shift_right_4, shift_right_2 = (_shift_right(bits) for bits in (6, 4, 2))
+_TOP = 5 if cpu.has_signed_dot() else 6  # where the top two bits of a byte may stand in a dot product
+shift_right_top, shift_right_4, shift_right_2 = (_shift_right(bits) for bits in (_TOP, 4, 2))
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
+@vector_op(U8x64, U8x64)
+def top_bit_pair(b: Builder, x: Value) -> Value:
+    """The top two bits of each byte, where a dot product takes them; ``shift_right_top`` brings its sums down."""
+    return b.and_(b.lshr(x, splat(U8x64.llvm, 6 - _TOP)), splat(U8x64.llvm, 3 << _TOP))
+
+
 def _bit_pair(shift: int) -> Any:
     """Make an operation that keeps two bits of each byte where they are."""
     return vector_op(U8x64, U8x64)(lambda b, x: b.and_(x, splat(U8x64.llvm, 3 << shift)))
@@ -199,7 +206,7 @@ def _code(shift: int) -> Any:
     return vector_op(U8x64, U8x64)(emit)
 
 
-bit_pair_6, bit_pair_4, bit_pair_2, bit_pair_0 = (_bit_pair(shift) for shift in (6, 4, 2, 0))
+bit_pair_4, bit_pair_2, bit_pair_0 = (_bit_pair(shift) for shift in (4, 2, 0))
 code_6, code_4, code_2 = (_code(shift) for shift in (6, 4, 2))
 code_0 = bit_pair_0
 

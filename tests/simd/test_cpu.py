@@ -12,6 +12,7 @@ from bitnet_numba.errors import ParameterError, UnsupportedError
 from bitnet_numba.simd import cpu
 
 AVX2 = "+avx,+avx2,+fma,+f16c"
+AVX_VNNI = f"{AVX2},+avxvnni"
 VNNI = f"{AVX2},+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni"
 
 
@@ -36,8 +37,12 @@ def forgotten_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("+sse4.2,-avx512f", ("generic",)),
         (AVX2, ("avx2", "generic")),
         (AVX2.replace("+f16c", "-f16c"), ("generic",)),
+        (AVX_VNNI, ("avx_vnni", "avx2", "generic")),
         (VNNI, ("avx512_vnni", "avx2", "generic")),
+        (f"{VNNI},+avxvnni", ("avx512_vnni", "avx_vnni", "avx2", "generic")),
         (VNNI.replace("+avx512vl", "-avx512vl"), ("avx2", "generic")),
+        ("+neon,+dotprod", ("neon_dotprod", "generic")),
+        ("+neon,-dotprod", ("generic",)),
     ],
 )
 def test_features_decide(features: str, isas: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,21 +61,27 @@ def test_every_cpu_runs_the_generic_set() -> None:
 
 
 @pytest.mark.skipif(not cpu.is_x86(), reason="only x86 has an older CPU to compile for")
-@pytest.mark.parametrize(("isa", "target"), [("avx2", "haswell"), ("generic", "x86-64")])
-def test_a_forced_set_becomes_the_compilation_target(isa: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("isa", "target"),
+    [("avx_vnni", ("haswell", "+avxvnni")), ("avx2", ("haswell", "")), ("generic", ("x86-64", ""))],
+)
+def test_a_forced_set_becomes_the_compilation_target(
+    isa: str, target: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if isa not in cpu.available_isas():
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setenv("BITNET_ISA", isa)
     assert cpu.isa() == isa
     compiled_for = config.CPU_NAME, config.CPU_FEATURES
-    assert compiled_for == (target, "")
-    assert cpu.has_hardware_floats() == (isa == "avx2")
+    assert compiled_for == target
+    assert cpu.has_hardware_floats() == (isa != "generic")
 
 
 def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "nonsense")
     with pytest.raises(
-        ParameterError, match=r"^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx2, generic$"
+        ParameterError,
+        match=r"^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx_vnni, avx2, neon_dotprod, generic$",
     ):
         cpu.isa()
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitnet_numba.simd.vector as v
+from bitnet_numba.simd import cpu
 from bitnet_numba.simd.memory import load_bytes, load_f32, load_i32, store_f32, store_i32
 from bitnet_numba.simd.operation import vector_op
 from bitnet_numba.simd.types import F32x16, I32x16, U8x64
@@ -228,7 +229,7 @@ def as_words(b: Any, x: Any) -> Any:
 @numba.njit
 def split(codes: Any, pairs: Any, words: Any, shifted: Any) -> None:
     x, w = load_bytes(codes, 0), load_i32(words, 0)
-    store_i32(pairs[0], 0, as_words(v.bit_pair_6(x)))
+    store_i32(pairs[0], 0, as_words(v.top_bit_pair(x)))
     store_i32(pairs[1], 0, as_words(v.bit_pair_4(x)))
     store_i32(pairs[2], 0, as_words(v.bit_pair_2(x)))
     store_i32(pairs[3], 0, as_words(v.bit_pair_0(x)))
@@ -236,7 +237,7 @@ def split(codes: Any, pairs: Any, words: Any, shifted: Any) -> None:
     store_i32(pairs[5], 0, as_words(v.code_4(x)))
     store_i32(pairs[6], 0, as_words(v.code_2(x)))
     store_i32(pairs[7], 0, as_words(v.code_0(x)))
-    store_i32(shifted[0], 0, v.shift_right_6(w))
+    store_i32(shifted[0], 0, v.shift_right_top(w))
     store_i32(shifted[1], 0, v.shift_right_4(w))
     store_i32(shifted[2], 0, v.shift_right_2(w))
     store_i32(shifted[3], 0, v.add_i32(w, v.broadcast_i32(np.int32(2**30))))
@@ -249,11 +250,12 @@ def test_every_byte_splits_into_its_bit_pairs(quarter: int) -> None:
     words = np.random.default_rng(quarter).integers(-(2**31), 2**31, 16).astype(np.int32)
     pairs, shifted = np.empty((8, 16), np.int32), np.empty((5, 16), np.int32)
     split(codes, pairs, words, shifted)
-    in_place = [codes & 0xC0, codes & 0x30, codes & 0x0C, codes & 0x03]
+    top = 5 if cpu.has_signed_dot() else 6
+    in_place = [codes >> 6 << top, codes & 0x30, codes & 0x0C, codes & 0x03]
     brought_down = [codes >> 6, codes >> 4 & 3, codes >> 2 & 3, codes & 3]
     np.testing.assert_array_equal(pairs.view(np.uint8), in_place + brought_down)
     with np.errstate(over="ignore"):
-        expected = [words >> 6, words >> 4, words >> 2, words + np.int32(2**30), np.int32(0) - words]
+        expected = [words >> top, words >> 4, words >> 2, words + np.int32(2**30), np.int32(0) - words]
     np.testing.assert_array_equal(shifted, expected)
 
 
