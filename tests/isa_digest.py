@@ -78,18 +78,22 @@ def normalized_exponentials(rng: np.random.Generator) -> Iterator[Array]:
 
 
 def attended(rng: np.random.Generator) -> Iterator[Array]:
-    for dtype in (np.float32, np.uint16):
-        for head_dim in (16, 80, 128):
-            keys, values = np.zeros(704 * head_dim, dtype), np.zeros(704 * head_dim, dtype)
+    for dtype in (np.float32, np.uint16, np.int8):
+        for head_dim in (32, 96, 128):
+            n_scales = 704 if dtype == np.int8 else 0
+            numbers, scales = np.zeros((2, 704 * head_dim), dtype), np.zeros((2, n_scales), np.float32)
+            cache = attention.HeadBlock(*numbers, *scales)
             for position in range(704):
                 key, value = normal(rng, head_dim, 10.0 ** rng.integers(-8, 1)), normal(rng, head_dim)
-                attention.store_position(keys, values, position, key, value)
-            yield keys
-            yield values
+                attention.store_position(cache, position, key, value)
+            yield from cache
             for n in (1, 65, 256, 700):
                 out = np.zeros(head_dim, np.float32)
-                attention.attend(normal(rng, head_dim, 0.5), keys, values, n, out)
+                attention.attend(normal(rng, head_dim, 0.5), cache, n, out)
                 yield out
+            together = np.zeros((4, head_dim), np.float32)
+            attention.attend_four(normal(rng, (4, head_dim), 0.5), cache, (1, 65, 255, 256), together)
+            yield together
 
 
 def gated(rng: np.random.Generator) -> Iterator[Array]:

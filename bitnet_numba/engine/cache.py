@@ -1,17 +1,23 @@
-"""The KV cache: keys and values of the positions that a sequence has behind it."""
+"""The KV cache: keys and values of the positions that a sequence has behind it, in pages of 256."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from bitnet_numba.engine.forward.arrays import CacheArrays
 from bitnet_numba.engine.memory import allocate, available_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
-from bitnet_numba.kernels.attention import TILE
+from bitnet_numba.kernels.attention import BLOCK, head_block_bytes
 
-KVType = Literal["f16", "f32"]
-KV_DTYPES: dict[str, type[np.generic]] = {"f16": np.uint16, "f32": np.float32}  # float16 travels as its bits
+KVType = Literal["f16", "f32", "int8"]
+KV_DTYPES: dict[str, type[np.generic]] = {  # float16 travels as its bits
+    "f16": np.uint16,
+    "f32": np.float32,
+    "int8": np.int8,
+}
+
+Page = npt.NDArray[np.uint8]
 
 
 class KVCache:
@@ -22,16 +28,18 @@ class KVCache:
     n_layers, n_kv_heads, head_dim : int
         ``head_dim`` as the kernels take it, padded.
     capacity : int
-        Positions that it must hold; rounded up to what the kernels score at once.
-    kv_type : {"f16", "f32"}
-        The number format that it is kept in.
+        Positions that it must hold.
+    kv_type : {"f16", "f32", "int8"}
+        The number format that it is kept in; int8 has a scale for each position of a head.
 
     Attributes
     ----------
-    form : (int, int, int)
-        ``n_layers``, ``n_kv_heads`` and ``head_dim``: what a model's own caches have in common.
+    form : (int, int, int, str)
+        ``n_layers``, ``n_kv_heads``, ``head_dim`` and ``kv_type``: what a model's own caches have in common.
     length : int
         Positions that are filled.
+    addresses : int64[1, n_pages]
+        Of the pages, as kernels find them.
 
     Raises
     ------
@@ -40,25 +48,15 @@ class KVCache:
     """
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, kv_type: KVType) -> None:
-        padded = -(-capacity // TILE) * TILE
-        shape = n_layers, n_kv_heads, padded * head_dim
-        dtype = KV_DTYPES[kv_type]
-        needed = 2 * int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-        free = available_bytes()
-        if free is not None and needed > free:
-            raise ResourceError(
-                f"KV cache: {capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
-                "ask for a smaller context or kv_type f16"
-            )
-        self.form = n_layers, n_kv_heads, head_dim
+        self.form: tuple[int, int, int, KVType] = n_layers, n_kv_heads, head_dim, kv_type
         self.capacity = capacity
         self.length = 0
-        self.arrays = CacheArrays(allocate(shape, dtype, "KV cache"), allocate(shape, dtype, "KV cache"))
+        self._set_pages(self._allocate(-(-capacity // BLOCK)))
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of keys and values, for the whole capacity."""
-        return self.arrays.keys.nbytes + self.arrays.values.nbytes
+        """Bytes of all its pages, with those that it shares with others."""
+        return sum(page.nbytes for page in self._pages)
 
     def truncate(self, length: int) -> None:
         """Forget the positions from ``length`` on.
@@ -70,4 +68,75 @@ class KVCache:
         """
         if not 0 <= length <= self.length:
             raise ParameterError(f"cache: cannot cut {self.length} positions to {length}")
+        kept = length // BLOCK
+        if any(self._shared[kept:]):  # what follows is written anew, and others still read it
+            self._own_from(kept, length)
         self.length = length
+
+    def fork(self, capacity: int | None = None, length: int | None = None) -> Self:
+        """Return a cache that goes on where this one stands; neither changes the other from here on.
+
+        Whole pages are shared, so only the last one is copied.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Positions that it must hold; by default as many as this one.
+        length : int, optional
+            How many of this one's positions it begins with; by default all.
+
+        Raises
+        ------
+        ParameterError
+            If that is more than is filled, or more than the capacity.
+        ResourceError
+            If the memory is not there.
+        """
+        length = self.length if length is None else length
+        capacity = self.capacity if capacity is None else capacity
+        if not 0 <= length <= min(self.length, capacity):
+            raise ParameterError(f"cache: cannot begin with {length} of {self.length} positions and hold {capacity}")
+        other = type(self).__new__(type(self))
+        other.form, other.capacity, other.length = self.form, capacity, length
+        whole, n_pages = length // BLOCK, -(-capacity // BLOCK)
+        own = self._allocate(n_pages - whole)
+        if length % BLOCK:
+            own[0][:] = self._pages[whole]
+        for page in range(whole):
+            self._shared[page] = True
+        other._set_pages(self._pages[:whole] + own, whole)
+        return other
+
+    def _set_pages(self, pages: list[Page], n_shared: int = 0) -> None:
+        self._pages = pages
+        self._shared = [True] * n_shared + [False] * (len(pages) - n_shared)
+        self.addresses = np.array([[page.ctypes.data for page in pages]], np.int64)
+
+    def _own_from(self, first: int, length: int) -> None:
+        """Replace the pages from ``first`` on by new ones that begin with the same positions up to ``length``."""
+        pages = self._allocate(len(self._pages) - first)
+        if length % BLOCK:
+            pages[0][:] = self._pages[first]
+        self._set_pages(self._pages[:first] + pages, first)
+
+    def _allocate(self, n_pages: int) -> list[Page]:
+        n_layers, n_kv_heads, head_dim, kv_type = self.form
+        page_bytes = n_layers * n_kv_heads * head_block_bytes(head_dim, KV_DTYPES[kv_type])
+        needed, free = n_pages * page_bytes, available_bytes()
+        if free is not None and needed > free:
+            raise ResourceError(
+                f"KV cache: {self.capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
+                "ask for a smaller context or kv_type f16 or int8"
+            )
+        memory = np.asarray(allocate((n_pages, page_bytes), np.uint8, "KV cache"), np.uint8)
+        return list(memory)
+
+
+def addresses_of(caches: list[KVCache]) -> npt.NDArray[np.int64]:
+    """Return where the pages of several sequences lie, int64[n_sequences, most pages]; zeros after the last."""
+    if len(caches) == 1:
+        return caches[0].addresses
+    table = np.zeros((len(caches), max(cache.addresses.size for cache in caches)), np.int64)
+    for row, cache in enumerate(caches):
+        table[row, : cache.addresses.size] = cache.addresses[0]
+    return table

@@ -7,7 +7,7 @@ from bitnet_numba.engine.layout import round_up
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.source import ModelSource, expected_shapes
 from bitnet_numba.formats.names import LINEAR_ROLES
-from bitnet_numba.kernels.attention import TILE
+from bitnet_numba.kernels.attention import BLOCK, head_block_bytes
 
 Facts = dict[str, dict[str, Any]]
 
@@ -49,9 +49,9 @@ def _memory(transformer: Transformer) -> dict[str, int]:
     matrices = {id(array): array.nbytes for array in (weights.embedding, weights.embedding_scales)}
     matrices |= {id(array): array.nbytes for array in (weights.head, weights.head_scales)}
     every = sum({id(array): array.nbytes for array in weights}.values())
-    itemsize = KV_DTYPES[transformer.kv_type]().itemsize
-    per_position = 2 * config.n_layers * config.n_kv_heads * transformer.layout.head_dim * itemsize
-    full_cache = per_position * round_up(transformer.max_context, TILE)
+    head_bytes = head_block_bytes(transformer.layout.head_dim, KV_DTYPES[transformer.kv_type])
+    per_position = config.n_layers * config.n_kv_heads * head_bytes // BLOCK
+    full_cache = per_position * round_up(transformer.max_context, BLOCK)
     return {
         "ternary_weights": ternary,
         "embedding_and_head": sum(matrices.values()),

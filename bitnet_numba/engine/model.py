@@ -1,13 +1,15 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
-from typing import Literal
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.cache import KVCache, KVType
+from bitnet_numba.engine.cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.forward.arrays import Shape, Step, Weights
+from bitnet_numba.engine.forward.arrays import QUERY_TILE, CacheArrays, Shape, Step, Weights
 from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state
@@ -16,7 +18,8 @@ from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, c
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team
 
-PREFILL_CHUNK = 64  # tokens a step: enough to use each weight often, few enough that Ctrl-C is heard soon
+MAX_CHUNK = 512  # tokens of one step
+PREFILL_CHUNK = 256  # of a prompt's step: enough to use each weight often, few enough to tell about progress
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): HEAD_F16,
@@ -24,6 +27,24 @@ _HEAD_KERNELS = {
     np.dtype(np.float32): HEAD_F32,
     np.dtype(np.int8): HEAD_INT8,
 }
+
+
+class Piece(NamedTuple):
+    """What a step takes of one sequence.
+
+    Attributes
+    ----------
+    tokens : int32[n_tokens]
+        At least one.
+    cache : KVCache
+        Holds the sequence so far.
+    n_logits : int
+        Of how many of the last tokens logits are asked for.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    cache: KVCache
+    n_logits: int = 1
 
 
 class Transformer:
@@ -37,7 +58,7 @@ class Transformer:
     weights : Weights
     threads : int
         How many share each step.
-    kv_type : {"f16", "f32"}
+    kv_type : {"f16", "f32", "int8"}
         The number format of caches.
     max_context : int
         The longest sequence.
@@ -59,7 +80,8 @@ class Transformer:
         self.layout = layout
         self.weights = weights
         self._shape = _shape(layout, weights)
-        self._state = allocate_state(layout, threads, PREFILL_CHUNK, max_context)
+        self._element = np.empty(0, KV_DTYPES[kv_type])
+        self._state = allocate_state(layout, threads, MAX_CHUNK, max_context)
         self._team = Team(threads)
 
     def new_cache(self, n_positions: int) -> KVCache:
@@ -96,7 +118,7 @@ class Transformer:
         logits : {"last", "all", "none"}
             Of which tokens.
         chunk_size : int
-            Tokens a step, 1 to 64.
+            Tokens a step, 1 to 512.
 
         Returns
         -------
@@ -111,13 +133,50 @@ class Transformer:
         ResourceError
             If the cache is too small for them.
         """
-        tokens = self._checked(tokens, cache, chunk_size)
+        if not 1 <= chunk_size <= MAX_CHUNK:
+            raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {MAX_CHUNK}")
+        tokens = self._checked(tokens, cache)
         n_rows = {"last": 1, "all": tokens.size, "none": 0}[logits]
         out = np.empty((n_rows, self.config.vocab_size), np.float32)
         for start in range(0, tokens.size, chunk_size):
             chunk = tokens[start : start + chunk_size]
-            end = start + chunk.size
-            self._step(chunk, cache, out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)])
+            rows = slice(max(0, start - tokens.size + n_rows), max(0, start + chunk.size - tokens.size + n_rows))
+            self._step([Piece(chunk, cache, rows.stop - rows.start)], out[rows])
+        return out
+
+    def forward_batch(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
+        """Append tokens to several sequences in one step, and return logits.
+
+        What else is in the batch changes no bit of a sequence's logits.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            Of different caches; together at most 512 tokens.
+
+        Returns
+        -------
+        float32[sum of n_logits, vocab_size]
+            In the order of the pieces and their tokens.
+
+        Raises
+        ------
+        ParameterError
+            If a piece is out of range, or there are too many tokens.
+        ResourceError
+            If a cache is too small.
+        """
+        checked = [piece._replace(tokens=self._checked(piece.tokens, piece.cache)) for piece in pieces]
+        n_tokens = sum(piece.tokens.size for piece in checked)
+        if not 1 <= n_tokens <= MAX_CHUNK:
+            raise ParameterError(f"batch: {n_tokens} tokens in one step, expected 1 to {MAX_CHUNK}")
+        if len({id(piece.cache) for piece in checked}) < len(checked):
+            raise ParameterError("batch: two pieces of one cache; give its tokens in one piece")
+        for piece in checked:
+            if not 0 <= piece.n_logits <= piece.tokens.size:
+                raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
+        out = np.empty((sum(piece.n_logits for piece in checked), self.config.vocab_size), np.float32)
+        self._step(checked, out)
         return out
 
     def kernel_counts(self) -> dict[str, int]:
@@ -133,16 +192,36 @@ class Transformer:
         """Bytes of scratch memory."""
         return sum(array.nbytes for array in self._state)
 
-    def _step(self, tokens: npt.NDArray[np.int32], cache: KVCache, logits: npt.NDArray[np.float32]) -> None:
-        step = Step(self._shape, self.weights, cache.arrays, self._state, tokens.size, cache.length)
+    def _step(self, pieces: Sequence[Piece], logits: npt.NDArray[np.float32]) -> None:
+        caches = [piece.cache for piece in pieces]
+        lengths = [piece.tokens.size for piece in pieces]
+        firsts = np.cumsum([0, *lengths])
+        step = Step(
+            shape=self._shape,
+            weights=self.weights,
+            cache=CacheArrays(addresses_of(caches), self._element),
+            state=self._state,
+            tokens=np.concatenate([piece.tokens for piece in pieces]),
+            positions=_int32s(
+                cache.length + i for cache, length in zip(caches, lengths, strict=True) for i in range(length)
+            ),
+            sequences=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
+            tiles=_tiles(firsts),
+            wanted=_int32s(
+                token
+                for piece, end in zip(pieces, firsts[1:], strict=True)
+                for token in range(end - piece.n_logits, end)
+            ),
+        )
 
         def work(crew: Crew) -> None:
-            forward(crew, step, tokens, logits)
+            forward(crew, step, logits)
 
         self._team.run(work)
-        cache.length += tokens.size
+        for piece in pieces:
+            piece.cache.length += piece.tokens.size
 
-    def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache, chunk_size: int) -> npt.NDArray[np.int32]:
+    def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:
         """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.size == 0:
@@ -150,15 +229,27 @@ class Transformer:
         # before they are cast, or 2**32 would pass for 0
         if tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
             raise ParameterError(f"tokens: expected whole numbers from 0 to {self.config.vocab_size - 1}")
-        if not 1 <= chunk_size <= PREFILL_CHUNK:
-            raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {PREFILL_CHUNK}")
-        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim):
+        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim, self.kv_type):
             raise ParameterError(f"cache: made for a model of other sizes, {cache.form}; take one from new_cache")
         if cache.length + tokens.size > min(cache.capacity, self.max_context):
             raise ResourceError(
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
             )
         return np.array(tokens, np.int32)  # its own, writable: for a read-only one Numba would compile anew
+
+
+def _int32s(numbers: Iterable[int]) -> npt.NDArray[np.int32]:
+    return np.fromiter(numbers, np.int32)
+
+
+def _tiles(firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Cut the tokens of each sequence, which begin at ``firsts``, into tiles of attention."""
+    tiles = [
+        (token, min(QUERY_TILE, end - token))
+        for first, end in itertools.pairwise(firsts)
+        for token in range(first, end, QUERY_TILE)
+    ]
+    return np.array(tiles, np.int32)
 
 
 def _shape(layout: Layout, weights: Weights) -> Shape:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bitnet_numba.engine.forward.arrays import RunState
+from bitnet_numba.engine.forward.arrays import QUERY_TILE, RunState
 from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
 from bitnet_numba.kernels.jit import new_counts
@@ -24,6 +24,7 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
     config = layout.config
     slots = round_up(max(chunk, n_threads), TOKENS)
     n_blocks = round_up(max_context, BLOCK) // BLOCK
+    group = config.n_heads // config.n_kv_heads
     return RunState(
         counts=new_counts(),
         x=np.zeros((slots, layout.hidden), np.float32),
@@ -42,6 +43,8 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         gated=np.zeros((slots, layout.ffn), np.float32),
         key=np.zeros((n_threads, layout.head_dim), np.float32),
         value=np.zeros((n_threads, layout.head_dim), np.float32),
-        scores=np.zeros((n_threads, BLOCK), np.float32),
-        partials=np.zeros((max(config.n_heads, n_threads), n_blocks, HEADER + layout.head_dim), np.float32),
+        scores=np.zeros((n_threads, 4, BLOCK), np.float32),
+        partials=np.zeros((config.n_heads, n_blocks, HEADER + layout.head_dim), np.float32),
+        partial=np.zeros((n_threads, 4, HEADER + layout.head_dim), np.float32),
+        merged=np.zeros((n_threads, QUERY_TILE * group, HEADER + layout.head_dim), np.float32),
     )

@@ -169,7 +169,9 @@ class _ForgivingCache(FunctionCache):
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False}
+# Without Numba's reference counting: kernels allocate nothing, their callers keep every array alive, and counting each
+# view that is passed around takes atomic operations that took over half of attention's time.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False, "_nrt": False}
 
 
 def jit(function: _Function) -> _Function:

@@ -168,6 +168,21 @@ def block_keys(keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.concatenate([keys[first : first + 16].T.reshape(-1) for first in range(0, len(keys), 16)])
 
 
+def store_rows(rows: Floats, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], Floats, Floats]:
+    """Return rows in a cache's number format, the scale of each row (int8 only), and the numbers that they then are."""
+    none = np.zeros(0, np.float32)
+    if dtype == np.uint16:
+        halves = rows.astype(np.float16)
+        return halves.view(np.uint16), none, halves.astype(np.float32)
+    if dtype == np.int8:
+        largest = np.abs(rows).max(axis=1)
+        units = largest / np.float32(127)
+        factors = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
+        whole = np.clip(np.rint(rows * factors[:, None]), -127, 127)
+        return whole.astype(np.int8), units, (whole * units[:, None]).astype(np.float32)
+    return rows, none, rows
+
+
 # ---- embedding and head ----------------------------------------------------------------------------------------------
 def embedding(matrix: npt.NDArray[Any], scales: Floats) -> Doubles:
     """Return the numbers [vocab_size, hidden_size] that stand in an embedding of any storage format.

@@ -67,6 +67,11 @@ def _int8_to_f32(b: Builder, x: Value) -> Value:
     return b.sitofp(x, F32x16.llvm)
 
 
+def _f32_to_int8(b: Builder, x: Value) -> Value:
+    """Convert whole numbers that fit; a kernel rounds and clips before it stores."""
+    return b.fptosi(x, ir.VectorType(I8, 16))
+
+
 def _unchanged(b: Builder, x: Value) -> Value:
     return x
 
@@ -81,7 +86,7 @@ _TO_F32: Mapping[Any, _Conversion] = MappingProxyType(
     }
 )
 _FROM_F32: Mapping[Any, _Conversion] = MappingProxyType(
-    {types.float32: (F32, _unchanged), types.uint16: (I16, _f32_to_half)}
+    {types.float32: (F32, _unchanged), types.uint16: (I16, _f32_to_half), types.int8: (I8, _f32_to_int8)}
 )
 
 

@@ -19,6 +19,7 @@ from bitnet_numba.simd import cpu
 from bitnet_numba.simd.operation import I32, I64, Builder, Value, address, array_op, call, vector_op
 
 SPINS = 2000  # about 0.1 ms of waiting before a core is given back: a barrier is shorter, a lost core is longer
+_LISTEN_SECONDS = 0.1  # a signal that comes just before the wait begins does not end it: the next round hears it
 _LINE = 8  # int64s in a cache line: no two threads write the same one without meaning to
 
 
@@ -181,7 +182,8 @@ class Team:
             raise RuntimeError("the team is closed")
         job = _Job(work)
         self._queues[0].put(job)
-        job.finished.acquire()
+        while not job.finished.acquire(timeout=_LISTEN_SECONDS):
+            pass
         if job.failures:
             raise job.failures[0]
 

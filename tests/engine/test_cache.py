@@ -7,36 +7,41 @@ import pytest
 
 from bitnet_numba.engine import cache as cache_room
 from bitnet_numba.engine import memory, weights
-from bitnet_numba.engine.cache import KVCache, KVType
+from bitnet_numba.engine.cache import KVCache, KVType, addresses_of
 from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.errors import ParameterError, ResourceError
 from tests.tiny import toy_model
 
 
-@pytest.mark.parametrize(("kv_type", "n_bytes"), [("f16", 2), ("f32", 4)])
-def test_holds_whole_tiles(kv_type: KVType, n_bytes: int) -> None:
-    cache = KVCache(3, 2, 32, 65, kv_type)
-    assert cache.capacity == 65
+@pytest.mark.parametrize(("kv_type", "n_bytes"), [("f16", 2 * 32), ("f32", 4 * 32), ("int8", 32 + 4)])
+def test_holds_whole_pages(kv_type: KVType, n_bytes: int) -> None:
+    cache = KVCache(3, 2, 32, 257, kv_type)
+    assert cache.capacity == 257
     assert cache.length == 0
-    assert cache.n_bytes == 2 * 3 * 2 * 128 * 32 * n_bytes
-    assert cache.arrays.keys.shape == (3, 2, 128 * 32)
-    assert not cache.arrays.values.any()
+    assert cache.n_bytes == 2 * 3 * 2 * 512 * n_bytes
+    assert cache.addresses.shape == (1, 2)
 
 
 def test_large_ones_begin_on_a_page_of_their_own() -> None:
     cache = KVCache(2, 2, 128, 4096, "f16")
-    for array in cache.arrays:
-        assert array.nbytes >= memory.HUGE_PAGE
-        assert array.ctypes.data % memory.HUGE_PAGE == 0
-        assert array.flags.writeable
+    assert cache.n_bytes >= memory.HUGE_PAGE
+    assert cache.addresses[0, 0] % memory.HUGE_PAGE == 0
+    np.testing.assert_array_equal(np.diff(cache.addresses[0]), cache.n_bytes // 16)
+
+
+def test_addresses_of_several_stand_in_rows() -> None:
+    short, long = KVCache(1, 1, 32, 10, "f16"), KVCache(1, 1, 32, 600, "f16")
+    np.testing.assert_array_equal(
+        addresses_of([short, long]), [[short.addresses[0, 0], 0, 0], long.addresses[0].tolist()]
+    )
 
 
 def test_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_room, "available_bytes", lambda: 10_000_000)
-    with pytest.raises(ResourceError, match=r"^KV cache: 100,000 positions need 7\.68 GB, 10 MB are free; ask for a"):
+    with pytest.raises(ResourceError, match=r"^KV cache: 100,000 positions need 7\.69 GB, 10 MB are free; ask for a"):
         KVCache(30, 5, 128, 100_000, "f16")
-    assert KVCache(30, 5, 128, 64, "f16").capacity == 64
+    assert KVCache(10, 5, 128, 64, "f16").capacity == 64
 
 
 def test_refuses_what_the_system_does_not_grant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +75,9 @@ def test_allocated_arrays_are_zeros_of_the_shape_asked_for() -> None:
         assert array.shape == shape
         assert array.dtype == np.uint16
         assert not array.any()
+
+
+@pytest.mark.parametrize(("length", "capacity"), [(-1, 10), (1, 10), (0, -1)])
+def test_refuses_forks_outside(length: int, capacity: int) -> None:
+    with pytest.raises(ParameterError, match=f"^cache: cannot begin with {length} of 0 positions and hold {capacity}$"):
+        KVCache(1, 1, 32, 10, "f16").fork(capacity, length)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.engine.cache import KVCache, KVType
-from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.model import Piece, Transformer
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels.jit import is_warm
@@ -51,7 +51,7 @@ def single_steps(model: Transformer, tokens: npt.NDArray[np.int32]) -> npt.NDArr
     return np.concatenate([model.forward(tokens[i : i + 1], cache) for i in range(tokens.size)])
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_same_bits_in_any_chunks_on_any_threads(architecture: str, kv_type: KVType, tmp_path: Path) -> None:
     toy, path = toy_file(tmp_path, architecture, kv_type)
@@ -90,6 +90,91 @@ def test_sequences_do_not_disturb_each_other(model: Transformer) -> None:
         assert (rows == expected[part : part + 5]).all()
 
 
+@pytest.mark.parametrize("others", [1, 3, 16])
+def test_a_batch_changes_no_bit_of_a_sequence(model: Transformer, others: int) -> None:
+    """Sequences of other lengths, read in pieces of other sizes, in the same steps."""
+    rng = np.random.default_rng(others)
+    texts = [rng.integers(0, 270, size, dtype=np.int32) for size in rng.integers(20, LENGTH, others + 1)]
+    alone = [logits_of(model, text) for text in texts]
+    caches = [model.new_cache(text.size) for text in texts]
+    while any(cache.length < text.size for cache, text in zip(caches, texts, strict=True)):
+        pieces, expected = [], []
+        for number, (cache, text) in enumerate(zip(caches, texts, strict=True)):
+            unread = text[cache.length :][: (1, 7, 30)[number % 3]]
+            n_logits = min(unread.size, number % 4)
+            if unread.size:
+                pieces.append(Piece(unread, cache, n_logits))
+                end = cache.length + unread.size
+                expected.append(alone[number][end - n_logits : end])
+        assert (model.forward_batch(pieces) == np.concatenate(expected)).all()
+
+
+def test_a_batch_of_single_tokens_continues_as_each_alone(model: Transformer) -> None:
+    caches = [model.new_cache(40) for _ in range(3)]
+    prompts = [np.arange(first, first + 30, dtype=np.int32) for first in (0, 50, 100)]
+    last = model.forward_batch([Piece(prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)])
+    for _ in range(10):
+        tokens = last.argmax(axis=1).astype(np.int32)
+        prompts = [np.append(prompt, token) for prompt, token in zip(prompts, tokens, strict=True)]
+        last = model.forward_batch([Piece(tokens[i : i + 1], cache) for i, cache in enumerate(caches)])
+    for prompt, row in zip(prompts, last, strict=True):
+        assert (logits_of(model, prompt)[-1] == row).all()
+
+
+def test_refuses_batches(model: Transformer) -> None:
+    cache, token = model.new_cache(LENGTH), np.zeros(1, np.int32)
+    with pytest.raises(ParameterError, match=r"^batch: 0 tokens in one step, expected 1 to 512$"):
+        model.forward_batch([])
+    with pytest.raises(ParameterError, match=r"^batch: 513 tokens in one step"):
+        model.forward_batch([Piece(np.zeros(513, np.int32), cache)])
+    with pytest.raises(ParameterError, match=r"^batch: two pieces of one cache"):
+        model.forward_batch([Piece(token, cache), Piece(token, cache)])
+    with pytest.raises(ParameterError, match=r"^batch: 2 logits of 1 tokens asked for$"):
+        model.forward_batch([Piece(token, cache, 2)])
+    with pytest.raises(ResourceError, match=r"^11 positions needed, the cache holds 10: "):
+        model.forward_batch([Piece(token, cache), Piece(np.zeros(11, np.int32), model.new_cache(10))])
+    assert cache.length == 0
+
+
+@pytest.mark.parametrize("length", [0, 100, 256, 300, 512, 513])
+def test_forks_go_their_own_ways(model: Transformer, length: int) -> None:
+    """Three that share the same beginning and go on differently, in turns, as if each were alone."""
+    rng = np.random.default_rng(length)
+    beginning = rng.integers(0, 270, 513, dtype=np.int32)
+    endings = rng.integers(0, 270, (3, LENGTH - 513), dtype=np.int32)
+    first = model.new_cache(LENGTH)
+    model.forward(beginning, first, "none")
+    second = first.fork(length=length)
+    third = second.fork()
+    first.truncate(length)
+    texts = [np.append(beginning[:length], ending) for ending in endings]
+    expected = [logits_of(model, text)[length:] for text in texts]
+    for part in range(0, endings.shape[1], 8):
+        for cache, ending, rows in zip((first, second, third), endings, expected, strict=True):
+            assert (model.forward(ending[part : part + 8], cache, "all") == rows[part : part + 8]).all()
+
+
+def test_a_shared_page_is_never_written(model: Transformer) -> None:
+    """Cut back into a shared page, a cache writes to one of its own."""
+    text = np.arange(300, dtype=np.int32) % 270
+    first = model.new_cache(400)
+    model.forward(text, first, "none")
+    second = first.fork()
+    first.truncate(10)
+    model.forward(text[::-1], first, "none")
+    assert (model.forward(text[:5], second, "all") == logits_of(model, np.append(text, text[:5]))[300:]).all()
+
+
+def test_a_fork_shares_whole_pages(model: Transformer) -> None:
+    first = model.new_cache(LENGTH)
+    model.forward(np.zeros(300, np.int32), first, "none")
+    second = first.fork(400)
+    assert second.capacity == 400
+    assert second.length == 300
+    assert second.addresses[0, 0] == first.addresses[0, 0]
+    assert second.addresses[0, 1] != first.addresses[0, 1]
+
+
 def test_goes_on_after_a_cut(model: Transformer) -> None:
     tokens = np.arange(50, dtype=np.int32)
     cache = model.new_cache(50)
@@ -123,9 +208,9 @@ def test_refuses_what_is_no_list_of_tokens(model: Transformer, tokens: npt.NDArr
         model.forward(tokens, model.new_cache(10))
 
 
-@pytest.mark.parametrize("chunk_size", [0, -1, 65])
+@pytest.mark.parametrize("chunk_size", [0, -1, 513])
 def test_refuses_chunk_sizes(model: Transformer, chunk_size: int) -> None:
-    with pytest.raises(ParameterError, match=f"^chunk_size is {chunk_size}, expected 1 to 64$"):
+    with pytest.raises(ParameterError, match=f"^chunk_size is {chunk_size}, expected 1 to 512$"):
         model.forward(np.zeros(1, np.int32), model.new_cache(10), chunk_size=chunk_size)
 
 
@@ -139,7 +224,7 @@ def test_refuses_more_positions_than_there_are(model: Transformer) -> None:
 def test_counts_the_kernels_that_run(model: Transformer) -> None:
     assert model.kernel_counts() == {}
     cache = model.new_cache(80)
-    model.forward(np.zeros(70, np.int32), cache)  # two steps of many tokens
+    model.forward(np.zeros(70, np.int32), cache, chunk_size=64)  # two steps of many tokens
     model.forward(np.zeros(1, np.int32), cache)
     counts = model.kernel_counts()
     assert counts[f"i2s_gemm_{model.isa}"] == 2 * 2 * 4  # steps, layers, matrices
@@ -163,9 +248,13 @@ def test_ends(model: Transformer) -> None:
 
 
 def test_refuses_the_cache_of_a_model_of_other_sizes(model: Transformer) -> None:
-    other = KVCache(model.config.n_layers, 2 * model.config.n_kv_heads, model.layout.head_dim, 8, "f16")
-    with pytest.raises(ParameterError, match="cache: made for a model of other sizes"):
-        model.forward(np.zeros(1, np.int32), other)
+    config = model.config
+    for other in (
+        KVCache(config.n_layers, 2 * config.n_kv_heads, model.layout.head_dim, 8, "f16"),
+        KVCache(config.n_layers, config.n_kv_heads, model.layout.head_dim, 8, "f32"),
+    ):
+        with pytest.raises(ParameterError, match="cache: made for a model of other sizes"):
+            model.forward(np.zeros(1, np.int32), other)
 
 
 def test_compiled_kernels_are_found_warm(model: Transformer) -> None:

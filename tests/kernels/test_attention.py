@@ -9,32 +9,45 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.attention import BLOCK, TILE, attend, store_position
+from bitnet_numba.kernels.attention import BLOCK, TILE, HeadBlock, attend, attend_four, store_position
 from tests.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
 
 CAPACITY = 704  # eleven tiles
 EXP_ERROR = 2e-7  # relative, of the kernels' own exponential
-DTYPES = st.sampled_from([np.float32, np.uint16])
+DTYPES = st.sampled_from([np.float32, np.uint16, np.int8])
 HEAD_DIMS = st.integers(1, 9).map(lambda blocks: 16 * blocks)
 BORDERS = [n + near for n in (16, TILE, BLOCK, 2 * BLOCK) for near in (-1, 0, 1)]
 LENGTHS = st.sampled_from(BORDERS) | st.integers(1, 700)
 
-Cache = npt.NDArray[Any]
+
+def stored(keys: Floats, values: Floats, dtype: Any) -> tuple[HeadBlock, Floats, Floats]:
+    """Return a cache of numbers in a format, and the keys and values that they then are."""
+    key_bits, key_scales, kept_keys = reference.store_rows(keys, dtype)
+    value_bits, value_scales, kept_values = reference.store_rows(values, dtype)
+    cache = HeadBlock(reference.block_keys(key_bits), value_bits.reshape(-1), key_scales, value_scales)
+    return cache, kept_keys, kept_values
 
 
-def stored(x: Floats, dtype: Any) -> tuple[Cache, npt.NDArray[Any]]:
-    """Return numbers in the cache's format, and what they then are."""
-    if dtype == np.uint16:
-        halves = x.astype(np.float16)
-        return halves.view(np.uint16), halves
-    return x, x
+def garbage_after(cache: HeadBlock, n_positions: int, capacity: int = CAPACITY) -> HeadBlock:
+    """Cut a cache to ``capacity``, and fill what it holds from ``n_positions`` on with what no result may show."""
+    head_dim = cache.values.size // CAPACITY
+    garbage = {np.dtype(np.uint16): 0x7E00, np.dtype(np.float32): np.nan, np.dtype(np.int8): 127}[cache.keys.dtype]
+    position_of_lane = np.add.outer(np.arange(0, CAPACITY, 16), np.tile(np.arange(16), head_dim)).reshape(-1)
+    keys, values = cache.keys.copy(), cache.values.copy()
+    keys[position_of_lane >= n_positions] = garbage
+    values[n_positions * head_dim :] = garbage
+    scales = [scale.copy()[:capacity] for scale in (cache.key_scales, cache.value_scales)]
+    for scale in scales:
+        scale[n_positions:] = np.nan
+    return HeadBlock(keys[: capacity * head_dim], values[: capacity * head_dim], *scales)
 
 
-def garbage_after(cache: Cache, n_positions: int) -> Cache:
-    """Fill every position from ``n_positions`` on with NaN."""
-    stale = cache.copy()
-    stale[n_positions:] = 0x7E00 if cache.dtype == np.uint16 else np.nan
-    return stale
+def empty_cache(n_positions: int, head_dim: int, dtype: Any) -> HeadBlock:
+    """Return a cache of zeros."""
+    numbers, scales = np.zeros((2, n_positions * head_dim), dtype), np.zeros((2, n_positions), np.float32)
+    if dtype != np.int8:
+        scales = scales[:, :0]
+    return HeadBlock(*numbers, *scales)
 
 
 def bound(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> float:
@@ -58,28 +71,44 @@ def bound(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> fl
 def test_matches_its_twin_whatever_lies_behind(n: int, head_dim: int, dtype: Any, sharpness: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     query = normal(rng, head_dim, sharpness / np.sqrt(head_dim))
-    key_bits, keys = stored(normal(rng, (CAPACITY, head_dim)), dtype)
-    value_bits, values = stored(normal(rng, (CAPACITY, head_dim)), dtype)
+    cache, keys, values = stored(normal(rng, (CAPACITY, head_dim)), normal(rng, (CAPACITY, head_dim)), dtype)
     out = np.empty(head_dim, np.float32)
-    key_cache = reference.block_keys(garbage_after(key_bits, n))
-    attend(query, key_cache, garbage_after(value_bits, n).reshape(-1), n, out)
+    attend(query, garbage_after(cache, n), n, out)
     expected = reference.attend(query, keys[:n], values[:n])
     assert_within(out, expected, bound(query, keys[:n], values[:n]))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.int8])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 255, 256, 257, 513])
 def test_later_positions_change_no_bit(n: int, dtype: Any) -> None:
     rng = np.random.default_rng(n)
     query = normal(rng, 32, 0.3)
-    keys, _ = stored(normal(rng, (CAPACITY, 32)), dtype)
-    values, _ = stored(normal(rng, (CAPACITY, 32)), dtype)
+    cache, _, _ = stored(normal(rng, (CAPACITY, 32)), normal(rng, (CAPACITY, 32)), dtype)
     full, short = np.empty(32, np.float32), np.empty(32, np.float32)
-    attend(query, reference.block_keys(keys), values.reshape(-1), n, full)
-    capacity = (n + TILE - 1) // TILE * TILE
-    few_keys, few_values = garbage_after(keys, n)[:capacity], garbage_after(values, n)[:capacity]
-    attend(query, reference.block_keys(few_keys), few_values.reshape(-1), n, short)
+    attend(query, cache, n, full)
+    attend(query, garbage_after(cache, n, (n + TILE - 1) // TILE * TILE), n, short)
     np.testing.assert_array_equal(short.view(np.uint32), full.view(np.uint32))
+
+
+@given(
+    counts=st.lists(st.integers(1, BLOCK), min_size=4, max_size=4) | st.integers(1, BLOCK - 3).map(lambda n: [n] * 4),
+    head_dim=st.integers(1, 4).map(lambda blocks: 32 * blocks),
+    dtype=DTYPES,
+    seed=SEEDS,
+)
+@example(counts=[253, 254, 255, 256], head_dim=128, dtype=np.uint16, seed=0)
+def test_four_queries_at_once_give_the_bits_of_each_alone(
+    counts: list[int], head_dim: int, dtype: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    queries = normal(rng, (4, head_dim), 2 / np.sqrt(head_dim))
+    cache, _, _ = stored(normal(rng, (CAPACITY, head_dim)), normal(rng, (CAPACITY, head_dim)), dtype)
+    block = garbage_after(cache, max(counts), BLOCK)
+    together, alone = np.empty((4, head_dim), np.float32), np.empty((4, head_dim), np.float32)
+    attend_four(queries, block, (counts[0], counts[1], counts[2], counts[3]), together)
+    for query, count in enumerate(counts):
+        attend(queries[query], block, count, alone[query])
+    np.testing.assert_array_equal(together.view(np.uint32), alone.view(np.uint32))
 
 
 @pytest.mark.parametrize("last", [0, 15, 64, 300, 699])
@@ -88,7 +117,7 @@ def test_one_overwhelming_score_selects_its_value(last: int) -> None:
     keys[last, 3] = 1e4
     query, out = np.zeros(16, np.float32), np.empty(16, np.float32)
     query[3] = 1
-    attend(query, reference.block_keys(keys), values.reshape(-1), 700, out)
+    attend(query, stored(keys, values, np.float32)[0], 700, out)
     np.testing.assert_array_equal(out, values[last])
 
 
@@ -98,17 +127,39 @@ def test_positions_are_stored_where_the_layout_has_them(
 ) -> None:
     rng = np.random.default_rng(seed)
     keys, values = normal(rng, (2 * TILE, head_dim), 1e-3), normal(rng, (2 * TILE, head_dim), 1e3)
-    key_cache, value_cache = np.zeros(keys.size, dtype), np.zeros(keys.size, dtype)
+    cache = empty_cache(2 * TILE, head_dim, dtype)
     for position in positions:
-        store_position(key_cache, value_cache, position, keys[position], values[position])
-    np.testing.assert_array_equal(key_cache, reference.block_keys(stored(keys, dtype)[0]))
-    np.testing.assert_array_equal(value_cache, stored(values, dtype)[0].reshape(-1))
+        store_position(cache, position, keys[position], values[position])
+    for array, expected in zip(cache, stored(keys, values, dtype)[0], strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-38, 1e-31, 1e38])
+def test_int8_scales_hold_for_every_magnitude(largest: float) -> None:
+    cache = empty_cache(TILE, 16, np.int8)
+    value = np.linspace(-largest, largest, 16, dtype=np.float32)
+    store_position(cache, 0, np.zeros(16, np.float32), value)
+    kept = cache.values[:16] * cache.value_scales[0]
+    assert np.abs(kept - value).max() <= max(1e-30, largest / 127 / 2 * (1 + 1e-6))
+    assert not cache.keys.any()
+
+
+def ones(n_positions: int, head_dim: int, dtype: Any) -> HeadBlock:
+    """Return a cache of ones without scales."""
+    numbers, scales = np.ones((2, n_positions * head_dim), dtype), np.ones((2, 0), np.float32)
+    return HeadBlock(*numbers, *scales)
+
+
+def with_wrong(arguments: dict[str, Any], name: str, wrong: Any) -> dict[str, Any]:
+    """Return arguments of which one, or one array of the cache, is another."""
+    if name in HeadBlock._fields:
+        return {**arguments, "cache": arguments["cache"]._replace(**{name: wrong})}
+    return {**arguments, name: wrong}
 
 
 ATTEND: dict[str, Any] = {
     "query": np.ones(16, np.float32),
-    "keys": np.ones(64 * 16, np.float32),
-    "values": np.ones(64 * 16, np.float32),
+    "cache": ones(64, 16, np.float32),
     "n_positions": 64,
     "out": np.ones(16, np.float32),
 }
@@ -139,12 +190,11 @@ ATTEND: dict[str, Any] = {
 )
 def test_attend_refuses(name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        attend(**{**ATTEND, name: wrong})
+        attend(**with_wrong(ATTEND, name, wrong))
 
 
 STORE: dict[str, Any] = {
-    "keys": np.ones(64 * 16, np.uint16),
-    "values": np.ones(64 * 16, np.uint16),
+    "cache": ones(64, 16, np.uint16),
     "position": 0,
     "key": np.ones(16, np.float32),
     "value": np.ones(16, np.float32),
@@ -172,10 +222,41 @@ STORE: dict[str, Any] = {
 )
 def test_store_refuses(name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        store_position(**{**STORE, name: wrong})
+        store_position(**with_wrong(STORE, name, wrong))
 
 
 def test_store_refuses_a_cache_of_another_format() -> None:
-    cache = np.ones(64 * 16, np.float64)
     with pytest.raises(ValueError, match=r"^keys: expected"):
-        store_position(**{**STORE, "keys": cache, "values": cache})
+        store_position(ones(64, 16, np.float64), 0, np.ones(16, np.float32), np.ones(16, np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "n_scales"), [(np.int8, 0), (np.int8, 63), (np.float32, 64)])
+@pytest.mark.parametrize("name", ["key_scales", "value_scales"])
+def test_int8_alone_has_scales(name: str, dtype: Any, n_scales: int) -> None:
+    cache = empty_cache(64, 16, dtype)._replace(**{name: np.zeros(n_scales, np.float32)})
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        store_position(cache, 0, np.ones(16, np.float32), np.ones(16, np.float32))
+
+
+FOUR: dict[str, Any] = {
+    "queries": np.ones((4, 32), np.float32),
+    "block": ones(512, 32, np.float32),
+    "counts": (1, 2, 3, 256),
+    "out": np.ones((4, 32), np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("queries", np.ones((4, 16), np.float32)),
+        ("queries", np.ones((3, 32), np.float32)),
+        ("queries", np.ones(32, np.float32)),
+        ("counts", (1, 2, 3, 257)),
+        ("counts", (0, 2, 3, 4)),
+        ("out", np.ones((3, 32), np.float32)),
+    ],
+)
+def test_four_refuse(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        attend_four(**{**FOUR, name: wrong})

@@ -17,6 +17,16 @@ def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
 F32, I32, I8, U8 = np.float32, np.int32, np.int8, np.uint8
 NO_SCALES = np.zeros((1, 0), F32)
 
+
+def cache() -> attention.HeadBlock:
+    """Return keys and values of 64 positions of 32 elements, or 128 of 16."""
+    return attention.HeadBlock(ones(F32, 2048), ones(F32, 2048), ones(F32, 0), ones(F32, 0))
+
+
+def store_in(block: attention.HeadBlock) -> None:
+    attention.store_position(block, 0, ones(F32, 16), ones(F32, 16))
+
+
 # What is written to, its shape, and a call that writes to it.
 WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     ("out", ones(F32, 32), lambda a: norm.rms_norm(ones(F32, 32), ones(F32, 32), 1e-5, 32, a)),
@@ -27,13 +37,10 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     ("out", ones(F32, 32), lambda a: ffn.gated_silu(ones(I32, 64), 1.0, 1.0, a)),
     ("x", ones(F32, 32), lambda a: residual.add_scaled(a, ones(I32, 32), 1.0)),
     ("out", ones(F32, 32), lambda a: residual.scale(ones(I32, 32), 1.0, a)),
-    ("out", ones(F32, 16), lambda a: attention.attend(ones(F32, 16), ones(F32, 1024), ones(F32, 1024), 9, a)),
-    ("keys", ones(F32, 1024), lambda a: attention.store_position(a, ones(F32, 1024), 0, ones(F32, 16), ones(F32, 16))),
-    (
-        "values",
-        ones(F32, 1024),
-        lambda a: attention.store_position(ones(F32, 1024), a, 0, ones(F32, 16), ones(F32, 16)),
-    ),
+    ("out", ones(F32, 16), lambda a: attention.attend(ones(F32, 16), cache(), 9, a)),
+    ("out", ones(F32, 4, 32), lambda a: attention.attend_four(ones(F32, 4, 32), cache(), (1, 2, 3, 4), a)),
+    ("keys", ones(F32, 2048), lambda a: store_in(cache()._replace(keys=a))),
+    ("values", ones(F32, 2048), lambda a: store_in(cache()._replace(values=a))),
     ("out", ones(F32, 1, 1), lambda a: head.head_product(alone(), ones(F32, 1, 32), NO_SCALES, ones(F32, 1, 32), a)),
     ("out", ones(F32, 32), lambda a: head.embedding_row(ones(F32, 1, 32), NO_SCALES, 0, a)),
     ("out", ones(I8, 128), lambda a: unpack.unpack_lut(alone(), ones(U8, 32), unpack.value_table(I8), a)),

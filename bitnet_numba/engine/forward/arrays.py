@@ -13,6 +13,8 @@ Int8s = npt.NDArray[np.int8]
 Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
 """Columns of ``Weights.scales``."""
 
+QUERY_TILE = 8  # tokens whose queries share a block of keys and values while it lies in the nearest cache
+
 
 class Weights(NamedTuple):
     """Read-only arrays, padded as :class:`bitnet_numba.engine.layout.Layout` says.
@@ -59,18 +61,19 @@ class Weights(NamedTuple):
 
 
 class CacheArrays(NamedTuple):
-    """What kernels see of a cache.
+    """Where kernels find the keys and values of the sequences of a step.
 
     Attributes
     ----------
-    keys : float32 or uint16 [n_layers, n_kv_heads, capacity * head_dim]
-        Blocks of 16 positions, each ``[head_dim][16]``: a lane is a position.
-    values : as keys
-        ``[capacity][head_dim]``.
+    pages : int64[n_sequences, n_pages]
+        Addresses. A page holds 256 positions of every layer and head: one
+        :class:`bitnet_numba.kernels.attention.HeadBlock` after the other, ``[n_layers][n_kv_heads]``.
+    element : float32, uint16 or int8 [0]
+        Its dtype is the number format of the pages.
     """
 
-    keys: npt.NDArray[Any]
-    values: npt.NDArray[Any]
+    pages: npt.NDArray[np.int64]
+    element: npt.NDArray[Any]
 
 
 class Shape(NamedTuple):
@@ -129,9 +132,14 @@ class RunState(NamedTuple):
     gated : float32[slots, ffn]
     key, value : float32[n_threads, head_dim]
         On their way to the cache.
-    scores : float32[n_threads, 256]
-    partials : float32[max(n_heads, n_threads), n_blocks, 16 + head_dim]
-        Attention results of blocks of positions: a row a head for one token, a row a thread for many.
+    scores : float32[n_threads, 4, 256]
+        Of up to four queries over one block of positions.
+    partials : float32[n_heads, n_blocks, 16 + head_dim]
+        A single token's attention results of blocks of positions.
+    partial : float32[n_threads, 4, 16 + head_dim]
+        A thread's results of the block it is at, where there are many tokens.
+    merged : float32[n_threads, queries, 16 + head_dim]
+        Its results so far, of all queries of a tile.
     """
 
     counts: npt.NDArray[np.int64]
@@ -153,22 +161,32 @@ class RunState(NamedTuple):
     value: Floats
     scores: Floats
     partials: Floats
+    partial: Floats
+    merged: Floats
 
 
 class Step(NamedTuple):
-    """One call of the forward pass: what it works with, and where in the sequence it stands.
+    """One call of the forward pass: what it works with, and where its tokens stand.
+
+    The tokens may be of several sequences; those of one sequence are neighbours, in their order.
 
     Attributes
     ----------
-    n_tokens : int
-        How many it takes through the model.
-    position : int
-        Of the first of them.
+    tokens, positions, sequences : int32[n_tokens]
+        Each token's id, its position in its sequence, and that sequence's row in ``cache.pages``.
+    tiles : int32[n_tiles, 2]
+        First token and number of tokens of runs that attention takes together: neighbours of one sequence, at most
+        ``QUERY_TILE``.
+    wanted : int32[n_logits]
+        The tokens whose logits are asked for.
     """
 
     shape: Shape
     weights: Weights
     cache: CacheArrays
     state: RunState
-    n_tokens: int
-    position: int
+    tokens: Sums
+    positions: Sums
+    sequences: Sums
+    tiles: Sums
+    wanted: Sums

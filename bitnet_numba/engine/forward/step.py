@@ -25,9 +25,9 @@ Sums = npt.NDArray[np.int32]
 
 
 @jit
-def forward(crew: Crew, step: Step, tokens: npt.NDArray[np.int32], logits: Floats) -> None:
-    """Run the tokens; write the logits of as many last ones as ``logits`` has rows."""
-    embed(crew, step, tokens)
+def forward(crew: Crew, step: Step, logits: Floats) -> None:
+    """Run the tokens; write the logits of those that are wanted, float32[n_logits, vocab_size]."""
+    embed(crew, step)
     for layer in range(step.shape.n_layers):
         attention_block(crew, step, layer)
         ffn_block(crew, step, layer)
@@ -36,12 +36,12 @@ def forward(crew: Crew, step: Step, tokens: npt.NDArray[np.int32], logits: Float
 
 
 @jit_inline
-def embed(crew: Crew, step: Step, tokens: npt.NDArray[np.int32]) -> None:
+def embed(crew: Crew, step: Step) -> None:
     weights, state = step.weights, step.state
     if crew.thread == 0:
         state.counts[EMBEDDING] += 1
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
-        token = tokens[min(slot, step.n_tokens - 1)]
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+        token = step.tokens[min(slot, step.tokens.size - 1)]
         embedding_worker(weights.embedding, weights.embedding_scales, token, state.x[slot])
 
 
@@ -49,20 +49,20 @@ def embed(crew: Crew, step: Step, tokens: npt.NDArray[np.int32]) -> None:
 def attention_block(crew: Crew, step: Step, layer: int) -> None:
     """x += output(norm(attention(qkv(norm(x)))))."""
     weights, state = step.weights, step.state
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
-        norm_hidden(step, slot, weights.attn_norm[layer])
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+        norm_hidden(step, slot, weights.attn_norm[layer], slot)
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, step.n_tokens)
+    meet_for(crew, step.tokens.size)
     linear(crew, step, weights.qkv[layer], state.q_hidden, state.qkv)
 
     attention(crew, step, layer)
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
         attended = state.attended[slot]
         if step.shape.sub_norms:
             norm, size = weights.attn_sub_norm[layer], step.shape.attended_size
             rms_norm_worker(attended, norm, step.shape.rms_norm_eps, size, attended)
         quantize(state, slot, attended, state.q_attended[slot])
-    meet_for(crew, step.n_tokens)
+    meet_for(crew, step.tokens.size)
     linear(crew, step, weights.attn_output[layer], state.q_attended, state.attn_output)
 
     add_residual(crew, step, state.attn_output, weights.scales[layer, OUTPUT])
@@ -75,20 +75,20 @@ def attention_block(crew: Crew, step: Step, layer: int) -> None:
 def ffn_block(crew: Crew, step: Step, layer: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
     weights, state = step.weights, step.state
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
-        norm_hidden(step, slot, weights.ffn_norm[layer])
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+        norm_hidden(step, slot, weights.ffn_norm[layer], slot)
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, step.n_tokens)
+    meet_for(crew, step.tokens.size)
     linear(crew, step, weights.gate_up[layer], state.q_hidden, state.gate_up)
 
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
         gated = state.gated[slot]
         gate(step, slot, layer, gated)
         if step.shape.sub_norms:
             norm, size = weights.ffn_sub_norm[layer], step.shape.ffn_size
             rms_norm_worker(gated, norm, step.shape.rms_norm_eps, size, gated)
         quantize(state, slot, gated, state.q_ffn[slot])
-    meet_for(crew, step.n_tokens)
+    meet_for(crew, step.tokens.size)
     linear(crew, step, weights.down[layer], state.q_ffn, state.down)
 
     add_residual(crew, step, state.down, weights.scales[layer, DOWN])
@@ -100,25 +100,26 @@ def ffn_block(crew: Crew, step: Step, layer: int) -> None:
 
 @jit_inline
 def output(crew: Crew, step: Step, logits: Floats) -> None:
-    """Logits of the last tokens; their activations stay float32."""
-    weights, state = step.weights, step.state
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
-        norm_hidden(step, slot, weights.output_norm)
+    """Logits of the wanted tokens; their activations stay float32."""
+    weights, state, n_wanted = step.weights, step.state, step.wanted.size
+    meet_for(crew, step.tokens.size)  # whoever finished a token need not be who goes on with it here
+    for slot in range(crew.thread, slots_end(crew, n_wanted), crew.n_threads):
+        of_token = crew.thread if step.tokens.size == 1 else step.wanted[min(slot, n_wanted - 1)]
+        norm_hidden(step, of_token, weights.output_norm, slot)
     if crew.thread == 0:
         state.counts[RMS_NORM] += 1
         state.counts[step.shape.head_kernel] += 1
-    meet_for(crew, step.n_tokens)
-    end = step.n_tokens if step.n_tokens > 1 else crew.thread + 1
-    hidden = state.normed[end - logits.shape[0] : end]
+    meet_for(crew, n_wanted)
+    hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[crew.thread : crew.thread + 1]
     head_worker(crew, weights.head, weights.head_scales, hidden, logits)
     barrier(crew)
 
 
 # ---- what the blocks are made of -------------------------------------------------------------------------------------
 @jit_inline
-def norm_hidden(step: Step, slot: int, weight: Floats) -> None:
+def norm_hidden(step: Step, slot: int, weight: Floats, out_slot: int) -> None:
     shape, state = step.shape, step.state
-    rms_norm_worker(state.x[slot], weight, shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
+    rms_norm_worker(state.x[slot], weight, shape.rms_norm_eps, shape.hidden_size, state.normed[out_slot])
 
 
 @jit_inline
@@ -129,7 +130,7 @@ def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
 @jit_inline
 def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
     """BitLinear without its scales: exact sums, which whoever reads them multiplies by what one unit stands for."""
-    state, n_tokens = step.state, step.n_tokens
+    state, n_tokens = step.state, step.tokens.size
     if n_tokens == 1:
         gemv_worker(crew, state.counts, weights, q[crew.thread], state.q_sum[crew.thread], out[0])
     else:
@@ -140,7 +141,7 @@ def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
 @jit_inline
 def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
     state = step.state
-    sums = state.gate_up[min(slot, step.n_tokens - 1)]
+    sums = state.gate_up[min(slot, step.tokens.size - 1)]
     gate_factor = step.weights.scales[layer, GATE] / state.scale[slot]
     up_factor = step.weights.scales[layer, UP] / state.scale[slot]
     if step.shape.relu2:
@@ -152,5 +153,5 @@ def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
 @jit_inline
 def add_residual(crew: Crew, step: Step, sums: Sums, scale: np.float32) -> None:
     state = step.state
-    for slot in range(crew.thread, slots_end(crew, step.n_tokens), crew.n_threads):
-        add_scaled_worker(state.x[slot], sums[min(slot, step.n_tokens - 1)], scale / state.scale[slot])
+    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+        add_scaled_worker(state.x[slot], sums[min(slot, step.tokens.size - 1)], scale / state.scale[slot])
