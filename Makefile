@@ -1,7 +1,8 @@
 # Every target says what it does; `make help` lists them. Example lines can be pasted.
 PYTHON ?= .venv/bin/python
+FUZZ_SECONDS ?= 60
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-nojit test-bounds lint type imports size cover docs wheel demo-model demo-check bench clean ci
+.PHONY: help setup test test-bounds fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,6 +16,9 @@ test:  ## run the tests: make test
 
 test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
 	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/kernels tests/engine
+
+fuzz:  ## fuzz each target under atheris for FUZZ_SECONDS: pip install -e '.[fuzz]' && make fuzz FUZZ_SECONDS=600
+	for target in gguf safetensors template; do $(PYTHON) -W error -m tests.fuzz.driver $$target $(FUZZ_SECONDS) || exit 1; done
 
 lint:  ## check style and formatting: make lint
 	$(PYTHON) -m ruff check .
