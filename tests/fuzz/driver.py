@@ -1,6 +1,7 @@
 """Runs a fuzz target under atheris: python -W error -m tests.fuzz.driver gguf 60."""
 
 import argparse
+import hashlib
 import importlib
 import multiprocessing
 import random
@@ -21,7 +22,12 @@ def fuzz(name: str, seconds: int) -> None:
         target = importlib.import_module(f"tests.fuzz.fuzz_{name}").TARGET
 
     def read(data: bytes) -> None:
-        target.refusal(data)
+        try:
+            target.refusal(data)
+        except BaseException:  # libFuzzer saves what takes too much time or memory, not what raises
+            digest = hashlib.sha256(data).hexdigest()
+            (FINDINGS / f"{name}-raise-{digest[:16]}").write_bytes(data)
+            raise
 
     def mutate(data: bytes, max_bytes: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -59,7 +65,7 @@ def main() -> None:
         child.start()
         child.join()
     if child.exitcode:
-        sys.exit(f"{arguments.target}: a finding, or atheris failed; an input that is found lies in {FINDINGS}")
+        sys.exit(f"{arguments.target}: a finding, or atheris failed; inputs that were found lie in {FINDINGS}")
 
 
 if __name__ == "__main__":
