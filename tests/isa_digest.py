@@ -36,7 +36,7 @@ SHAPES = (32, 96, 640)
 
 
 def ternary_products(rng: np.random.Generator) -> Iterator[Array]:
-    for rows, columns, n_tokens in ((32, 128, 1), (64, 640, 1), (96, 384, 5), (32, 256, 16)):
+    for rows, columns, n_tokens in ((32, 128, 1), (64, 640, 1), (96, 384, 5), (32, 256, 16), (64, 640, 39)):
         weights = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
         q = rng.integers(-128, 128, (1 if n_tokens == 1 else (n_tokens + 7) // 8 * 8, columns)).astype(np.int8)
         out = np.zeros((n_tokens, rows), np.int32)
