@@ -2,8 +2,8 @@
 
     python -m bench.digest demo --threads 1 2 --chunks 1 7 64 512 --tokens 64
 
-A digest covers the tokens of a greedy answer, their log probabilities as they were generated one by one, and the
-logits after each token of prompt and answer, read in chunks.
+A digest covers the tokens of a greedy answer, generated once with and once without log probabilities; these; and the
+logits after each token of prompt and answer, read in chunks. The speeds beside it are those of the answer without.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,39 +50,38 @@ def prompt_ids(model: LanguageModel, n_tokens: int) -> list[int]:
     return ids[:n_tokens]
 
 
-def answer(model: LanguageModel, prompt: list[int], n_tokens: int) -> GenerationResult:
-    """Return the greedy continuation of a prompt, with log probabilities."""
-    return model.generate(prompt, max_tokens=n_tokens, ignore_eos=True, logprobs=0)
+def answers(model: LanguageModel, prompt: list[int], n_tokens: int) -> tuple[GenerationResult, GenerationResult]:
+    """Return the greedy continuation of a prompt twice, with log probabilities and without."""
+    with_logprobs = model.generate(prompt, max_tokens=n_tokens, ignore_eos=True, logprobs=0)
+    return with_logprobs, model.generate(prompt, max_tokens=n_tokens, ignore_eos=True)
 
 
-def digest(model: LanguageModel, prompt: list[int], answered: GenerationResult, chunk_size: int) -> str:
-    """Return the SHA-256 of an answer, and of all logits that belong to it."""
-    ids = prompt + answered.token_ids
-    state = hashlib.sha256(np.array(ids, np.int32).tobytes())
-    state.update(np.array([token.logprob for token in answered.logprobs or ()], np.float64).tobytes())
-    state.update(model.logits(ids, chunk_size).tobytes())
+def digest(model: LanguageModel, prompt: list[int], answered: Sequence[GenerationResult], chunk_size: int) -> str:
+    """Return the SHA-256 of answers, and of all logits that belong to the first of them."""
+    state = hashlib.sha256(np.array(prompt, np.int32).tobytes())
+    for result in answered:
+        state.update(np.array(result.token_ids, np.int32).tobytes())
+        state.update(np.array([token.logprob for token in result.logprobs or ()], np.float64).tobytes())
+    state.update(model.logits(prompt + answered[0].token_ids, chunk_size).tobytes())
     return state.hexdigest()
 
 
-def digests(path: str, ways: list[Way], n_prompt: int, n_tokens: int) -> Iterator[tuple[Way, str, GenerationResult]]:
-    """Compute the digest of a model for each way, and tell the generation that it belongs to."""
+def report(path: str, ways: list[Way], n_prompt: int, n_tokens: int) -> dict[str, Any]:
+    """Return the digest of a model for each way, and its speed with the most threads."""
+    found = {}
     for threads, group in itertools.groupby(sorted(ways), key=lambda way: way.threads):
         with bitnet_numba.load(path, threads=threads) as model:
             prompt = prompt_ids(model, n_prompt)
-            answered = answer(model, prompt, n_tokens)
+            answered = answers(model, prompt, n_tokens)
             for way in group:
-                yield way, digest(model, prompt, answered, way.chunk_size), answered
-
-
-def report(path: str, ways: list[Way], n_prompt: int, n_tokens: int) -> dict[str, Any]:
-    """Return the digests of a model by way, and the fastest speeds among these runs."""
-    found = list(digests(path, ways, n_prompt, n_tokens))
+                found[str(way)] = digest(model, prompt, answered, way.chunk_size)
     return {
         "model": Path(path).stem,
-        "digests": {str(way): sha256 for way, sha256, _ in found},
-        "prompt_tokens_per_second": round(max(answered.prompt_tps for _, _, answered in found), 2),
-        "tokens_per_second": round(max(answered.generation_tps for _, _, answered in found), 2),
-        "isa": found[0][2].isa,
+        "isa": answered[-1].isa,
+        "digests": found,
+        "threads": answered[-1].threads,
+        "prompt_tokens_per_second": round(answered[-1].prompt_tps, 2),
+        "tokens_per_second": round(answered[-1].generation_tps, 2),
     }
 
 
