@@ -1,10 +1,11 @@
 # Every target says what it does; `make help` lists them. Example lines can be pasted.
 PYTHON ?= .venv/bin/python
+FUZZ_SECONDS ?= 60
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-nojit test-bounds lint type imports size cover docs wheel demo-model demo-check bench clean ci
+.PHONY: help setup test test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup:  ## make a virtual environment with everything for development: make setup && . .venv/bin/activate
 	python3 -m venv .venv
@@ -15,6 +16,13 @@ test:  ## run the tests: make test
 
 test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
 	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/kernels tests/engine
+
+fuzz:  ## fuzz each target under atheris for FUZZ_SECONDS: pip install -e '.[fuzz]' && make fuzz FUZZ_SECONDS=600
+	for target in gguf safetensors template; do $(PYTHON) -W error -m tests.fuzz.driver $$target $(FUZZ_SECONDS) || exit 1; done
+
+test-aarch64:  ## compare with the bits of an emulated AArch64, for which Debian must have qemu-user-static: make test-aarch64
+	PYTHON=$(PYTHON) tests/aarch64/make_root.sh .cache/aarch64
+	$(PYTHON) -m tests.aarch64.check .cache/aarch64
 
 lint:  ## check style and formatting: make lint
 	$(PYTHON) -m ruff check .

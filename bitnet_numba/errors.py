@@ -4,7 +4,9 @@ A message is one line that names the place and the remedy. Anything that is not 
 stays a traceback.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_EXCERPT: Final = 64
 
 
 class BitNetError(Exception):
@@ -33,3 +35,11 @@ class ParameterError(BitNetError, ValueError):
     """An argument outside its range."""
 
     exit_code = 2
+
+
+def excerpt(value: object) -> str:
+    """Return what a file holds as a message may show it: quoted, printable, and cut short."""
+    if isinstance(value, str | list):
+        value = value[: MAX_EXCERPT + 1]  # an array of a file can hold millions
+    shown = repr(value)
+    return shown if len(shown) <= MAX_EXCERPT else f"{shown[:MAX_EXCERPT]}..."

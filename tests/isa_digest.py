@@ -16,6 +16,9 @@ from bitnet_numba.kernels import (
     attention,
     ffn,
     head,
+    head_bounds,
+    head_rows,
+    head_screen,
     norm,
     quantize,
     reference,
@@ -33,7 +36,7 @@ SHAPES = (32, 96, 640)
 
 
 def ternary_products(rng: np.random.Generator) -> Iterator[Array]:
-    for rows, columns, n_tokens in ((32, 128, 1), (64, 640, 1), (96, 384, 5), (32, 256, 16)):
+    for rows, columns, n_tokens in ((32, 128, 1), (64, 640, 1), (96, 384, 5), (32, 256, 16), (64, 640, 39)):
         weights = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
         q = rng.integers(-128, 128, (1 if n_tokens == 1 else (n_tokens + 7) // 8 * 8, columns)).astype(np.int8)
         out = np.zeros((n_tokens, rows), np.int32)
@@ -133,6 +136,25 @@ def logits(rng: np.random.Generator) -> Iterator[Array]:
             yield row
 
 
+def screened_logits(rng: np.random.Generator) -> Iterator[Array]:
+    for matrix, scales in stored_matrices(rng, (150, 672)):
+        if scales.shape[1]:
+            continue
+        screen = np.zeros(head_rows.screen_shape(150, 672), np.uint32)
+        head_rows.quantize_rows(alone(), matrix, screen)
+        yield np.nan_to_num(screen.view(np.float32)[:, : head_rows.HEADER], nan=-1.0)
+        yield screen[:, head_rows.HEADER :]
+        state = head_bounds.new_screen_state(150, 672, 2, 1)
+        asked = head_screen.HeadRequest(np.array([1, 5]), np.array([np.inf, 0.1]), np.zeros((2, 0), np.uint8))
+        out = np.zeros((2, 150), np.float32)
+        head_screen.screened_head(alone(), matrix, screen, normal(rng, (2, 672)), asked, state, out)
+        yield state.lower[:, :150]
+        yield state.upper[:, :150]
+        yield out.copy()
+        head_screen.approximate_head(alone(), matrix, screen, normal(rng, (2, 672)), state, out)
+        yield out
+
+
 def every_half(_: np.random.Generator) -> Iterator[Array]:
     halves = np.arange(2**16).astype(np.uint16)
     numbers = np.resize(halves[~np.isnan(halves.view(np.float16))], (1990, 32))
@@ -161,6 +183,7 @@ ROOMS: tuple[Callable[[np.random.Generator], Iterator[Array]], ...] = (
     gated,
     added,
     logits,
+    screened_logits,
     every_half,
     unpacked,
 )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 
 Activation = Literal["relu2", "silu"]
 
@@ -125,7 +125,9 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     architecture = _value(metadata, "general.architecture", str)
     family = FAMILIES.get(architecture)
     if family is None:
-        raise UnsupportedError(f"architecture '{architecture}' is not run here; use one of {', '.join(FAMILIES)}")
+        raise UnsupportedError(
+            f"architecture {excerpt(architecture)} is not run here; use one of {', '.join(FAMILIES)}"
+        )
     keys = _Prefixed(metadata, architecture)
     n_heads = keys.integer("attention.head_count")
     hidden_size = keys.integer("embedding_length")
@@ -161,7 +163,7 @@ def _gguf_rope_scaling(keys: "_Prefixed") -> RopeScaling | None:
     if kind == "none":
         return None
     if kind != "linear":
-        raise UnsupportedError(f"rope scaling '{kind}' is not supported; linear and llama3 are")
+        raise UnsupportedError(f"rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
     return _linear(keys.number("rope.scaling.factor", 1.0))
 
 
@@ -260,7 +262,7 @@ def _hf_architecture(config: Mapping[str, Any]) -> str:
     if "LlamaForCausalLM" in classes and quantization.get("quant_method") == "bitnet":
         return "llama"
     raise UnsupportedError(
-        f"config.json: architectures {classes} without BitNet quantization is not run here; "
+        f"config.json: architectures {excerpt(classes)} without BitNet quantization is not run here; "
         "use a BitNet b1.58 checkpoint (BitNetForCausalLM, or LlamaForCausalLM with quant_method 'bitnet')"
     )
 
@@ -291,7 +293,7 @@ def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
         return "relu2"
     if name == "silu":
         return "silu"
-    raise UnsupportedError(f"config.json: hidden_act '{name}' is not run here; relu2 and silu are")
+    raise UnsupportedError(f"config.json: hidden_act {excerpt(name)} is not run here; relu2 and silu are")
 
 
 def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
@@ -302,7 +304,7 @@ def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     if kind == "linear":
         return _linear(factor)
     if kind != "llama3":
-        raise UnsupportedError(f"config.json: rope scaling '{kind}' is not supported; linear and llama3 are")
+        raise UnsupportedError(f"config.json: rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
     low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
     context = _value(rope, "original_max_position_embeddings", int)
     _require(0 < low < high < math.inf, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")

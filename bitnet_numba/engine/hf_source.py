@@ -23,7 +23,7 @@ from bitnet_numba.engine.source import (
     ternary_from_floats,
 )
 from bitnet_numba.engine.tokenizer import Tokenizer, tokenizer_from_directory
-from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
+from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
 from bitnet_numba.formats.names import LINEAR_ROLES, Role, hf_role
 from bitnet_numba.formats.packing import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
@@ -123,7 +123,7 @@ class HuggingFaceSource:
         tied = settings.get("tie_word_embeddings", Role("output") not in self._names)
         if not isinstance(tied, bool):
             raise FormatError(
-                f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {tied!r}"
+                f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {excerpt(tied)}"
             )
         return tied
 
@@ -149,7 +149,7 @@ def _scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
     linear_class = quantization.get("linear_class", "bitlinear")
     if linear_class not in ("bitlinear", "autobitlinear"):
         raise UnsupportedError(
-            f"{path}: config.json: linear_class {linear_class!r} is not known; use bitlinear or autobitlinear"
+            f"{path}: config.json: linear_class {excerpt(linear_class)} is not known; use bitlinear or autobitlinear"
         )
     return bool(linear_class == "bitlinear")
 

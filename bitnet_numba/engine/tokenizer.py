@@ -13,7 +13,7 @@ from bitnet_numba.engine.stream_decoder import StreamDecoder
 from bitnet_numba.engine.tokenizer_gguf import spec_from_gguf
 from bitnet_numba.engine.tokenizer_json import spec_from_file
 from bitnet_numba.engine.vocabulary import TokenizerSpec
-from bitnet_numba.errors import FormatError, ParameterError
+from bitnet_numba.errors import FormatError, ParameterError, excerpt
 
 MAX_TEXT_LENGTH: Final = 16 * 2**20
 
@@ -250,7 +250,9 @@ def _bpe_model(spec: TokenizerSpec) -> models.BPE:
         )
     # The package raises plain Exception for a merge whose parts are no tokens.
     except Exception as error:
-        raise FormatError(f"tokenizer: {error}; the file is damaged or badly converted: download it again") from error
+        raise FormatError(
+            f"tokenizer: {excerpt(str(error))}; the file is damaged or badly converted: download it again"
+        ) from error
 
 
 def _encoder(
@@ -270,7 +272,7 @@ def _encoder(
         encoder = tokenizers.Tokenizer.from_str(json.dumps(pipeline | unused))
     # The package raises plain Exception for a stage that it does not know.
     except Exception as error:
-        raise FormatError(f"tokenizer: {error}; the file is damaged: download it again") from error
+        raise FormatError(f"tokenizer: {excerpt(str(error))}; the file is damaged: download it again") from error
     encoder.model = model
     return encoder
 

@@ -18,7 +18,7 @@ from bitnet_numba.engine.vocabulary import (
     byte_of_token,
     turn_ends,
 )
-from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 
 LLAMA3_NAMES: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e"})
 GPT2_NAMES: Final = frozenset({"gpt-2"})
@@ -57,7 +57,7 @@ def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
     if kind is None:
         raise FormatError("tokenizer.ggml.model: missing; put the tokenizer.json of the model beside it")
     raise UnsupportedError(
-        f"tokenizer.ggml.model: {kind!r} is not known (known: gpt2, llama); convert the model with one of these"
+        f"tokenizer.ggml.model: {excerpt(kind)} is not known (known: gpt2, llama); convert the model with one of these"
     )
 
 
@@ -88,7 +88,7 @@ def _pre_tokenizer_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) ->
         return False, ()
     if name is not None:
         known = ", ".join(sorted(LLAMA3_NAMES | GPT2_NAMES))
-        raise UnsupportedError(f"tokenizer.ggml.pre: {name!r} is not known; use a file with one of {known}")
+        raise UnsupportedError(f"tokenizer.ggml.pre: {excerpt(name)} is not known; use a file with one of {known}")
     # Cut-down vocabularies of the family keep its special tokens.
     follows_llama3 = vocabulary.size == LLAMA3_VOCABULARY or "<|begin_of_text|>" in vocabulary.added
     reason = f"a vocabulary of {vocabulary.size:,} tokens" + (" with Llama-3's" if follows_llama3 else "")
@@ -135,7 +135,7 @@ def _added_texts(
     added |= {tokens[i]: AddedText(i, is_special=True) for i in special_ids}
     for token_id, kind in enumerate(types):
         if kind == TokenType.BYTE and not is_byte_level and byte_of_token(tokens[token_id]) is None:
-            raise FormatError(f"{_TOKENS}: byte token {token_id} is {tokens[token_id]!r}, not <0xNN>; {_REMEDY}")
+            raise FormatError(f"{_TOKENS}: byte token {token_id} is {excerpt(tokens[token_id])}, not <0xNN>; {_REMEDY}")
     return added
 
 
@@ -143,7 +143,7 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
     tokens: list[str] = _array(metadata, _TOKENS, str)
     if len(set(tokens)) != len(tokens):
         repeated, _ = Counter(tokens).most_common(1)[0]
-        raise FormatError(f"{_TOKENS}: {repeated[:40]!r} stands there twice; {_REMEDY}")
+        raise FormatError(f"{_TOKENS}: {excerpt(repeated)} stands there twice; {_REMEDY}")
     lengths = list(map(len, tokens))
     if not tokens or not 1 <= min(lengths) <= max(lengths) <= MAX_TOKEN_LENGTH:
         raise FormatError(f"{_TOKENS}: every token has 1 to {MAX_TOKEN_LENGTH:,} characters; {_REMEDY}")
@@ -227,7 +227,7 @@ def _token_id(metadata: Mapping[str, Any], name: str, n_tokens: int) -> int | No
     if token_id is None:
         return None
     if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < n_tokens:
-        raise FormatError(f"{key}: {token_id!r} is no id of a vocabulary of {n_tokens:,}; {_REMEDY}")
+        raise FormatError(f"{key}: {excerpt(token_id)} is no id of a vocabulary of {n_tokens:,}; {_REMEDY}")
     return token_id
 
 
@@ -235,7 +235,7 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
     """Read a boolean key, or ``default`` where it is absent."""
     value = metadata.get(key, default)
     if not isinstance(value, bool):
-        raise FormatError(f"{key}: expected true or false, found {value!r}; {_REMEDY}")
+        raise FormatError(f"{key}: expected true or false, found {excerpt(value)}; {_REMEDY}")
     return value
 
 

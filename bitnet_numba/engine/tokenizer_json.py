@@ -14,7 +14,7 @@ from bitnet_numba.engine.vocabulary import (
     Vocabulary,
     turn_ends,
 )
-from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 
 MAX_FILE_BYTES: Final = 128 * 2**20
 
@@ -34,7 +34,7 @@ def spec_from_file(path: Path) -> TokenizerSpec:
         spec = _read_model(document, path)
         return _with_ends(spec, document, path)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FormatError(f"{path}: not a tokenizer.json ({error!r}); download it again") from error
+        raise FormatError(f"{path}: not a tokenizer.json ({excerpt(error)}); download it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -56,10 +56,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_model(document: Mapping[str, Any], path: Path) -> TokenizerSpec:
     model = document["model"]
     if model.get("type", "BPE") != "BPE":
-        raise UnsupportedError(f"{path}: a {model['type']} tokenizer; only BPE is served: use the model's GGUF file")
+        raise UnsupportedError(
+            f"{path}: a tokenizer of type {excerpt(model['type'])}; only BPE is served: use the model's GGUF file"
+        )
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise UnsupportedError(f"{path}: model.{key} = {model[key]!r} is not served; use the model's GGUF file")
+            raise UnsupportedError(
+                f"{path}: model.{key} = {excerpt(model[key])} is not served; use the model's GGUF file"
+            )
     stages = {
         name: [stage.get("type") for stage in _stages(document.get(name))] for name in ("pre_tokenizer", "decoder")
     }
@@ -89,14 +93,16 @@ def _read_vocabulary(document: Mapping[str, Any], is_byte_level: bool, path: Pat
     added = {}
     for entry in document.get("added_tokens") or ():
         if entry.get("single_word"):
-            raise UnsupportedError(f"{path}: added token {entry['content']!r} matches whole words only: not served")
+            raise UnsupportedError(
+                f"{path}: added token {excerpt(entry['content'])} matches whole words only: not served"
+            )
         if texts.setdefault(entry["id"], entry["content"]) != entry["content"]:
-            raise FormatError(f"{path}: id {entry['id']} has two texts; download it again")
+            raise FormatError(f"{path}: id {excerpt(entry['id'])} has two texts; download it again")
         sides = bool(entry.get("lstrip")), bool(entry.get("rstrip"))
         added[entry["content"]] = AddedText(entry["id"], bool(entry.get("special")), *sides)
     for token_id, text in texts.items():
         if type(token_id) is not int or not 0 <= token_id < MAX_VOCABULARY:
-            raise FormatError(f"{path}: token id {token_id!r} is out of range; download it again")
+            raise FormatError(f"{path}: token id {excerpt(token_id)} is out of range; download it again")
         if not 1 <= len(text) <= MAX_TOKEN_LENGTH:
             raise FormatError(f"{path}: token {token_id} has {len(text):,} characters; download it again")
     return Vocabulary(is_byte_level, texts, added)
@@ -149,7 +155,7 @@ def _with_ends(spec: TokenizerSpec, document: Mapping[str, Any], path: Path) -> 
         text = spec.vocabulary.texts.get(token_id)
         if text is None:
             raise FormatError(
-                f"{path.parent}: begin or end token {token_id!r} is not in {path.name}; download it again"
+                f"{path.parent}: begin or end token {excerpt(token_id)} is not in {path.name}; download it again"
             )
         added[text] = replace(added.get(text, AddedText(token_id, is_special=True)), is_special=True)
     notes = () if eos_ids else (f"{path}: no token is named that ends a text; generation stops at its length only",)

@@ -106,12 +106,13 @@ def head_worker(crew: Crew, matrix: Matrix, scales: Floats, hidden: Floats, out:
                 if scales.shape[1]:
                     out[token, row] = _grouped_dot(matrix[row], scales[row], hidden[token])
                 else:
-                    out[token, row] = _dot(matrix[row], hidden[token])
+                    out[token, row] = row_product(matrix[row], hidden[token])
         task = claim(crew, n_tasks)
 
 
 @jit
-def _dot(row: Matrix, hidden: Floats) -> Any:
+def row_product(row: Matrix, hidden: Floats) -> Any:
+    """Return a logit; the order of the sums defines its bits."""
     a = b = zero_f32()
     for i in range(0, hidden.size, STEP):
         prefetch(row, i + AHEAD)
@@ -122,7 +123,7 @@ def _dot(row: Matrix, hidden: Floats) -> Any:
 
 @jit
 def _grouped_dot(row: Matrix, scales: Floats, hidden: Floats) -> Any:
-    """As :func:`_dot`; an int8 times its scale is exact in float32, so both give the same bits for equal weights."""
+    """As :func:`row_product`; int8 times scale is exact in float32, so equal weights give equal bits."""
     group = hidden.size // scales.size
     a = b = zero_f32()
     for i in range(0, hidden.size, STEP):

@@ -43,6 +43,8 @@ KERNELS = (
     "bf16_head_gemv",
     "f32_head_gemv",
     "int8_head_gemv",
+    f"int8_head_screen_{cpu.isa()}",
+    "head_rescore",
     "softmax_forward",
 )
 """Ids of the kernels, by number. A kernel that runs adds one to its slot of the step's ``counts``."""
@@ -62,6 +64,8 @@ KERNELS = (
     HEAD_BF16,
     HEAD_F32,
     HEAD_INT8,
+    HEAD_SCREEN,
+    HEAD_RESCORE,
     SOFTMAX,
 ) = range(len(KERNELS))
 

@@ -205,3 +205,32 @@ def embedding(matrix: npt.NDArray[Any], scales: Floats) -> Doubles:
 def head_product(matrix: npt.NDArray[Any], scales: Floats, hidden: Floats) -> Doubles:
     """Return the logits [n_tokens, vocab_size] of each token's hidden state."""
     return hidden.astype(np.float64) @ embedding(matrix, scales).T
+
+
+def quantize_rows(matrix: npt.NDArray[Any]) -> tuple[Floats, Codes, Doubles, Doubles]:
+    """Return the int8 copy of a matrix of floats, and what is lost by it.
+
+    Returns
+    -------
+    scales : float32[vocab_size]
+        max(max|x|, 1e-30) / 127 of each row.
+    codes : int8[vocab_size, hidden_size]
+    norms, errors : float64[vocab_size]
+        Euclidean norms of scale times codes, and of the rest.
+    """
+    values = embedding(matrix, np.zeros((len(matrix), 0), np.float32))
+    largest = np.maximum(np.abs(values).max(axis=1), np.float32(1e-30)).astype(np.float32)
+    scales = largest / np.float32(127)
+    products = values.astype(np.float32) * (np.float32(127) / largest)[:, None]
+    codes = np.rint(np.clip(products, -127, 127)).astype(np.int8)
+    copies = scales.astype(np.float64)[:, None] * codes
+    return scales, codes, np.linalg.norm(copies, axis=1), np.linalg.norm(values - copies, axis=1)
+
+
+def needed_logits(logits: Floats, n_best: int, margin: float, always: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which of a token's logits a screened head must compute."""
+    others = np.sort(logits[~always].astype(np.float64))[::-1]
+    if others.size == 0:
+        return np.ones_like(always)
+    nth = others[min(n_best, others.size) - 1] if n_best else -np.inf
+    return np.asarray(always | ((logits >= nth) & (logits >= others[0] - margin)), np.bool_)

@@ -4,9 +4,11 @@ The choice is made by features, never by the name of a CPU. It has to come first
 target lacks makes LLVM end the process, without a Python exception.
 """
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,10 +31,12 @@ REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Instruction sets, the fastest first, and LLVM's names of the features that each one uses."""
 
-_X86_TARGETS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"avx_vnni": ("haswell", "+avxvnni"), "avx2": ("haswell", ""), "generic": ("x86-64", "")}
-)
-"""The oldest CPU of its kind, and what it has besides: nothing newer slips into the code of a forced set."""
+_X86_TARGETS = {"avx_vnni": ("haswell", "+avxvnni"), "avx2": ("haswell", ""), "generic": ("x86-64", "")}
+_ARM_TARGETS = {"neon_dotprod": ("generic", "+neon,+dotprod"), "generic": ("generic", "+neon")}
+"""For a forced set the oldest CPU of its kind, and what it has besides: nothing newer slips into the code."""
+
+_AT_HWCAP = 16
+_HWCAP_BITS = {"neon": 1 << 1, "dotprod": 1 << 20}  # LLVM asks /proc/cpuinfo instead, where emulators show their host
 
 
 def is_x86() -> bool:
@@ -40,19 +44,33 @@ def is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
+def is_aarch64() -> bool:
+    """Tell whether this process runs on 64-bit ARM, or on an emulated one."""
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
 @functools.cache
 def features() -> frozenset[str]:
     """Return LLVM's names of the features that code may use here.
 
-    Those of the host, unless ``NUMBA_CPU_FEATURES`` states them (as it must under emulation, where the host cannot be
-    asked).
+    Those of the host, unless ``NUMBA_CPU_FEATURES`` states them.
     """
     stated = os.environ.get("NUMBA_CPU_FEATURES")
     if stated is not None:
         return frozenset(name[1:] for name in stated.split(",") if name.startswith("+"))
     if os.environ.get("NUMBA_CPU_NAME") == "generic":
         return frozenset()
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present) | _told_by_linux()
+
+
+def _told_by_linux() -> frozenset[str]:
+    """Return the features of an AArch64 CPU that the kernel reports to every process."""
+    if not is_aarch64() or sys.platform != "linux":
+        return frozenset()
+    getauxval = ctypes.CDLL(None).getauxval
+    getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+    reported = getauxval(_AT_HWCAP)
+    return frozenset(name for name, bit in _HWCAP_BITS.items() if reported & bit)
 
 
 def available_isas() -> tuple[str, ...]:
@@ -75,6 +93,7 @@ def isa() -> str:
     """
     forced = read_settings().isa
     if forced is None:
+        _compile_for_told_features()
         return available_isas()[0]
     if forced not in REQUIRED_FEATURES:
         raise ParameterError(f"BITNET_ISA={forced}: unknown; choose one of {', '.join(REQUIRED_FEATURES)}")
@@ -83,9 +102,18 @@ def isa() -> str:
         raise UnsupportedError(
             f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it has {', '.join(available_isas())}"
         )
-    if is_x86() and forced in _X86_TARGETS and "NUMBA_CPU_NAME" not in os.environ:
-        config.CPU_NAME, config.CPU_FEATURES = _X86_TARGETS[forced]
+    targets = _X86_TARGETS if is_x86() else _ARM_TARGETS if is_aarch64() else {}
+    if forced in targets and "NUMBA_CPU_NAME" not in os.environ:
+        config.CPU_NAME, config.CPU_FEATURES = targets[forced]
     return forced
+
+
+def _compile_for_told_features() -> None:
+    """Add what Linux told to Numba's target: Numba asks only LLVM."""
+    told = sorted(_told_by_linux())
+    if told and not {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}.intersection(os.environ):
+        found = llvm.get_host_cpu_features().flatten()
+        config.CPU_FEATURES = ",".join([*found.split(","), *(f"+{name}" for name in told)]).lstrip(",")
 
 
 def has_hardware_floats() -> bool:
@@ -94,7 +122,7 @@ def has_hardware_floats() -> bool:
     Every AArch64 CPU has both; on x86 they come with AVX2. Elsewhere ``simd/vector.py`` computes the same bits from
     simpler operations.
     """
-    return isa() != "generic" or platform.machine().lower() in ("aarch64", "arm64")
+    return isa() != "generic" or is_aarch64()
 
 
 def has_signed_dot() -> bool:

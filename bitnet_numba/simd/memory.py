@@ -163,8 +163,8 @@ load_bytes = _load(U8x64)
 
 @array_op
 def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
-    """Write sixteen int32 lanes to ``array[index:]``; an int8 array takes their lowest bytes."""
-    lane = {types.int32: I32, types.int8: I8}[array.dtype]
+    """Write sixteen int32 lanes to ``array[index:]``; an array of bytes takes their lowest ones."""
+    lane = {types.int32: I32, types.int8: I8, types.uint8: I8}[array.dtype]
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         vector = ir.VectorType(lane, 16)

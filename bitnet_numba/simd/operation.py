@@ -34,7 +34,9 @@ def vector_op(returns: types.Type, *takes: types.Type) -> Callable[[Emit], Any]:
             lambda _, a, b, c: typed,
             lambda _, a, b, c, d: typed,
         )
-        return intrinsic(by_arity[len(takes)])
+        operation = intrinsic(by_arity[len(takes)])
+        operation.emit = emit  # for operations that are made of this one
+        return operation
 
     return decorate
 
@@ -42,6 +44,11 @@ def vector_op(returns: types.Type, *takes: types.Type) -> Callable[[Emit], Any]:
 def array_op(typing: Callable[..., Any]) -> Any:
     """Turn a function that returns an operation's types and its lowering into an operation on arrays."""
     return intrinsic(typing)
+
+
+def literal_op(typing: Callable[..., Any]) -> Any:
+    """Turn such a function into an operation that is told the values of constant arguments, not only their types."""
+    return intrinsic(prefer_literal=True)(typing)
 
 
 def address(context: Any, b: Builder, array_type: types.Array, array: Value, index: Value, pointee: Any) -> Value:

@@ -35,6 +35,7 @@ class VectorModel(models.PrimitiveModel):
 
 F32x16 = VectorType("f32x16", ir.FloatType(), 16)
 I32x16 = VectorType("i32x16", ir.IntType(32), 16)
+I16x32 = VectorType("i16x32", ir.IntType(16), 32)
 U8x64 = VectorType("u8x64", ir.IntType(8), 64)
 
 LANES = 16

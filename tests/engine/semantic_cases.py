@@ -71,6 +71,11 @@ _KEYS: dict[str, tuple[SpoilGGUF, str]] = {
         _key("general.architecture", "gemma"),
         "architecture 'gemma' is not run here; use one of bitnet-b1.58, bitnet-25, bitnet, llama",
     ),
+    "architecture of control characters": (
+        _key("general.architecture", "\n\x1b[31m"),
+        r"architecture '\n\x1b[31m' is not run here",
+    ),
+    "architecture of a million letters": (_key("general.architecture", "x" * 2**20), "xxx... is not run here; use one"),
     "architecture is a number": (_key("general.architecture", 1), "key 'general.architecture': expected str, got int"),
     "keys of another architecture": (
         _key("general.architecture", "llama"),
@@ -113,6 +118,7 @@ _KEYS: dict[str, tuple[SpoilGGUF, str]] = {
     "theta 0": (_key("rope.freq_base", 0.0), "rope_theta is 0.0, not positive"),
     "theta negative": (_key("rope.freq_base", -10000.0), "rope_theta is -10000.0, not positive"),
     "unknown rope scaling": (_key("rope.scaling.type", "yarn"), "rope scaling 'yarn' is not supported; linear and"),
+    "rope scaling of control characters": (_key("rope.scaling.type", "\n\x1b"), r"rope scaling '\n\x1b' is not"),
     "rope scaling as a number": (_key("rope.scaling.type", 1), "key 'bitnet-b1.58.rope.scaling.type': expected str"),
     "rope scaling by 0": (
         lambda model: (_key("rope.scaling.type", "linear")(model), _key("rope.scaling.factor", 0.0)(model)),

@@ -36,7 +36,8 @@ def test_refuses(case: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert words in message
-    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 500
 
 
 def test_blocks_of_zeros_may_have_any_scale(tmp_path: Path) -> None:

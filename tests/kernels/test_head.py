@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,32 +10,12 @@ from hypothesis import strategies as st
 from bitnet_numba.kernels import reference
 from bitnet_numba.kernels.head import ROWS, embedding_row, head_product
 from tests.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, Floats, alone, assert_within, normal
+from tests.kernels.stored import stored
 from tests.kernels.teams import SIZES, team_of
 
 FORMATS = ["f32", "f16", "bf16", "q8_0", "q6_k"]
 HIDDEN = st.integers(1, 12).map(lambda blocks: 32 * blocks)
 MAGNITUDES = st.sampled_from([1e-40, 1e-6, 0.02, 1.0, 1e4])  # of weights; from 1e-6 on all formats hold them
-
-Matrix = npt.NDArray[Any]
-
-
-def stored(
-    rng: np.random.Generator, form: str, vocab_size: int, hidden_size: int, magnitude: float = 0.02
-) -> tuple[Matrix, Floats]:
-    """Draw a matrix in a storage format, with its scales: a half each 32 int8, or a half times an int8 each 16."""
-    weights = normal(rng, (vocab_size, hidden_size), magnitude)
-    no_scales = np.zeros((vocab_size, 0), np.float32)
-    if form == "f32":
-        return weights, no_scales
-    if form == "f16":
-        return weights.astype(np.float16).view(np.uint16), no_scales
-    if form == "bf16":
-        return (weights.view(np.uint32) >> 16).astype(np.uint16).view(np.int16), no_scales
-    limit, group = (128, 32) if form == "q8_0" else (32, 16)
-    scales = np.abs(normal(rng, (vocab_size, hidden_size // group), magnitude)).astype(np.float16).astype(np.float32)
-    if form == "q6_k":
-        scales *= rng.integers(-128, 128, scales.shape).astype(np.float32)
-    return rng.integers(-limit, limit, weights.shape).astype(np.int8), scales
 
 
 @pytest.mark.parametrize("form", FORMATS)

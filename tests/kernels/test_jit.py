@@ -182,13 +182,14 @@ PROGRAM = """
 import json
 import numpy as np
 from bitnet_numba.kernels import jit, reference, ternary
+from bitnet_numba.kernels.ternary.product import _product
 from tests.kernels.inputs import alone
 
 weights, q = np.ones((32, 128), np.int8), np.full((1, 128), 3, np.int8)
 out = np.zeros((1, 32), np.int32)
 packed = ternary.pack_r16(reference.pack_i2s(weights))
 ternary.ternary_product(alone(), packed, q, np.array([384], np.int32), out)
-stats = ternary._product.stats
+stats = _product.stats
 print(json.dumps([out.tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values())]))
 """
 

@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitnet_numba.kernels import attention, ffn, head, norm, quantize, residual, rope, softmax, ternary, unpack
+from bitnet_numba.kernels import (
+    attention,
+    ffn,
+    head,
+    head_rows,
+    norm,
+    quantize,
+    residual,
+    rope,
+    softmax,
+    ternary,
+    unpack,
+)
 from tests.kernels.inputs import alone
 
 
@@ -43,6 +55,7 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     ("values", ones(F32, 2048), lambda a: store_in(cache()._replace(values=a))),
     ("out", ones(F32, 1, 1), lambda a: head.head_product(alone(), ones(F32, 1, 32), NO_SCALES, ones(F32, 1, 32), a)),
     ("out", ones(F32, 32), lambda a: head.embedding_row(ones(F32, 1, 32), NO_SCALES, 0, a)),
+    ("screen", ones(np.uint32, 2, 12, 16), lambda a: head_rows.quantize_rows(alone(), ones(F32, 1, 32), a)),
     ("out", ones(I8, 128), lambda a: unpack.unpack_lut(alone(), ones(U8, 32), unpack.value_table(I8), a)),
     (
         "out",

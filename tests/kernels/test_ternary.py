@@ -52,7 +52,7 @@ def test_packing_equals_its_twin_and_comes_back(blocks: int, runs: int, seed: in
     np.testing.assert_array_equal(reference.unpack_r16(packed, *weights.shape), weights)
 
 
-@given(blocks=BLOCKS, runs=RUNS, n_tokens=st.integers(1, 20), seed=SEEDS, fill=FILLS)
+@given(blocks=BLOCKS, runs=RUNS, n_tokens=st.integers(1, 40), seed=SEEDS, fill=FILLS)
 def test_equals_its_twin(blocks: int, runs: int, n_tokens: int, seed: int, fill: int | None) -> None:
     rng = np.random.default_rng(seed)
     weights = ternary(rng, 32 * blocks, 128 * runs)
@@ -60,7 +60,7 @@ def test_equals_its_twin(blocks: int, runs: int, n_tokens: int, seed: int, fill:
     np.testing.assert_array_equal(product(weights, q, n_tokens), reference.ternary_product(weights, q[:n_tokens]))
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2])
+@pytest.mark.parametrize("n_tokens", [1, 2, 7])
 @pytest.mark.parametrize("activation", [-128, 127])
 @pytest.mark.parametrize("weight", [-1, 1])
 def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens: int) -> None:
@@ -68,6 +68,16 @@ def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens
     weights = np.full((32, columns), weight, np.int8)
     q = np.full((1 if n_tokens == 1 else TOKENS, columns), activation, np.int8)
     np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)
+
+
+@pytest.mark.parametrize("columns", [128, 384, 640])
+def test_every_number_of_tokens(columns: int) -> None:
+    """Tiles of registers end somewhere, and a last one may begin within the one before."""
+    rng = np.random.default_rng(columns)
+    weights = ternary(rng, 64, columns)
+    for n_tokens in range(1, 41):
+        q = activations(rng, n_tokens, columns)
+        np.testing.assert_array_equal(product(weights, q, n_tokens), reference.ternary_product(weights, q[:n_tokens]))
 
 
 @given(n_tokens=st.integers(2, 20), seed=SEEDS)

@@ -1,11 +1,15 @@
 """The choice of the instruction set, made by features before anything is compiled."""
 
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import pytest
+from llvmlite.binding.targets import FeatureMap
 from numba.core import config
 
 from bitnet_numba.errors import ParameterError, UnsupportedError
@@ -77,6 +81,62 @@ def test_a_forced_set_becomes_the_compilation_target(
     assert cpu.has_hardware_floats() == (isa != "generic")
 
 
+# ---- AArch64 under Linux, played on any machine ----------------------------------------------------------------------
+class PlayedLibrary:
+    """A C library that reports one set of capabilities."""
+
+    def __init__(self, capabilities: int) -> None:
+        self.getauxval = lambda kind: capabilities if kind == 16 else 0
+
+
+def play_arm(monkeypatch: pytest.MonkeyPatch, capabilities: int, found_by_llvm: dict[str, bool]) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: PlayedLibrary(capabilities))
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: FeatureMap(found_by_llvm))
+
+
+@pytest.mark.parametrize(
+    ("found_by_llvm", "target"),
+    [({}, "+dotprod,+neon"), ({"neon": True, "sve": False}, "+neon,-sve,+dotprod,+neon")],
+)
+def test_linux_tells_what_llvm_does_not_find(
+    found_by_llvm: dict[str, bool], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_arm(monkeypatch, 1 << 1 | 1 << 20, found_by_llvm)
+    assert cpu.isa() == "neon_dotprod"
+    assert target == config.CPU_FEATURES
+    assert cpu.has_signed_dot()
+
+
+def test_an_arm_cpu_without_the_product_runs_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_arm(monkeypatch, 1 << 1, {})
+    assert cpu.available_isas() == ("generic",)
+    monkeypatch.setenv("BITNET_ISA", "neon_dotprod")
+    with pytest.raises(UnsupportedError, match=r"^BITNET_ISA=neon_dotprod: this CPU lacks dotprod; it has generic$"):
+        cpu.isa()
+
+
+def test_x86_sets_are_refused_on_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_arm(monkeypatch, 1 << 1 | 1 << 20, {})
+    monkeypatch.setenv("BITNET_ISA", "avx2")
+    with pytest.raises(UnsupportedError, match=r"this CPU lacks avx, avx2, f16c, fma; it has neon_dotprod, generic$"):
+        cpu.isa()
+
+
+@pytest.mark.parametrize(("isa", "target"), [("neon_dotprod", "+neon,+dotprod"), ("generic", "+neon")])
+def test_a_forced_set_is_compiled_for_the_oldest_arm_cpu(
+    isa: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_arm(monkeypatch, 1 << 1 | 1 << 20, {})
+    monkeypatch.setenv("BITNET_ISA", isa)
+    assert cpu.isa() == isa
+    compiled_for = config.CPU_NAME, config.CPU_FEATURES
+    assert compiled_for == ("generic", target)
+    assert cpu.has_hardware_floats()
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
 def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "nonsense")
     with pytest.raises(

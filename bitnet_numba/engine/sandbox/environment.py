@@ -35,6 +35,7 @@ from bitnet_numba.errors import TemplateError
 
 MAX_SOURCE_BYTES: Final = 64 * 2**10
 MAX_MACRO_DEPTH: Final = 16
+MAX_REASON: Final = 500  # characters of a message
 
 _FILE_NAME: Final = "<chat template>"
 
@@ -69,7 +70,8 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
     except Exception as error:
         line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else _line_of(error)
         place = f"chat template, line {line}" if line else "chat template"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        printable = "".join(letter if letter.isprintable() else " " for letter in str(error)[:MAX_REASON])
+        reason = " ".join(printable.split()) or type(error).__name__
         raise TemplateError(f"{place}: {reason}") from error
 
 

@@ -98,7 +98,8 @@ def _mean_magnitude(weights: npt.NDArray[np.float32]) -> float:
     flat = weights.reshape(-1)
     for start in range(0, flat.size, LANES):
         part = np.abs(flat[start : start + LANES])
-        sums[: part.size] += part
+        with np.errstate(invalid="ignore"):  # a signalling NaN; the caller refuses what comes of it
+            sums[: part.size] += part
     while sums.size > 1:
         half = sums.size // 2
         sums = sums[:half] + sums[half:]

@@ -1,0 +1,98 @@
+"""How fast can this machine multiply codes by int8? The wall that reading a prompt runs against.
+
+    BITNET_ISA=avx2 python -m bench.peak --threads 2
+
+Sums, codes and activations stay in registers; the products are those of the kernels, in the form that the instruction
+set has for them.
+"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba.core import cgutils
+
+from bench.read import interleaved
+from bitnet_numba.kernels.jit import jit
+from bitnet_numba.simd import cpu
+from bitnet_numba.simd.memory import load_bytes, store_i32
+from bitnet_numba.simd.operation import array_op
+from bitnet_numba.simd.register_tile import add_to_sum, widen, zero_sums
+from bitnet_numba.simd.team import Crew, Team, barrier
+from bitnet_numba.simd.types import U8x64
+
+TURNS = 1_000_000
+N_SUMS = 16 if cpu.isa() == "avx512_vnni" else 6  # enough to hide the latency of a product, few enough for registers
+MACS = 64  # of one vector's products
+
+
+class PeakTest:
+    """Products of registers by a team of threads.
+
+    Parameters
+    ----------
+    n_threads : int
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._activations = np.arange(64, dtype=np.uint8)
+        self._sums = np.zeros((n_threads, 16), np.int32)
+        self._team = Team(n_threads)
+        self()
+
+    def __call__(self) -> float:
+        """Multiply for some ten milliseconds; return the speed in multiply-adds a second."""
+        activations, sums = self._activations, self._sums
+
+        def work(crew: Crew) -> None:
+            _multiply(crew, activations, sums)
+
+        started = time.perf_counter()
+        self._team.run(work)
+        return self._team.n_threads * TURNS * N_SUMS * MACS / (time.perf_counter() - started)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+
+@array_op
+def _turn(_: Any, sums: Any, activations: Any) -> Any:
+    """Add products to every sum. Its own bits serve as codes: a product that never changed would be computed once."""
+
+    def lower(context: Any, b: Any, signature: Any, args: list[Any]) -> Any:
+        before = cgutils.unpack_tuple(b, args[0])
+        return context.make_tuple(b, sums, [add_to_sum(b, x, b.bitcast(x, U8x64.llvm), args[1]) for x in before])
+
+    return sums(sums, U8x64), lower
+
+
+@jit
+def _multiply(crew: Crew, activations: npt.NDArray[np.uint8], out: npt.NDArray[np.int32]) -> None:
+    sums, signed = zero_sums(N_SUMS), load_bytes(activations, 0)
+    for _ in range(TURNS):
+        sums = _turn(sums, signed)
+    for total in widen(sums):
+        store_i32(out[crew.thread], 0, total)
+    barrier(crew)
+
+
+def main() -> None:
+    """Print the speed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    test = PeakTest(arguments.threads)
+    [speed] = interleaved(arguments.rounds, test)
+    test.close()
+    gigas = speed / 1e9
+    print(f"{arguments.threads} threads, {cpu.isa()}: {gigas:.0f} G multiply-adds/s (median of {arguments.rounds})")
+    print(json.dumps({"threads": arguments.threads, "isa": cpu.isa(), "peak_gmacs_per_second": round(gigas, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The exact head at half the traffic: bounds of all logits come from an int8 copy, and only those that can matter from
+the head itself.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.kernels.checks import check_array, check_rank
+from bitnet_numba.kernels.head import ROWS as CHUNK
+from bitnet_numba.kernels.head import row_product
+from bitnet_numba.kernels.head_bounds import ScreenState, approximate_worker, screen_worker
+from bitnet_numba.kernels.head_rows import below, check_screen
+from bitnet_numba.kernels.jit import HEAD_RESCORE, jit, new_counts
+from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
+
+MOST = 0.5  # of the rows: when more survive, reading all of them in order is as fast
+
+Matrix = npt.NDArray[Any]
+Words = npt.NDArray[np.uint32]
+Floats = npt.NDArray[np.float32]
+
+
+class HeadRequest(NamedTuple):
+    """Which logits of each token must be exact; all others may be left out.
+
+    Among the tokens of the vocabulary that are not ``always`` exact, those are needed that are both among the
+    ``n_best`` highest and at most ``margin`` below the highest one; ties included.
+
+    Attributes
+    ----------
+    n_best : int64[n_tokens]
+        0 sets no limit.
+    margin : float64[n_tokens]
+        Infinity sets no limit.
+    always : uint8[n_tokens, vocab_size or 0]
+        Not 0 for tokens whose logits are needed whatever they are: those that a penalty or a bias will change.
+    """
+
+    n_best: npt.NDArray[np.int64]
+    margin: npt.NDArray[np.float64]
+    always: npt.NDArray[np.uint8]
+
+
+def screened_head(
+    crew: Crew,
+    matrix: Matrix,
+    screen: Words,
+    hidden: Floats,
+    request: HeadRequest,
+    state: ScreenState,
+    out: Floats,
+) -> None:
+    """Write the logits that are asked for to ``out``, with the bits of the full pass, and minus infinity for others.
+
+    Every thread of a team calls it; the rows are shared among them.
+
+    Parameters
+    ----------
+    crew : Crew
+        This thread's place in the team.
+    matrix : float32, uint16 (float16 bits) or int16 (bfloat16 bits) [vocab_size, hidden_size]
+    screen : uint32[n_blocks, 4 + hidden_size // 4, 16]
+        Its int8 copy, from :func:`bitnet_numba.kernels.head_rows.quantize_rows`.
+    hidden : float32[n_tokens, hidden_size]
+    request : HeadRequest
+    state : ScreenState
+    out : float32[n_tokens, vocab_size]
+        What is not a finite number in the full pass is computed, too.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    _check(crew, matrix, screen, hidden, state, out)
+    n_tokens, vocab_size = out.shape
+    check_array("n_best", request.n_best, np.int64, (n_tokens,))
+    check_array("margin", request.margin, np.float64, (n_tokens,))
+    check_rank("always", request.always, 2)
+    check_array("always", request.always, np.uint8, (n_tokens, vocab_size if request.always.shape[1] else 0))
+    _screened_head(crew, new_counts(), matrix, screen, hidden, request, state, out)
+
+
+def approximate_head(
+    crew: Crew, matrix: Matrix, screen: Words, hidden: Floats, state: ScreenState, out: Floats
+) -> None:
+    """Write logits that come from the int8 copy alone to ``out``; takes and raises what :func:`screened_head` does."""
+    _check(crew, matrix, screen, hidden, state, out)
+    _approximate_head(crew, new_counts(), screen, hidden, state, out)
+
+
+def _check(crew: Crew, matrix: Matrix, screen: Words, hidden: Floats, state: ScreenState, out: Floats) -> None:
+    check_screen(matrix, screen)
+    check_rank("hidden", hidden, 2)
+    n_tokens, (vocab_size, hidden_size) = hidden.shape[0], matrix.shape
+    check_array("hidden", hidden, np.float32, (n_tokens, hidden_size))
+    check_array("out", out, np.float32, (n_tokens, vocab_size), written=True)
+    if state.best.shape[0] < n_tokens or state.best.shape[1:] + state.hidden.shape[2:] != (
+        screen.shape[0],
+        hidden_size,
+    ):
+        raise ValueError(f"state: made for other sizes than {n_tokens} tokens and a matrix of {matrix.shape}")
+    if state.sums.shape[0] < crew.n_threads:
+        raise ValueError(f"state: made for {state.sums.shape[0]} threads, not {crew.n_threads}")
+
+
+@jit
+def _screened_head(
+    crew: Crew,
+    counts: npt.NDArray[np.int64],
+    matrix: Matrix,
+    screen: Words,
+    hidden: Floats,
+    request: HeadRequest,
+    state: ScreenState,
+    out: Floats,
+) -> None:
+    screened_head_worker(crew, counts, matrix, screen, hidden, request, state, out)
+    barrier(crew)
+
+
+@jit
+def _approximate_head(
+    crew: Crew, counts: npt.NDArray[np.int64], screen: Words, hidden: Floats, state: ScreenState, out: Floats
+) -> None:
+    approximate_worker(crew, counts, screen, hidden, state, out)
+    barrier(crew)
+
+
+@jit
+def screened_head_worker(
+    crew: Crew,
+    counts: npt.NDArray[np.int64],
+    matrix: Matrix,
+    screen: Words,
+    hidden: Floats,
+    request: HeadRequest,
+    state: ScreenState,
+    out: Floats,
+) -> None:
+    vocab_size, n_tokens = matrix.shape[0], hidden.shape[0]
+    if crew.thread == 0:
+        counts[HEAD_RESCORE] += 1
+    screen_worker(crew, counts, screen, hidden, request.always, state)
+    barrier(crew)
+    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
+        token = min(slot, n_tokens - 1)
+        threshold = _threshold(state.best[token], request.n_best[token], request.margin[token])
+        survivors = _survivors(state.upper[token, :vocab_size], threshold)
+        is_full = survivors > MOST * vocab_size
+        state.thresholds[slot] = -np.inf if is_full else threshold
+        state.rescored[slot] = vocab_size if is_full else survivors
+    meet_for(crew, n_tokens)
+    n_tasks = (vocab_size + CHUNK - 1) // CHUNK
+    task = claim(crew, n_tasks)
+    while task >= 0:
+        first, end = task * CHUNK, min((task + 1) * CHUNK, vocab_size)
+        for token in range(n_tokens):
+            threshold = state.thresholds[token if n_tokens > 1 else crew.thread]
+            _rescore(matrix, hidden[token], state.upper[token], threshold, first, end, out[token])
+        task = claim(crew, n_tasks)
+
+
+# ---- what survives ---------------------------------------------------------------------------------------------------
+@jit
+def _threshold(best: Floats, n_best: int, margin: float) -> Any:
+    """Return what a logit must be able to reach, or minus infinity."""
+    highest = np.float32(-np.inf)
+    for lower in best:
+        highest = max(highest, lower)
+    if highest == -np.inf:
+        return highest
+    by_margin = below(np.float64(highest) - margin)
+    return max(by_margin, _nth_best(best, n_best)) if n_best else by_margin
+
+
+@jit
+def _nth_best(best: Floats, n: int) -> Any:
+    """Return a number that at least n elements reach, and few more do: bisected, where n is not 1."""
+    low, high, n_finite = np.float64(np.inf), np.float64(-np.inf), 0
+    for lower in best:
+        if lower > -np.inf:
+            low, high = min(low, lower), max(high, lower)
+            n_finite += 1
+    if n_finite < n:
+        return np.float32(-np.inf)
+    if n == 1:
+        return np.float32(high)
+    for _ in range(24):
+        middle = 0.5 * low + 0.5 * high
+        reached = 0
+        for lower in best:
+            reached += lower >= middle
+        if reached >= n:
+            low = middle
+        else:
+            high = middle
+    return below(low)
+
+
+@jit
+def _survivors(upper: Floats, threshold: Any) -> Any:
+    """Count the logits that may reach the threshold; what cannot be compared may."""
+    dropped = 0
+    for bound in upper:
+        dropped += bound < threshold
+    return upper.size - dropped
+
+
+@jit
+def _rescore(matrix: Matrix, hidden: Floats, upper: Floats, threshold: Any, first: int, end: int, out: Floats) -> None:
+    """Compute the logits of the rows that survive, as the full pass does."""
+    for row in range(first, end):
+        out[row] = -np.inf
+        if not upper[row] < threshold:
+            out[row] = row_product(matrix[row], hidden)

@@ -1,0 +1,60 @@
+"""The ternary product as callers see it: shapes checked, one token or many."""
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
+from bitnet_numba.kernels.jit import jit, new_counts
+from bitnet_numba.kernels.ternary.gemm import gemm_worker
+from bitnet_numba.kernels.ternary.gemv import gemv_worker
+from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, ROWS, RUN, TOKENS, Activations, Bytes, Sums
+from bitnet_numba.simd.team import Crew, barrier
+
+
+def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out: Sums) -> None:
+    """Write the products of a ternary matrix with each token's activations to ``out``.
+
+    Every thread of a team calls it; the rows are shared among them.
+
+    Parameters
+    ----------
+    crew : Crew
+        This thread's place in the team.
+    weights : uint8[rows * columns // 4]
+        The matrix, from :func:`~bitnet_numba.kernels.ternary.pack_r16`.
+    q : int8[slots, columns]
+        Activations, a token each row; ``slots`` is a multiple of 8 where there is more than one token. There are at
+        most 2**19 columns.
+    q_sum : int32[n_tokens]
+        The sum of each token's activations.
+    out : int32[n_tokens, rows]
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    check_rank("out", out, 2)
+    check_rank("q", q, 2)
+    n_tokens, rows = out.shape
+    slots, columns = q.shape
+    check_lanes("rows", rows, 2 * ROWS)
+    check_lanes("columns", columns, RUN)
+    if columns > MAX_COLUMNS:
+        raise ValueError(f"columns: expected at most {MAX_COLUMNS}, got {columns}")
+    check_array("weights", weights, np.uint8, (rows * columns // 4,))
+    check_array("q", q, np.int8, (slots, columns))
+    check_array("q_sum", q_sum, np.int32, (n_tokens,))
+    check_array("out", out, np.int32, (n_tokens, rows), written=True)
+    if slots < n_tokens or (n_tokens > 1 and slots % TOKENS):
+        raise ValueError(f"q: {n_tokens} tokens need a multiple of {TOKENS} rows, got {slots}")
+    _product(crew, new_counts(), weights, q, q_sum, out)
+
+
+@jit
+def _product(crew: Crew, counts: npt.NDArray[np.int64], weights: Bytes, q: Activations, q_sum: Sums, out: Sums) -> None:
+    if out.shape[0] == 1:
+        gemv_worker(crew, counts, weights, q[0], q_sum[0], out[0])
+    else:
+        gemm_worker(crew, counts, weights, q, q_sum, out)
+    barrier(crew)

@@ -1,0 +1,326 @@
+"""The screened head against the full pass: the same bits wherever they can matter, and bounds that nothing breaks."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_numba.kernels import reference
+from bitnet_numba.kernels.head import head_product
+from bitnet_numba.kernels.head_bounds import ScreenState, new_screen_state
+from bitnet_numba.kernels.head_rows import CORRECTION, ERROR, HEADER, NORM, SCALE, quantize_rows, screen_shape
+from bitnet_numba.kernels.head_screen import HeadRequest, approximate_head, screened_head
+from tests.kernels.inputs import SEEDS, Floats, alone, normal
+from tests.kernels.stored import Matrix, stored_floats
+from tests.kernels.teams import SIZES, team_of
+
+FORMATS = ["f32", "f16", "bf16"]
+HIDDEN = st.integers(1, 12).map(lambda blocks: 32 * blocks)
+VOCAB = st.sampled_from([1, 15, 16, 31, 33, 200])
+INFINITY = float("inf")
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+def screen_of(matrix: Matrix) -> npt.NDArray[np.uint32]:
+    screen = np.zeros(screen_shape(*matrix.shape), np.uint32)
+    quantize_rows(alone(), matrix, screen)
+    return screen
+
+
+def full(matrix: Matrix, hidden: Floats) -> Floats:
+    out = np.empty((len(hidden), len(matrix)), np.float32)
+    head_product(alone(), matrix, np.zeros((len(matrix), 0), np.float32), hidden, out)
+    return out
+
+
+def request(n_tokens: int = 1, n_best: int = 1, margin: float = INFINITY, always: Any = None) -> HeadRequest:
+    marked = np.zeros((n_tokens, 0), np.uint8) if always is None else np.asarray(always, np.uint8)
+    return HeadRequest(np.full(n_tokens, n_best), np.full(n_tokens, margin), marked)
+
+
+def screened(matrix: Matrix, hidden: Floats, asked: HeadRequest) -> tuple[Floats, ScreenState]:
+    state = new_screen_state(*matrix.shape, len(hidden), 1)
+    out = np.empty((len(hidden), len(matrix)), np.float32)
+    screened_head(alone(), matrix, screen_of(matrix), hidden, asked, state, out)
+    return out, state
+
+
+def bounds(matrix: Matrix, hidden: Floats) -> tuple[Floats, Floats]:
+    _, state = screened(matrix, hidden, request(len(hidden)))
+    return state.lower[:, : len(matrix)], state.upper[:, : len(matrix)]
+
+
+def assert_bounded(matrix: Matrix, hidden: Floats) -> tuple[Floats, Floats]:
+    lower, upper = bounds(matrix, hidden)
+    exact = full(matrix, hidden)
+    assert (exact >= lower).all()
+    assert (exact <= upper).all()
+    return exact - lower, upper - exact
+
+
+def errors_of(matrix: Matrix) -> npt.NDArray[np.float64]:
+    """Return what each row loses in its int8 copy."""
+    scales, codes, _, _ = reference.quantize_rows(matrix)
+    return reference.embedding(matrix, np.zeros((len(matrix), 0), np.float32)) - scales[:, None].astype(float) * codes
+
+
+# ---- the int8 copy ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", FORMATS)
+@given(vocab_size=VOCAB, hidden_size=HIDDEN, magnitude=st.sampled_from([1e-33, 1e-6, 0.02, 1e4]), seed=SEEDS)
+def test_the_copy_matches_its_twin(form: str, vocab_size: int, hidden_size: int, magnitude: float, seed: int) -> None:
+    weights = normal(np.random.default_rng(seed), (vocab_size, hidden_size), magnitude)
+    matrix = stored_floats(weights, form)
+    screen = screen_of(matrix)
+    lines, floats = (screen.view(dtype).transpose(0, 2, 1).reshape(-1, screen.shape[1]) for dtype in ("i4", "f4"))
+    found = np.ascontiguousarray(lines[:vocab_size, HEADER:]).view(np.int8)
+    scales, codes, norms, errors = reference.quantize_rows(matrix)
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(floats[:vocab_size, SCALE], scales)
+    np.testing.assert_array_equal(lines[:vocab_size, CORRECTION], -63 * codes.sum(axis=1, dtype=np.int64))
+    for line, true in ((NORM, norms), (ERROR, errors)):
+        stated = floats[:vocab_size, line].astype(np.float64)
+        assert (stated >= true).all()
+        assert (stated <= true * (1 + 1e-5) + 2e-21).all()  # squares below the smallest float32 count as one of it
+    assert not lines[vocab_size:, HEADER:].any()
+    assert np.isnan(floats[vocab_size:, [SCALE, ERROR]]).all()
+
+
+@pytest.mark.parametrize("n_threads", SIZES)
+def test_threads_change_no_bit_of_the_copy(n_threads: int) -> None:
+    matrix = stored_floats(normal(np.random.default_rng(0), (333, 64)), "f16")
+    screen = np.zeros(screen_shape(333, 64), np.uint32)
+    with team_of(n_threads) as team:
+        team.run(lambda crew: quantize_rows(crew, matrix, screen))
+    np.testing.assert_array_equal(screen, screen_of(matrix))
+
+
+# ---- the bounds ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", FORMATS)
+@given(hidden_size=HIDDEN, weight=st.sampled_from([1e-7, 0.02, 1e4]), state=st.sampled_from([1e-42, 1e-20, 1.0, 1e17]))
+def test_random_logits_lie_within_their_bounds(form: str, hidden_size: int, weight: float, state: float) -> None:
+    rng = np.random.default_rng(hidden_size)
+    assert_bounded(stored_floats(normal(rng, (70, hidden_size), weight), form), normal(rng, (3, hidden_size), state))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@given(hidden_size=HIDDEN, seed=SEEDS, is_signs=st.booleans(), is_negated=st.booleans())
+def test_hidden_states_along_a_rows_error(
+    form: str, hidden_size: int, seed: int, is_signs: bool, is_negated: bool
+) -> None:
+    """The worst case of the bound: it must hold, and it must be nearly reached."""
+    matrix = stored_floats(normal(np.random.default_rng(seed), (33, hidden_size), 0.02), form)
+    errors = errors_of(matrix)
+    hidden = np.sign(errors) if is_signs else errors / np.abs(errors).max(axis=1, keepdims=True)
+    hidden = (-hidden if is_negated else hidden).astype(np.float32)
+    above_lower, below_upper = assert_bounded(matrix, hidden)
+    near = np.diagonal(above_lower if is_negated else below_upper)
+    width = np.diagonal(above_lower + below_upper)
+    assert is_signs or (near < 0.05 * width).all()
+
+
+@given(hidden_size=HIDDEN, seed=SEEDS, power=st.integers(1, 30))
+def test_hidden_states_with_an_outlier(hidden_size: int, seed: int, power: int) -> None:
+    """One large element leaves the others no bits: the hidden state's own error is what counts."""
+    rng = np.random.default_rng(seed)
+    hidden = normal(rng, (3, hidden_size))
+    hidden[:, 5] = 2.0**power
+    matrix = rng.integers(-127, 128, (40, hidden_size)).astype(np.float32)
+    matrix[:, 0] = 127  # so that codes are the numbers themselves
+    assert not errors_of(matrix).any()
+    matrix[:, 5] = 0
+    assert_bounded(matrix, hidden)
+    along = (hidden - np.float32(2.0**power / 8064) * np.rint(hidden * np.float32(8064 / 2.0**power))).astype(
+        np.float32
+    )
+    assert_bounded(np.rint(127 * along / np.abs(along).max()).astype(np.float32), hidden)
+
+
+@given(seed=SEEDS, hidden_size=st.sampled_from([32, 2560, 16384]), is_drifting=st.booleans())
+def test_only_the_roundings_of_the_full_pass_are_left(seed: int, hidden_size: int, is_drifting: bool) -> None:
+    """Whole numbers have exact copies; equal ones make sums that are rounded the same way at each step."""
+    rng = np.random.default_rng(seed)
+    low = 120 if is_drifting else -127
+    matrix = np.repeat(rng.integers(low, 128, (20, 1)), hidden_size, axis=1).astype(np.float32)
+    hidden = np.repeat(rng.integers(8000 if is_drifting else -8064, 8065, (4, 1)), hidden_size, axis=1)
+    matrix[:, 0], hidden[:, 0] = 127, 8064
+    assert not errors_of(matrix).any()
+    assert_bounded(matrix, hidden.astype(np.float32))
+
+
+@given(seed=SEEDS)
+def test_rows_of_many_magnitudes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for magnitude in (1e-20, 1.0, 1e18):
+        weights = normal(rng, (64, 96)) * np.exp2(rng.integers(-140, 40, (64, 96))).astype(np.float32)
+        assert_bounded(weights, normal(rng, (2, 96), magnitude))
+
+
+def test_bounds_are_tight_enough_to_be_of_use() -> None:
+    rng = np.random.default_rng(0)
+    matrix = stored_floats(normal(rng, (2000, 640), 0.02), "f16")
+    hidden = normal(rng, (1, 640))
+    lower, upper = bounds(matrix, hidden)
+    assert (upper - lower).max() < full(matrix, hidden).std()
+    _, state = screened(matrix, hidden, request())
+    assert state.rescored[0] < 100
+
+
+# ---- what is computed ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", FORMATS)
+@given(
+    vocab_size=st.sampled_from([1, 16, 33, 500, 1000]),
+    n_tokens=st.integers(1, 3),
+    n_best=st.sampled_from([0, 1, 2, 7, 40, 2000]),
+    margin=st.sampled_from([0.0, 0.5, 3.0, INFINITY]),
+    always=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+    step=st.sampled_from([0.0, 0.02]),
+    seed=SEEDS,
+)
+def test_needed_logits_have_the_bits_of_the_full_pass(
+    form: str, vocab_size: int, n_tokens: int, n_best: int, margin: float, always: float, step: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights = normal(rng, (vocab_size, 64), 0.02)
+    matrix = stored_floats((np.rint(weights / step) * step).astype(np.float32) if step else weights, form)  # with ties
+    hidden = normal(rng, (n_tokens, 64), 5)
+    marked = rng.random((n_tokens, vocab_size)) < always
+    out, state = screened(matrix, hidden, request(n_tokens, n_best, margin, marked if always else None))
+    exact = full(matrix, hidden)
+    for token in range(n_tokens):
+        computed = out[token] != -np.inf
+        assert not (reference.needed_logits(exact[token], n_best, margin, marked[token]) & ~computed).any()
+        np.testing.assert_array_equal(out[token, computed], exact[token, computed])
+        assert state.rescored[token] == computed.sum()
+
+
+@given(seed=SEEDS)
+def test_equal_rows_all_survive(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    row, others = normal(rng, (1, 96), 0.02), normal(rng, (100, 96), 0.001)
+    places = rng.choice(100, 5, replace=False)
+    others[places] = row
+    hidden = row / np.abs(row).max()
+    out, _ = screened(others, hidden, request())
+    assert np.argmax(out) == places.min()
+    assert (out[0, places] == out.max()).all()
+
+
+def test_most_rows_survive_where_all_are_alike_and_then_the_full_pass_runs() -> None:
+    rng = np.random.default_rng(3)
+    matrix = np.repeat(normal(rng, (1, 64)), 300, axis=0)
+    matrix[:100] *= -1
+    hidden = matrix[200:201].copy()
+    out, state = screened(matrix, hidden, request())
+    assert state.rescored[0] == 300
+    np.testing.assert_array_equal(out, full(matrix, hidden))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_hidden_states_that_are_not_finite_get_the_full_pass(value: float) -> None:
+    rng = np.random.default_rng(4)
+    matrix, hidden = normal(rng, (50, 64)), normal(rng, (1, 64))
+    hidden[0, 17] = value
+    out, state = screened(matrix, hidden, request())
+    assert state.rescored[0] == 50
+    np.testing.assert_array_equal(out, full(matrix, hidden))
+    assert not np.isfinite(out).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+def test_rows_that_are_not_finite_or_overflow_are_always_computed(value: float) -> None:
+    rng = np.random.default_rng(5)
+    matrix, hidden = normal(rng, (300, 64), 0.02), np.abs(normal(rng, (1, 64), 100))
+    matrix[7, 5:9] = value
+    exact, (out, state) = full(matrix, hidden), screened(matrix, hidden, request())
+    np.testing.assert_array_equal(out[0, 7], exact[0, 7])
+    assert not np.isfinite(out[0, 7])
+    others = np.delete(exact[0], 7)
+    assert others.max() in out
+    assert state.rescored[0] < 100
+
+
+def run_screened(*arguments: Any) -> None:
+    *rest, crew = arguments
+    screened_head(crew, *rest)
+
+
+def run_approximate(*arguments: Any) -> None:
+    *rest, crew = arguments
+    approximate_head(crew, *rest)
+
+
+def test_sums_that_overflow_on_their_way_are_computed() -> None:
+    matrix = np.full((300, 384), 1e20, np.float32)
+    matrix[:, 192:] *= -1  # the true sum is 0, but the first half of it is beyond float32
+    matrix[1:] *= np.float32(1e-10)
+    hidden = np.full((1, 384), 1e18, np.float32)
+    exact, (out, _) = full(matrix, hidden), screened(matrix, hidden, request())
+    assert exact[0, 0] == INFINITY
+    assert out[0, 0] == INFINITY
+
+
+@pytest.mark.parametrize("n_threads", SIZES)
+def test_threads_change_no_bit(n_threads: int) -> None:
+    rng = np.random.default_rng(6)
+    matrix, hidden = stored_floats(normal(rng, (1000, 96), 0.02), "bf16"), normal(rng, (3, 96))
+    screen = screen_of(matrix)
+    for n_tokens in (1, 3):
+        asked = request(n_tokens, n_best=5)
+        expected, alone_state = screened(matrix, hidden[:n_tokens], asked)
+        state = new_screen_state(1000, 96, n_tokens, n_threads)
+        out, rough = np.zeros((2, n_tokens, 1000), np.float32)
+        with team_of(n_threads) as team:
+            team.run(partial(run_screened, matrix, screen, hidden[:n_tokens], asked, state, out))
+            np.testing.assert_array_equal(out, expected)
+            np.testing.assert_array_equal(state.rescored[:n_tokens], alone_state.rescored[:n_tokens])
+            team.run(partial(run_approximate, matrix, screen, hidden[:n_tokens], state, rough))
+        lower, upper = alone_state.lower[:, :1000], alone_state.upper[:, :1000]
+        assert ((lower <= rough) & (rough <= upper)).all()
+        assert (np.abs(rough - full(matrix, hidden[:n_tokens])) <= 0.3 * (upper - lower)).all()
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+VALID: dict[str, Any] = {
+    "matrix": np.zeros((3, 64), np.uint16),
+    "screen": np.zeros((2, 20, 16), np.uint32),
+    "hidden": np.zeros((2, 64), np.float32),
+    "request": request(2),
+    "state": new_screen_state(3, 64, 2, 1),
+    "out": np.zeros((2, 3), np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "named"),
+    [
+        ("matrix", np.zeros((3, 64), np.int8), "scales"),
+        ("matrix", np.zeros(64, np.float32), "matrix"),
+        ("matrix", np.zeros((3, 2**17 + 32), np.int16), "matrix"),
+        ("screen", np.zeros((1, 20, 16), np.uint32), "screen"),
+        ("screen", np.zeros((2, 20, 16), np.int32), "screen"),
+        ("hidden", np.zeros((2, 32), np.float32), "hidden"),
+        ("out", np.zeros((2, 4), np.float32), "out"),
+        ("request", request(1), "n_best"),
+        ("request", request(2)._replace(margin=np.zeros(1)), "margin"),
+        ("request", request(2, always=np.zeros((2, 4))), "always"),
+        ("request", request(2)._replace(always=np.zeros(3, np.uint8)), "always"),
+        ("state", new_screen_state(3, 64, 1, 2), "state"),
+        ("state", new_screen_state(33, 64, 2, 2), "state"),
+        ("state", new_screen_state(3, 32, 2, 2), "state"),
+        ("state", new_screen_state(3, 64, 2, 0), "state"),
+    ],
+)
+def test_refuses(name: str, wrong: Any, named: str) -> None:
+    screened_head(alone(), **VALID)
+    with pytest.raises(ValueError, match=f"^{named}: "):
+        screened_head(alone(), **{**VALID, name: wrong})
+    if name != "request":
+        with pytest.raises(ValueError, match=f"^{named}: "):
+            approximate_head(alone(), **{key: x for key, x in {**VALID, name: wrong}.items() if key != "request"})
+    if name in ("matrix", "screen"):
+        with pytest.raises(ValueError, match=f"^{named}: "):
+            quantize_rows(alone(), {**VALID, name: wrong}["matrix"], {**VALID, name: wrong}["screen"])
