@@ -21,7 +21,7 @@ from bench.peak import PeakTest
 from bench.read import ReadTest, interleaved
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary import TOKENS, gemm_worker, gemv_worker
+from bitnet_numba.kernels.ternary import TOKENS, gemm_worker, gemv_worker, unpacked_codes
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team, barrier
 
@@ -49,7 +49,8 @@ class Layers:
         weights[:] = sum(rng.integers(0, 3, size, np.uint8) << shift for shift in (0, 2, 4, 6))
         slots = 1 if n_tokens == 1 else -(-n_tokens // TOKENS) * TOKENS
         q = rng.integers(-128, 128, (slots, columns), np.int8)
-        arrays = new_counts(), weights, q, np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
+        sums = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
+        arrays = new_counts(), weights, q, *sums, unpacked_codes(team.n_threads, columns)
         self.bytes, self.macs = weights.size, n_layers * macs
         self._team, self._work = team, lambda crew: _multiply(crew, *arrays)
         self()
@@ -69,12 +70,13 @@ def _multiply(
     q: npt.NDArray[np.int8],
     q_sum: npt.NDArray[np.int32],
     out: npt.NDArray[np.int32],
+    unpacked: npt.NDArray[np.int8],
 ) -> None:
     for layer in range(len(weights)):
         if len(out) == 1:
             gemv_worker(crew, counts, weights[layer], q[0], q_sum[0], out[0])
         else:
-            gemm_worker(crew, counts, weights[layer], q, q_sum, out)
+            gemm_worker(crew, counts, weights[layer], q, q_sum, out, unpacked)
         barrier(crew)
 
 

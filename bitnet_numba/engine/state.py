@@ -6,7 +6,7 @@ from bitnet_numba.engine.forward.arrays import QUERY_TILE, RunState
 from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
 from bitnet_numba.kernels.jit import new_counts
-from bitnet_numba.kernels.ternary import TOKENS
+from bitnet_numba.kernels.ternary import TOKENS, unpacked_codes
 
 
 def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int) -> RunState:
@@ -38,6 +38,7 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         attn_output=np.zeros((chunk, layout.hidden), np.int32),
         gate_up=np.zeros((chunk, 2 * layout.ffn), np.int32),
         down=np.zeros((chunk, layout.hidden), np.int32),
+        unpacked=unpacked_codes(n_threads, max(layout.hidden, layout.attended, layout.ffn)),
         query=np.zeros((slots, config.n_heads * layout.head_dim), np.float32),
         attended=np.zeros((slots, layout.attended), np.float32),
         gated=np.zeros((slots, layout.ffn), np.float32),

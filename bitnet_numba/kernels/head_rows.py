@@ -58,7 +58,7 @@ def quantize_rows(crew: Crew, matrix: Matrix, screen: Words) -> None:
         If shapes, dtypes or layouts differ from the above.
     """
     check_screen(matrix, screen, written=True)
-    _quantize(crew, matrix, screen)
+    _quantize(crew, matrix, screen, np.zeros((ROWS, matrix.shape[1]), np.int8))
 
 
 def check_screen(matrix: Matrix, screen: Words, *, written: bool = False) -> None:
@@ -71,8 +71,7 @@ def check_screen(matrix: Matrix, screen: Words, *, written: bool = False) -> Non
 
 
 @jit
-def _quantize(crew: Crew, matrix: Matrix, screen: Words) -> None:
-    codes = np.zeros((ROWS, matrix.shape[1]), np.int8)
+def _quantize(crew: Crew, matrix: Matrix, screen: Words, codes: npt.NDArray[np.int8]) -> None:
     block = claim(crew, screen.shape[0])
     while block >= 0:
         for lane in range(ROWS):

@@ -126,6 +126,8 @@ class RunState(NamedTuple):
         Quantized inputs of the linear layers.
     qkv, attn_output, gate_up, down : int32[chunk, ...]
         Sums that the linear layers leave.
+    unpacked : int8[n_threads, ...]
+        Codes of the rows that many tokens are multiplied with, on instruction sets that unpack them first.
     query : float32[slots, n_heads * head_dim]
         Turned queries.
     attended : float32[slots, attended]
@@ -154,6 +156,7 @@ class RunState(NamedTuple):
     attn_output: Sums
     gate_up: Sums
     down: Sums
+    unpacked: Int8s
     query: Floats
     attended: Floats
     gated: Floats

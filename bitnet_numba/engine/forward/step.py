@@ -134,7 +134,7 @@ def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
     if n_tokens == 1:
         gemv_worker(crew, state.counts, weights, q[crew.thread], state.q_sum[crew.thread], out[0])
     else:
-        gemm_worker(crew, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens])
+        gemm_worker(crew, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens], state.unpacked)
     barrier(crew)
 
 

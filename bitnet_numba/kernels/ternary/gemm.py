@@ -94,16 +94,27 @@ class Tokens(NamedTuple):
     rows: int
 
 
+def unpacked_codes(n_threads: int, columns: int) -> npt.NDArray[np.int8]:
+    """Allocate what :func:`gemm_worker` unpacks a panel of up to ``columns`` to, on each thread."""
+    return np.zeros((n_threads, BLOCKS * ROWS * columns if UNPACKS else 0), np.int8)
+
+
 @jit
 def gemm_worker(
-    crew: Crew, counts: npt.NDArray[np.int64], weights: Bytes, q: Activations, q_sum: Sums, out: Sums
+    crew: Crew,
+    counts: npt.NDArray[np.int64],
+    weights: Bytes,
+    q: Activations,
+    q_sum: Sums,
+    out: Sums,
+    unpacked: npt.NDArray[np.int8],
 ) -> None:
     if crew.thread == 0:
         counts[TERNARY_GEMM] += 1
     rows, (slots, columns) = out.shape[1], q.shape
     tokens = Tokens(q.reshape(-1), columns, slots, q_sum, out.reshape(-1), rows)
     unpacks = UNPACKS and q_sum.size > TILE_TOKENS
-    codes = np.empty(BLOCKS * ROWS * columns if unpacks else 0, np.int8)
+    codes = unpacked[crew.thread]
     n_panels, block_lines = rows // (BLOCKS * ROWS), columns // LINE_COLUMNS
     panel = claim(crew, n_panels)
     while panel >= 0:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
 from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary.gemm import gemm_worker
+from bitnet_numba.kernels.ternary.gemm import gemm_worker, unpacked_codes
 from bitnet_numba.kernels.ternary.gemv import gemv_worker
 from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, ROWS, RUN, TOKENS, Activations, Bytes, Sums
 from bitnet_numba.simd.team import Crew, barrier
@@ -48,13 +48,21 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     check_array("out", out, np.int32, (n_tokens, rows), written=True)
     if slots < n_tokens or (n_tokens > 1 and slots % TOKENS):
         raise ValueError(f"q: {n_tokens} tokens need a multiple of {TOKENS} rows, got {slots}")
-    _product(crew, new_counts(), weights, q, q_sum, out)
+    _product(crew, new_counts(), weights, q, q_sum, out, unpacked_codes(crew.n_threads, columns))
 
 
 @jit
-def _product(crew: Crew, counts: npt.NDArray[np.int64], weights: Bytes, q: Activations, q_sum: Sums, out: Sums) -> None:
+def _product(
+    crew: Crew,
+    counts: npt.NDArray[np.int64],
+    weights: Bytes,
+    q: Activations,
+    q_sum: Sums,
+    out: Sums,
+    unpacked: npt.NDArray[np.int8],
+) -> None:
     if out.shape[0] == 1:
         gemv_worker(crew, counts, weights, q[0], q_sum[0], out[0])
     else:
-        gemm_worker(crew, counts, weights, q, q_sum, out)
+        gemm_worker(crew, counts, weights, q, q_sum, out, unpacked)
     barrier(crew)
