@@ -7,8 +7,16 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.cache import KVCache, KVType
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.forward.arrays import Shape, Step, Weights
+from bitnet_numba.engine.forward.arrays import (
+    APPROXIMATE_HEAD,
+    FULL_HEAD,
+    SCREENED_HEAD,
+    Shape,
+    Step,
+    Weights,
+)
 from bitnet_numba.engine.forward.step import forward
+from bitnet_numba.engine.head import HeadType, NeededLogits
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state
 from bitnet_numba.errors import ParameterError, ResourceError
@@ -41,6 +49,9 @@ class Transformer:
         The number format of caches.
     max_context : int
         The longest sequence.
+    head : {"exact", "f16", "int8"}
+        How logits of which not all are asked for are computed; without an int8 copy of the head, all are computed
+        exactly.
 
     Attributes
     ----------
@@ -48,13 +59,26 @@ class Transformer:
     threads : int
     isa : str
         The instruction set of the kernels.
+    rescored_rows : int
+        Logits that were computed exactly after the screening of all, so far.
     """
 
-    def __init__(self, layout: Layout, weights: Weights, *, threads: int, kv_type: KVType, max_context: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        weights: Weights,
+        *,
+        threads: int,
+        kv_type: KVType,
+        max_context: int,
+        head: HeadType = "exact",
+    ) -> None:
         self.config: ModelConfig = layout.config
         self.threads = threads
         self.isa = cpu.isa()
         self.kv_type = kv_type
+        self.head = head
+        self.rescored_rows = 0
         self.max_context = max_context
         self.layout = layout
         self.weights = weights
@@ -83,6 +107,7 @@ class Transformer:
         cache: KVCache,
         logits: Literal["last", "all", "none"] = "last",
         chunk_size: int = PREFILL_CHUNK,
+        needed: NeededLogits | None = None,
     ) -> npt.NDArray[np.float32]:
         """Append tokens to a sequence, and return logits.
 
@@ -97,6 +122,9 @@ class Transformer:
             Of which tokens.
         chunk_size : int
             Tokens a step, 1 to 64.
+        needed : NeededLogits, optional
+            Of the last token's logits, which ones must be exact: with ``head="exact"``, others are minus infinity; with
+            ``"int8"``, all are rough. By default all are exact.
 
         Returns
         -------
@@ -117,7 +145,8 @@ class Transformer:
         for start in range(0, tokens.size, chunk_size):
             chunk = tokens[start : start + chunk_size]
             end = start + chunk.size
-            self._step(chunk, cache, out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)])
+            rows = out[max(0, start - tokens.size + n_rows) : max(0, end - tokens.size + n_rows)]
+            self._step(chunk, cache, rows, needed if logits == "last" and rows.size else None)
         return out
 
     def kernel_counts(self) -> dict[str, int]:
@@ -131,16 +160,32 @@ class Transformer:
     @property
     def state_bytes(self) -> int:
         """Bytes of scratch memory."""
-        return sum(array.nbytes for array in self._state)
+        return sum(array.nbytes for array in (*self._state[:-1], *self._state.screen))
 
-    def _step(self, tokens: npt.NDArray[np.int32], cache: KVCache, logits: npt.NDArray[np.float32]) -> None:
-        step = Step(self._shape, self.weights, cache.arrays, self._state, tokens.size, cache.length)
+    def _step(
+        self,
+        tokens: npt.NDArray[np.int32],
+        cache: KVCache,
+        logits: npt.NDArray[np.float32],
+        needed: NeededLogits | None,
+    ) -> None:
+        way, request = self._head_way(needed), (needed or NeededLogits()).request()
+        step = Step(self._shape, self.weights, cache.arrays, self._state, tokens.size, cache.length, way, request)
 
         def work(crew: Crew) -> None:
             forward(crew, step, tokens, logits)
 
         self._team.run(work)
         cache.length += tokens.size
+        if way == SCREENED_HEAD:
+            self.rescored_rows += int(self._state.screen.rescored[0])
+
+    def _head_way(self, needed: NeededLogits | None) -> int:
+        if needed is None or self.weights.head_screen.size == 0:
+            return FULL_HEAD
+        if self.head == "int8":
+            return APPROXIMATE_HEAD
+        return SCREENED_HEAD if self.head == "exact" and needed.is_partial else FULL_HEAD
 
     def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache, chunk_size: int) -> npt.NDArray[np.int32]:
         """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""

@@ -5,6 +5,7 @@ import numpy as np
 from bitnet_numba.engine.forward.arrays import RunState
 from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
+from bitnet_numba.kernels.head_bounds import new_screen_state
 from bitnet_numba.kernels.jit import new_counts
 from bitnet_numba.kernels.ternary import TOKENS
 
@@ -44,4 +45,5 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         value=np.zeros((n_threads, layout.head_dim), np.float32),
         scores=np.zeros((n_threads, BLOCK), np.float32),
         partials=np.zeros((max(config.n_heads, n_threads), n_blocks, HEADER + layout.head_dim), np.float32),
+        screen=new_screen_state(config.vocab_size, layout.hidden, 1, n_threads),
     )

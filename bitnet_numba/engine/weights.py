@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
+from bitnet_numba.engine.head import no_screen, screen_of
 from bitnet_numba.engine.layout import Layout, Places
 from bitnet_numba.engine.memory import allocate, available_bytes
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
@@ -24,7 +25,9 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-def load_weights(source: ModelSource, layout: Layout, max_context: int, *, threads: int = 1) -> Weights:
+def load_weights(
+    source: ModelSource, layout: Layout, max_context: int, *, is_screened: bool = False, threads: int = 1
+) -> Weights:
     """Bring every tensor of a model into the kernels' layout.
 
     Parameters
@@ -33,6 +36,8 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int, *, threa
     layout : Layout
     max_context : int
         Positions to prepare RoPE for.
+    is_screened : bool
+        Whether to make an int8 copy of the head.
     threads : int
         How many share the packing.
 
@@ -65,6 +70,7 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int, *, threa
         embedding_scales=embedding.scales,
         head=head.values,
         head_scales=head.scales,
+        head_screen=screen_of(head.values, threads) if is_screened else no_screen(),
         rope=_rope(source, layout, max_context),
     )
     for array in weights:

@@ -5,10 +5,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.kernels.head_bounds import ScreenState
+from bitnet_numba.kernels.head_screen import HeadRequest
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
+
+FULL_HEAD, SCREENED_HEAD, APPROXIMATE_HEAD = range(3)
+"""Ways to compute logits: all of them exactly, only those that are needed, all of them roughly."""
 
 Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
 """Columns of ``Weights.scales``."""
@@ -37,6 +43,8 @@ class Weights(NamedTuple):
         ``[vocab_size, hidden]``.
     head, head_scales
         The same arrays as the embedding where the head is tied to it.
+    head_screen : uint32[n_blocks, 4 + hidden // 4, 16]
+        The head's int8 copy, of no blocks where there is none.
     rope : float32[max_context, head_dim]
         Cosines and sines of each position.
     """
@@ -55,6 +63,7 @@ class Weights(NamedTuple):
     embedding_scales: Floats
     head: npt.NDArray[Any]
     head_scales: Floats
+    head_screen: npt.NDArray[np.uint32]
     rope: Floats
 
 
@@ -132,6 +141,8 @@ class RunState(NamedTuple):
     scores : float32[n_threads, 256]
     partials : float32[max(n_heads, n_threads), n_blocks, 16 + head_dim]
         Attention results of blocks of positions: a row a head for one token, a row a thread for many.
+    screen : ScreenState
+        Of the head, for the logits of one token.
     """
 
     counts: npt.NDArray[np.int64]
@@ -153,6 +164,7 @@ class RunState(NamedTuple):
     value: Floats
     scores: Floats
     partials: Floats
+    screen: ScreenState
 
 
 class Step(NamedTuple):
@@ -164,6 +176,10 @@ class Step(NamedTuple):
         How many it takes through the model.
     position : int
         Of the first of them.
+    head_way : int
+        ``FULL_HEAD``, ``SCREENED_HEAD`` or ``APPROXIMATE_HEAD``.
+    request : HeadRequest
+        What a screened head must compute.
     """
 
     shape: Shape
@@ -172,3 +188,5 @@ class Step(NamedTuple):
     state: RunState
     n_tokens: int
     position: int
+    head_way: int
+    request: HeadRequest
