@@ -15,9 +15,21 @@ import bitnet_numba
 from bench.read import ReadTest, interleaved
 
 
-def bytes_per_token(memory: dict[str, int], context: int) -> int:
-    """Return the bytes that a token must read: all weights, and the keys and values behind it."""
-    return memory["ternary_weights"] + memory["embedding_and_head"] + context * memory["kv_cache_per_position"]
+def bytes_per_token(memory: dict[str, int], vocab_size: int, rows: int, context: int) -> int:
+    """Return the bytes that a token must read.
+
+    Parameters
+    ----------
+    memory : dict of str to int
+        Of ``model.info()``.
+    vocab_size : int
+    rows : int
+        Of the head, read in its own format beside its int8 copy.
+    context : int
+        Positions whose keys and values are read.
+    """
+    head = memory["head_int8_copy"] + memory["embedding_and_head"] * rows // vocab_size
+    return memory["ternary_weights"] + head + context * memory["kv_cache_per_position"]
 
 
 def main() -> None:
@@ -26,25 +38,31 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--head", choices=["exact", "f16", "int8"], default="exact")
     parser.add_argument("--tokens", type=int, default=16, help="a measurement")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    with bitnet_numba.load(arguments.model, threads=arguments.threads) as model:
+    with bitnet_numba.load(arguments.model, threads=arguments.threads, head=arguments.head) as model:
         prompt = [i % 256 for i in range(arguments.context)]
         read_test = ReadTest(model.threads)
+        rescored: list[int] = []  # of every token, on average over a measurement
 
         def tokens_per_second() -> float:
             stream = model.stream(prompt, max_tokens=arguments.tokens + 1, ignore_eos=True)
             next(stream)  # the first token ends the reading of the prompt
             started = time.perf_counter()
-            for _ in stream:
-                pass
-            return arguments.tokens / (time.perf_counter() - started)
+            for chunk in stream:
+                last = chunk
+            seconds = time.perf_counter() - started
+            rescored.append(last.result.rescored_rows // (arguments.tokens + 1))
+            return arguments.tokens / seconds
 
         tokens_per_second()
         speed, read = interleaved(arguments.rounds, tokens_per_second, read_test)
         read_test.close()
-        needed = bytes_per_token(model.info()["memory"], arguments.context)
+        vocab_size = model.config.vocab_size
+        rows = vocab_size if arguments.head == "f16" else max(rescored)
+        needed = bytes_per_token(model.info()["memory"], vocab_size, rows, arguments.context)
         result = {
             "tokens_per_second": round(speed, 2),
             "bytes_per_token": needed,
@@ -53,6 +71,8 @@ def main() -> None:
             "context": arguments.context,
             "threads": model.threads,
             "isa": model.isa,
+            "head": arguments.head,
+            "rescored_rows": max(rescored),
         }
     bound = read * 1e9 / needed
     print(f"bound by memory: {needed / 1e6:.0f} MB a token, read at {read:.1f} GB/s at best: {bound:.1f} tokens/s")

@@ -41,6 +41,7 @@ def load(
     kv_type: Literal["f16", "f32"] = "f16",
     max_context: int | None = None,
     chat_template: str | None = None,
+    head: Literal["exact", "f16", "int8"] = "exact",
 ) -> "LanguageModel":
     """Load a model file and make it ready to generate.
 
@@ -61,6 +62,10 @@ def load(
     chat_template : str, optional
         How :meth:`LanguageModel.chat` writes turns: a name such as ``"llama3"`` or ``"chatml"``, ``"model"`` for the
         template inside the model, or a template file. By default the one that suits the model.
+    head : {"exact", "f16", "int8"}
+        How the output head finds the next token: ``"exact"`` reads an int8 copy of it, and from the head itself only
+        the rows that can matter; the result is that of ``"f16"``, which reads the head in the model's own format.
+        ``"int8"`` reads the copy alone, and is approximate.
 
     Returns
     -------
@@ -80,7 +85,9 @@ def load(
     """
     from bitnet_numba.engine.load import load_model  # here, so that `import bitnet_numba` costs nothing
 
-    return load_model(model, threads=threads, kv_type=kv_type, max_context=max_context, chat_template=chat_template)
+    return load_model(
+        model, threads=threads, kv_type=kv_type, max_context=max_context, chat_template=chat_template, head=head
+    )
 
 
 if not TYPE_CHECKING:  # a type checker would take any misspelled name for one that this function finds

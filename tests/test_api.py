@@ -188,7 +188,7 @@ def test_refuses_bad_chunk_sizes(chunk_size: Any) -> None:
 def test_no_memory_for_logits_is_told_with_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer = FakeTransformer(random_logits)
 
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(transformer, "forward", no_memory)
@@ -227,7 +227,9 @@ class CarefulTransformer(FakeTransformer):
     inside = 0
     most = 0
 
-    def forward(self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last") -> NDArray[np.float32]:
+    def forward(
+        self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last", *, needed: Any = None
+    ) -> NDArray[np.float32]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.001)

@@ -1,6 +1,5 @@
 """A loaded model, as Python programs use it."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -12,7 +11,7 @@ from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.generate import Chunk, GenerationResult, TokenStream, generate, stream
 from bitnet_numba.engine.protocols import CacheT, Tokenizer, Transformer
 from bitnet_numba.engine.sampling import SamplingOptions, SamplingParams
-from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.shared import SharedTransformer, Work
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.settings import read_settings
 
@@ -190,14 +189,14 @@ class LanguageModel:
             raise ParameterError(f"chunk_size={chunk_size!r}: expected a whole number of at least 1, or None for all")
         self._transformer.check_fits(ids.size)
         cache = self._transformer.new_cache(ids.size)
-        kernels: Counter[str] = Counter()
+        work = Work()
         try:
             if step >= ids.size:
-                return self._transformer.forward(ids, cache, kernels, "all")
+                return self._transformer.forward(ids, cache, work, "all")
             result = np.empty((ids.size, self.config.vocab_size), np.float32)
             for start in range(0, ids.size, step):
                 chunk = ids[start : start + step]
-                result[start : start + step] = self._transformer.forward(chunk, cache, kernels, "all")
+                result[start : start + step] = self._transformer.forward(chunk, cache, work, "all")
         except MemoryError as error:
             size = f"{ids.size:,} x {self.config.vocab_size:,}"
             raise ResourceError(f"no memory for {size} logits of 4 bytes: ask for fewer tokens") from error

@@ -55,7 +55,8 @@ def _memory(transformer: Transformer) -> dict[str, int]:
     return {
         "ternary_weights": ternary,
         "embedding_and_head": sum(matrices.values()),
-        "norms_scales_and_rope": every - ternary - sum(matrices.values()),
+        "head_int8_copy": weights.head_screen.nbytes,
+        "norms_scales_and_rope": every - ternary - sum(matrices.values()) - weights.head_screen.nbytes,
         "scratch": transformer.state_bytes,
         "kv_cache_per_position": per_position,
         "kv_cache_of_full_context": full_cache,

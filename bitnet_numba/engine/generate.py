@@ -1,19 +1,21 @@
 """Generation in three layers: tokens, a stream of text, a result."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal
 
 import numpy as np
 
+from bitnet_numba.engine.head import HeadType, NeededLogits
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
 from bitnet_numba.engine.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.engine.sampling import SamplingParams
-from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.shared import SharedTransformer, Work
 from bitnet_numba.engine.stop import StopScanner
+
+STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
 
 FinishReason = Literal["stop", "length"]
 
@@ -52,6 +54,10 @@ class GenerationResult:
         Threads that shared the work.
     isa : str
         The instruction set that the kernels were compiled for.
+    head : {"exact", "f16", "int8"}
+        How the output head ran.
+    rescored_rows : int
+        Logits that ``"exact"`` computed exactly, in all steps whose choice does not need all of them.
     """
 
     text: str
@@ -68,6 +74,8 @@ class GenerationResult:
     kernels: dict[str, int]
     threads: int
     isa: str
+    head: HeadType
+    rescored_rows: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as what JSON can hold."""
@@ -118,8 +126,8 @@ class TokenStream(Generic[CacheT]):
         ``None`` until the tokens end.
     step_seconds : list of float
         Duration of each step with its choice of a token: first the prompt's, then single tokens'.
-    kernels : Counter of str
-        Kernel calls of these steps.
+    work : Work
+        What these steps took.
     sampler : Sampler
         Chooses the tokens; it counts its own kernels.
 
@@ -146,7 +154,8 @@ class TokenStream(Generic[CacheT]):
         self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
         self.finish_reason: FinishReason | None = None
         self.step_seconds: list[float] = []
-        self.kernels: Counter[str] = Counter()
+        self.work = Work()
+        self._steps_in_full = 0
         self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
         self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
         # The last token is given out without being read, so it needs no position.
@@ -169,10 +178,22 @@ class TokenStream(Generic[CacheT]):
 
     def _step(self, unread: Sequence[int]) -> SampledToken:
         started = time.perf_counter()
-        logits = self.transformer.forward(np.asarray(unread, np.int32), self._cache, self.kernels)
-        token = self.sampler.pick(logits[0])
+        needed = None if self.params.logprobs is not None else self._needed()
+        before = self.work.rescored_rows
+        logits = self.transformer.forward(np.asarray(unread, np.int32), self._cache, self.work, needed=needed)
+        is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
+        if is_partial and self.work.rescored_rows - before == logits.shape[1]:
+            self._steps_in_full = STEPS_IN_FULL
+        token = self.sampler.pick(logits[0], is_partial=is_partial)
         self.step_seconds.append(time.perf_counter() - started)
         return token
+
+    def _needed(self) -> NeededLogits:
+        """What the sampler needs; for a while all, where screening has been of no use."""
+        if self._steps_in_full:
+            self._steps_in_full -= 1
+            return NeededLogits()
+        return self.sampler.needed()
 
 
 def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> Iterator[Chunk]:
@@ -228,9 +249,11 @@ def _result(tokens: TokenStream[CacheT], text: str, reason: FinishReason, load_m
         first_token_ms=1000 * prefill_seconds,
         load_ms=load_ms,
         peak_memory_mb=peak_memory_mb(),
-        kernels=dict(sorted({**tokens.kernels, **tokens.sampler.kernel_counts()}.items())),
+        kernels=dict(sorted({**tokens.work.kernels, **tokens.sampler.kernel_counts()}.items())),
         threads=tokens.transformer.threads,
         isa=tokens.transformer.isa,
+        head=tokens.transformer.head,
+        rescored_rows=tokens.work.rescored_rows,
     )
 
 

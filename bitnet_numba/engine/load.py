@@ -12,6 +12,7 @@ from bitnet_numba.engine.cache import KV_DTYPES, KVType
 from bitnet_numba.engine.chat import choose_template, encode_chat
 from bitnet_numba.engine.describe import describe
 from bitnet_numba.engine.gguf_source import GGUFSource
+from bitnet_numba.engine.head import HEAD_TYPES, HeadType
 from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.model import Transformer
@@ -33,6 +34,7 @@ def load_model(
     kv_type: KVType = "f16",
     max_context: int | None = None,
     chat_template: str | None = None,
+    head: HeadType = "exact",
 ) -> LanguageModel:
     """Load a model; :func:`bitnet_numba.load` says what the arguments mean.
 
@@ -45,6 +47,8 @@ def load_model(
     n_threads = choose_threads(threads)
     if kv_type not in KV_DTYPES:
         raise ParameterError(f"kv_type '{kv_type}': choose one of {', '.join(KV_DTYPES)}")
+    if head not in HEAD_TYPES:
+        raise ParameterError(f"head '{head}': choose one of {', '.join(HEAD_TYPES)}")
     source = open_source(model)
     context = choose_context(max_context, source)
     tokenizer = source.tokenizer()
@@ -53,8 +57,8 @@ def load_model(
         chat_template, architecture=source.config.architecture, model_template=source.chat_template
     )
     layout = Layout.of(source.config)
-    weights = load_weights(source, layout, context)
-    transformer = Transformer(layout, weights, threads=n_threads, kv_type=kv_type, max_context=context)
+    weights = load_weights(source, layout, context, is_screened=head != "f16", threads=n_threads)
+    transformer = Transformer(layout, weights, threads=n_threads, kv_type=kv_type, max_context=context, head=head)
     _compile(transformer)
     return LanguageModel(
         transformer,

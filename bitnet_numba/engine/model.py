@@ -9,11 +9,23 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.forward.arrays import QUERY_TILE, CacheArrays, Shape, Step, Weights
+from bitnet_numba.engine.forward.arrays import (
+    APPROXIMATE_HEAD,
+    FULL_HEAD,
+    QUERY_TILE,
+    SCREENED_HEAD,
+    SCREENED_TOKENS,
+    CacheArrays,
+    Shape,
+    Step,
+    Weights,
+)
 from bitnet_numba.engine.forward.step import forward
+from bitnet_numba.engine.head import HeadType, NeededLogits, request_of
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state
 from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team
@@ -40,11 +52,14 @@ class Piece(NamedTuple):
         Holds the sequence so far.
     n_logits : int
         Of how many of the last tokens logits are asked for.
+    needed : NeededLogits, optional
+        Which logits of these must be exact; see :meth:`Transformer.forward`.
     """
 
     tokens: npt.NDArray[np.int32]
     cache: KVCache
     n_logits: int = 1
+    needed: NeededLogits | None = None
 
 
 class Transformer:
@@ -62,6 +77,9 @@ class Transformer:
         The number format of caches.
     max_context : int
         The longest sequence.
+    head : {"exact", "f16", "int8"}
+        How logits of which not all are asked for are computed; without an int8 copy of the head, all are computed
+        exactly.
 
     Attributes
     ----------
@@ -69,13 +87,26 @@ class Transformer:
     threads : int
     isa : str
         The instruction set of the kernels.
+    rescored_rows : int
+        Logits that were computed exactly after the screening of all, so far.
     """
 
-    def __init__(self, layout: Layout, weights: Weights, *, threads: int, kv_type: KVType, max_context: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        weights: Weights,
+        *,
+        threads: int,
+        kv_type: KVType,
+        max_context: int,
+        head: HeadType = "exact",
+    ) -> None:
         self.config: ModelConfig = layout.config
         self.threads = threads
         self.isa = cpu.isa()
         self.kv_type = kv_type
+        self.head = head
+        self.rescored_rows = 0
         self.max_context = max_context
         self.layout = layout
         self.weights = weights
@@ -105,6 +136,7 @@ class Transformer:
         cache: KVCache,
         logits: Literal["last", "all", "none"] = "last",
         chunk_size: int = PREFILL_CHUNK,
+        needed: NeededLogits | None = None,
     ) -> npt.NDArray[np.float32]:
         """Append tokens to a sequence, and return logits.
 
@@ -119,6 +151,9 @@ class Transformer:
             Of which tokens.
         chunk_size : int
             Tokens a step, 1 to 512.
+        needed : NeededLogits, optional
+            Of the last token's logits, which ones must be exact: with ``head="exact"``, others are minus infinity; with
+            ``"int8"``, all are rough. By default all are exact.
 
         Returns
         -------
@@ -141,7 +176,8 @@ class Transformer:
         for start in range(0, tokens.size, chunk_size):
             chunk = tokens[start : start + chunk_size]
             rows = slice(max(0, start - tokens.size + n_rows), max(0, start + chunk.size - tokens.size + n_rows))
-            self._step([Piece(chunk, cache, rows.stop - rows.start)], out[rows])
+            piece = Piece(chunk, cache, rows.stop - rows.start, needed if logits == "last" else None)
+            self._step([piece], out[rows])
         return out
 
     def forward_batch(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
@@ -190,12 +226,13 @@ class Transformer:
     @property
     def state_bytes(self) -> int:
         """Bytes of scratch memory."""
-        return sum(array.nbytes for array in self._state)
+        return sum(array.nbytes for array in (*self._state[:-1], *self._state.screen))
 
     def _step(self, pieces: Sequence[Piece], logits: npt.NDArray[np.float32]) -> None:
         caches = [piece.cache for piece in pieces]
         lengths = [piece.tokens.size for piece in pieces]
         firsts = np.cumsum([0, *lengths])
+        way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         step = Step(
             shape=self._shape,
             weights=self.weights,
@@ -207,6 +244,8 @@ class Transformer:
             ),
             sequences=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
             tiles=_tiles(firsts),
+            head_way=way,
+            request=request,
             wanted=_int32s(
                 token
                 for piece, end in zip(pieces, firsts[1:], strict=True)
@@ -220,6 +259,19 @@ class Transformer:
         self._team.run(work)
         for piece in pieces:
             piece.cache.length += piece.tokens.size
+        if way == SCREENED_HEAD:
+            self.rescored_rows += int(self._state.screen.rescored[: logits.shape[0]].sum())
+
+    def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
+        """Return how the logits of some tokens are computed, and what of them is needed."""
+        rows = [logits for logits in needed if logits is not None]
+        request = request_of(rows, self.config.vocab_size)
+        if self.weights.head_screen.size == 0 or not 0 < len(rows) == len(needed) <= SCREENED_TOKENS:
+            return FULL_HEAD, request
+        if self.head == "int8":
+            return APPROXIMATE_HEAD, request
+        screened = self.head == "exact" and all(logits.is_partial for logits in rows)
+        return SCREENED_HEAD if screened else FULL_HEAD, request
 
     def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:
         """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.config import ModelConfig
+from bitnet_numba.engine.head import HeadType, NeededLogits
 
 CacheT = TypeVar("CacheT")
 
@@ -20,15 +21,27 @@ class Transformer(Protocol[CacheT]):
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...
+    @property
+    def head(self) -> HeadType: ...
+    @property
+    def rescored_rows(self) -> int: ...
 
     def new_cache(self, n_positions: int) -> CacheT:
         """Make room for a sequence; ResourceError where memory does not allow it."""
         ...
 
     def forward(
-        self, tokens: NDArray[np.int32], cache: CacheT, logits: Literal["last", "all", "none"] = "last"
+        self,
+        tokens: NDArray[np.int32],
+        cache: CacheT,
+        logits: Literal["last", "all", "none"] = "last",
+        *,
+        needed: NeededLogits | None = None,
     ) -> NDArray[np.float32]:
-        """Read tokens behind what the cache holds; a fresh ``float32[1, n_tokens or 0, vocab_size]`` comes back."""
+        """Read tokens behind what the cache holds; a fresh ``float32[1, n_tokens or 0, vocab_size]`` comes back.
+
+        Logits that are not ``needed`` may be minus infinity.
+        """
         ...
 
     def kernel_counts(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.kernels import jit
@@ -18,6 +19,8 @@ Scores = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 LEAST_LOGIT = -1000.0  # below the likeliest: long before that, a probability is 0 in float32
+LEAST_EXPONENT = 64.0  # below the likeliest, a probability is exactly 0
+MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +85,50 @@ class Sampler:
         self._answer: Counter[int] = Counter()
         # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
         self._bits = np.random.PCG64(params.seed)
+        self._always = self._changed_tokens(vocab_size)
         self._counts = None if params.temperature == 0 and params.logprobs is None else jit.new_counts()
 
-    def pick(self, logits: Logits) -> SampledToken:
+    def needed(self) -> NeededLogits:
+        """Return which logits the next choice can depend on.
+
+        What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
+        the k highest: changed tokens can only push them out. ``min_p`` alone needs what is near enough to the highest:
+        changed tokens can only raise what it is measured against. ``top_p`` alone is a share of all.
+        """
+        params = self._params
+        if params.temperature == 0 or params.top_k:
+            return NeededLogits(n_best=params.top_k if params.temperature else 1, always=self._always)
+        if params.min_p and params.top_p >= 1:
+            # the distance times temperature is rounded, so a little more is asked for
+            margin = self._largest_distance() * params.temperature * (1 + 1e-9)
+            return NeededLogits(margin=margin, always=self._always)
+        return NeededLogits()
+
+    def pick(self, logits: Logits, *, is_partial: bool = False) -> SampledToken:
         """Choose a token and remember it as part of the answer.
 
         Parameters
         ----------
         logits : float32[vocab_size]
             Left as they are.
+        is_partial : bool
+            Whether minus infinity stands for logits that are not :meth:`needed`.
 
         Raises
         ------
         BitNetError
             If the logits hold NaN or infinity: no choice would mean anything.
         """
-        if not np.isfinite(logits).all():
+        ids = np.flatnonzero(logits != -np.inf) if is_partial else np.arange(logits.size)
+        if ids.size == 0 or not np.isfinite(logits[ids]).all():
             raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
-        scores = self._adjusted(logits)
-        token_id = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(scores)
+        scores = self._adjusted(ids, logits)
+        place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(scores)
+        token_id = int(ids[place])
         self._seen.add(token_id)
         self._answer[token_id] += 1
+        if self._always.size and self._changes_answer():
+            self._always[token_id] = 1
         return SampledToken(token_id, self._logprob(logits, token_id))
 
     def kernel_counts(self) -> dict[str, int]:
@@ -115,24 +141,40 @@ class Sampler:
         softmax(logits, out, self._counts)
         return out
 
-    def _adjusted(self, logits: Logits) -> Scores:
-        """Apply bias and penalties."""
+    def _changes_answer(self) -> bool:
+        """Whether a token's score changes once it has been chosen."""
         params = self._params
-        scores = logits.astype(np.float64)
-        for token_id, bias in params.logit_bias.items():
-            scores[token_id] += bias
+        return params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty)
+
+    def _changed_tokens(self, vocab_size: int) -> NDArray[np.uint8]:
+        """Mark the tokens whose scores are not their logits; no marks where there is nothing to change them."""
+        params = self._params
+        if not params.logit_bias and not self._changes_answer():
+            return np.zeros(0, np.uint8)
+        changed = np.zeros(vocab_size, np.uint8)
+        changed[list(params.logit_bias)] = 1
         if params.repetition_penalty != 1:
-            seen = np.fromiter(self._seen, np.int64)
+            changed[list(self._seen)] = 1
+        return changed
+
+    def _adjusted(self, ids: Ids, logits: Logits) -> Scores:
+        """Apply bias and penalties to the tokens ``ids``, which are in ascending order."""
+        params = self._params
+        scores = logits[ids].astype(np.float64)
+        for token_id, bias in params.logit_bias.items():
+            scores[np.searchsorted(ids, token_id)] += bias
+        if params.repetition_penalty != 1:
+            seen = np.searchsorted(ids, np.fromiter(self._seen, np.int64))
             old = scores[seen]
             scores[seen] = np.where(old > 0, old / params.repetition_penalty, old * params.repetition_penalty)
         if params.frequency_penalty or params.presence_penalty:
             for token_id, count in self._answer.items():
-                scores[token_id] -= params.frequency_penalty * count + params.presence_penalty
+                scores[np.searchsorted(ids, token_id)] -= params.frequency_penalty * count + params.presence_penalty
         return scores
 
     def _draw(self, scores: Scores) -> int:
-        """Draw one of the tokens that the filters keep, in the order of their ids."""
-        ids = _largest(scores, self._params.top_k or scores.size)
+        """Draw a place of one of the scores that the filters keep, in the order of their ids."""
+        ids = self._candidates(scores)
         scores = scores[ids]
         weights = self._weights(scores)
         kept = _nucleus(scores, weights, self._params.top_p)
@@ -141,6 +183,22 @@ class Sampler:
         uniform = (int(self._bits.random_raw()) >> 11) * 2.0**-53
         place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
         return int(ids[kept[min(place, kept.size - 1)]])
+
+    def _candidates(self, scores: Scores) -> Ids:
+        """Places of the scores that are weighed, ascending: those that :meth:`needed` asks for."""
+        params = self._params
+        if params.top_k:
+            return _largest(scores, params.top_k)
+        if params.min_p and params.top_p >= 1:
+            with np.errstate(over="ignore"):  # a tiny temperature may take the less likely infinitely far away
+                distances = (scores.max() - scores) / params.temperature
+            return np.flatnonzero(distances <= self._largest_distance())
+        return np.arange(scores.size)
+
+    def _largest_distance(self) -> float:
+        """Tell how far below the likeliest ``min_p`` surely drops a token, once both are divided by the temperature."""
+        distance = min(-math.log(self._params.min_p), LEAST_EXPONENT)
+        return (math.ceil(distance * MARGIN_STEPS) + 1) / MARGIN_STEPS
 
     def _weights(self, scores: Scores) -> Scores:
         """Compute probabilities at the temperature asked for."""

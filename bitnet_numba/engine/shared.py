@@ -2,13 +2,31 @@
 
 import threading
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
+
+
+@dataclass(slots=True)
+class Work:
+    """What steps have taken.
+
+    Attributes
+    ----------
+    kernels : Counter of str
+        Calls of each kernel.
+    rescored_rows : int
+        Logits that were computed exactly after the screening of all.
+    """
+
+    kernels: Counter[str] = field(default_factory=Counter)
+    rescored_rows: int = 0
 
 
 class SharedTransformer(Generic[CacheT]):
@@ -35,6 +53,7 @@ class SharedTransformer(Generic[CacheT]):
         self.config = transformer.config
         self.threads = transformer.threads
         self.isa = transformer.isa
+        self.head = transformer.head
         self._transformer = transformer
         self._lock = threading.Lock()
         self._closed = False
@@ -64,10 +83,13 @@ class SharedTransformer(Generic[CacheT]):
         self,
         tokens: NDArray[np.int32],
         cache: CacheT,
-        kernels: Counter[str],
+        work: Work,
         logits: Literal["last", "all", "none"] = "last",
+        needed: NeededLogits | None = None,
     ) -> NDArray[np.float32]:
-        """Read ``int32[n_tokens]`` into the cache and add the kernel calls that this took to ``kernels``.
+        """Read ``int32[n_tokens]`` into the cache and add what this took to ``work``.
+
+        With ``needed``, logits that are not may be minus infinity.
 
         Returns
         -------
@@ -81,12 +103,13 @@ class SharedTransformer(Generic[CacheT]):
         """
         with self._lock:
             self._check_open()
-            before = self._transformer.kernel_counts()
-            result = self._transformer.forward(tokens, cache, logits)
+            before, rescored = self._transformer.kernel_counts(), self._transformer.rescored_rows
+            result = self._transformer.forward(tokens, cache, logits, needed=needed)
             after = self._transformer.kernel_counts()
+            work.rescored_rows += self._transformer.rescored_rows - rescored
         for kernel, calls in after.items():
             if calls > before.get(kernel, 0):
-                kernels[kernel] += calls - before.get(kernel, 0)
+                work.kernels[kernel] += calls - before.get(kernel, 0)
         return result
 
     def close(self) -> None:

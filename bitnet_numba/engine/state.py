@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from bitnet_numba.engine.forward.arrays import QUERY_TILE, RunState
+from bitnet_numba.engine.forward.arrays import QUERY_TILE, SCREENED_TOKENS, RunState
 from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
+from bitnet_numba.kernels.head_bounds import new_screen_state
 from bitnet_numba.kernels.jit import new_counts
 from bitnet_numba.kernels.ternary import TOKENS, unpacked_codes
 
@@ -48,4 +49,5 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         partials=np.zeros((config.n_heads, n_blocks, HEADER + layout.head_dim), np.float32),
         partial=np.zeros((n_threads, 4, HEADER + layout.head_dim), np.float32),
         merged=np.zeros((n_threads, QUERY_TILE * group, HEADER + layout.head_dim), np.float32),
+        screen=new_screen_state(config.vocab_size, layout.hidden, SCREENED_TOKENS, n_threads),
     )

@@ -1,11 +1,13 @@
 """A model's weights as the kernels read them: one packed layout, one array a role, stacked by layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
+from bitnet_numba.engine.head import no_screen, screen_of
 from bitnet_numba.engine.layout import Layout, Places
 from bitnet_numba.engine.memory import allocate, available_bytes
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
@@ -23,7 +25,9 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weights:
+def load_weights(
+    source: ModelSource, layout: Layout, max_context: int, *, is_screened: bool = False, threads: int = 1
+) -> Weights:
     """Bring every tensor of a model into the kernels' layout.
 
     Parameters
@@ -32,6 +36,10 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weigh
     layout : Layout
     max_context : int
         Positions to prepare RoPE for.
+    is_screened : bool
+        Whether to make an int8 copy of the head.
+    threads : int
+        How many share the packing.
 
     Raises
     ------
@@ -42,7 +50,7 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weigh
     """
     config = source.config
     n_layers = config.n_layers
-    packer = _Packer(source, layout)
+    packer = _Packer(source, layout, threads)
     embedding = _padded_matrix(source.matrix("token_embd"), layout.hidden)
     head = embedding if source.tied else _padded_matrix(source.matrix("output"), layout.hidden)
     attended = layout.head_places(config.n_heads)
@@ -62,6 +70,7 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weigh
         embedding_scales=embedding.scales,
         head=head.values,
         head_scales=head.scales,
+        head_screen=screen_of(head.values, threads) if is_screened else no_screen(),
         rope=_rope(source, layout, max_context),
     )
     for array in weights:
@@ -72,8 +81,8 @@ def load_weights(source: ModelSource, layout: Layout, max_context: int) -> Weigh
 class _Packer:
     """Packs the linear layers of a model, and notes their scales."""
 
-    def __init__(self, source: ModelSource, layout: Layout) -> None:
-        self._source, self._layout = source, layout
+    def __init__(self, source: ModelSource, layout: Layout, threads: int) -> None:
+        self._source, self._layout, self._threads = source, layout, threads
         config = source.config
         self.scales = np.zeros((config.n_layers, 7), np.float32)
         self._queries = layout.head_places(config.n_heads, adjacent=config.adjacent_pairs)
@@ -83,34 +92,39 @@ class _Packer:
         self._hidden = np.arange(config.hidden_size)
         self._ffn = np.arange(config.intermediate_size)
 
-    def stack(self, pack_layer: Callable[[int], Bytes], n_weights: int) -> Bytes:
-        """Pack one role of every layer into one array."""
+    def stack(self, parts_of_layer: Callable[[int], Iterable[Bytes]], n_weights: int) -> Bytes:
+        """Pack one role of every layer into one array; its parts follow each other, as I2_S bytes."""
         n_layers = self._source.config.n_layers
         stacked = np.asarray(allocate((n_layers, n_weights // 4), np.uint8, "model weights"), np.uint8)
-        for layer in range(n_layers):
-            stacked[layer] = pack_layer(layer)
+
+        def pack(layer: int) -> None:
+            begin = 0
+            for part in parts_of_layer(layer):
+                pack_r16(part, out=stacked[layer, begin : begin + part.size])
+                begin += part.size
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(pack, range(n_layers)):
+                pass  # what a thread raises comes out here, the first layer's first
         return stacked
 
-    def qkv(self, layer: int) -> Bytes:
+    def qkv(self, layer: int) -> Iterable[Bytes]:
         head_dim, config = self._layout.head_dim, self._source.config
-        parts = (
-            self._rows("attn_q", layer, Q, self._queries, config.n_heads * head_dim),
-            self._rows("attn_k", layer, K, self._keys, config.n_kv_heads * head_dim),
-            self._rows("attn_v", layer, V, self._values, config.n_kv_heads * head_dim),
-        )
-        return pack_r16(np.concatenate(parts))
+        yield self._rows("attn_q", layer, Q, self._queries, config.n_heads * head_dim)
+        yield self._rows("attn_k", layer, K, self._keys, config.n_kv_heads * head_dim)
+        yield self._rows("attn_v", layer, V, self._values, config.n_kv_heads * head_dim)
 
-    def attn_output(self, layer: int) -> Bytes:
+    def attn_output(self, layer: int) -> Iterable[Bytes]:
         matrix = self._matrix("attn_output", layer, OUTPUT)
-        return pack_r16(_placed_i2s(matrix, self._hidden, self._layout.hidden, self._attended, self._layout.attended))
+        yield _placed_i2s(matrix, self._hidden, self._layout.hidden, self._attended, self._layout.attended)
 
-    def gate_up(self, layer: int) -> Bytes:
-        gate = self._rows("ffn_gate", layer, GATE, self._ffn, self._layout.ffn)
-        return pack_r16(np.concatenate([gate, self._rows("ffn_up", layer, UP, self._ffn, self._layout.ffn)]))
+    def gate_up(self, layer: int) -> Iterable[Bytes]:
+        yield self._rows("ffn_gate", layer, GATE, self._ffn, self._layout.ffn)
+        yield self._rows("ffn_up", layer, UP, self._ffn, self._layout.ffn)
 
-    def down(self, layer: int) -> Bytes:
+    def down(self, layer: int) -> Iterable[Bytes]:
         matrix = self._matrix("ffn_down", layer, DOWN)
-        return pack_r16(_placed_i2s(matrix, self._hidden, self._layout.hidden, self._ffn, self._layout.ffn))
+        yield _placed_i2s(matrix, self._hidden, self._layout.hidden, self._ffn, self._layout.ffn)
 
     def _rows(self, role: str, layer: int, scale: int, rows: Places, n_rows: int) -> Bytes:
         """Return a projection out of the hidden state, its rows where they belong, as I2_S bytes."""

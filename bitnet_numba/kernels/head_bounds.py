@@ -158,7 +158,8 @@ def approximate_worker(
         block = claim(crew, half)
     barrier(crew)
     for token in range(crew.thread, n_tokens, crew.n_threads):
-        out[token] = state.upper[token, : out.shape[1]]
+        for row in range(out.shape[1]):
+            out[token, row] = state.upper[token, row]
 
 
 @jit

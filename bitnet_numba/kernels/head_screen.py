@@ -67,7 +67,7 @@ def screened_head(
     request : HeadRequest
     state : ScreenState
     out : float32[n_tokens, vocab_size]
-        What is not a finite number in the full pass is computed, too.
+        What is not a finite number in the full pass is none here: minus infinity is NaN, since it means left out.
 
     Raises
     ------
@@ -211,8 +211,9 @@ def _survivors(upper: Floats, threshold: Any) -> Any:
 
 @jit
 def _rescore(matrix: Matrix, hidden: Floats, upper: Floats, threshold: Any, first: int, end: int, out: Floats) -> None:
-    """Compute the logits of the rows that survive, as the full pass does."""
+    """Compute the logits of the rows that survive, as the full pass does; minus infinity means left out alone."""
     for row in range(first, end):
         out[row] = -np.inf
         if not upper[row] < threshold:
-            out[row] = row_product(matrix[row], hidden)
+            logit = row_product(matrix[row], hidden)
+            out[row] = logit if logit > -np.inf else np.nan

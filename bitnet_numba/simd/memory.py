@@ -176,6 +176,18 @@ def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorTyp
 
 
 @array_op
+def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.Array, place: types.Integer) -> Any:
+    """Copy the four bytes ``source[index : index + 4]`` to ``target[place:]``."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
+        b.store(word, address(context, b, signature.args[2], args[2], args[3], I32), align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), lower
+
+
+@array_op
 def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
     """Copy the four bytes ``array[index : index + 4]`` to each of sixteen words."""
 

@@ -28,6 +28,15 @@ KV_TYPE_OPTION = click.option(
     metavar="f16|f32",
     help="Precision of the keys and values that are kept.",
 )
+HEAD_OPTION = click.option(
+    "--head",
+    type=click.Choice(["exact", "f16", "int8"]),
+    default="exact",
+    show_default=True,
+    metavar="exact|f16|int8",
+    help="How the output head is read: an int8 copy, and exactly what can matter; all of it, with the same result; or"
+    " the copy alone, which is approximate.",
+)
 MAX_CONTEXT_OPTION = click.option(
     "--max-context",
     type=int,
@@ -42,7 +51,7 @@ TEMPLATE_OPTION = click.option(
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else.")
 
-_LOADING = (MODEL_OPTION, THREADS_OPTION, KV_TYPE_OPTION, MAX_CONTEXT_OPTION, TEMPLATE_OPTION)
+_LOADING = (MODEL_OPTION, THREADS_OPTION, KV_TYPE_OPTION, HEAD_OPTION, MAX_CONTEXT_OPTION, TEMPLATE_OPTION)
 _SAMPLING = (
     click.option("-n", "--max-tokens", type=int, metavar="N", help="The most tokens to generate. Default: 256."),
     click.option(
@@ -118,7 +127,7 @@ def sampling_options(function: _Function) -> _Function:
 
 def loading_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Pick the arguments of :func:`bitnet_numba.load` that the command line states."""
-    names = ("model", "threads", "kv_type", "max_context", "chat_template")
+    names = ("model", "threads", "kv_type", "head", "max_context", "chat_template")
     return {name: options[name] for name in names if options[name] is not None}
 
 

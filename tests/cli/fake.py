@@ -29,6 +29,8 @@ class FakeResult:
     kernels: dict[str, int] = field(default_factory=dict)
     threads: int = 2
     isa: str = "generic"
+    head: str = "exact"
+    rescored_rows: int = 7
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -73,12 +73,12 @@ def test_bad_input_is_one_line(
 
 def test_options_not_given_leave_the_defaults_to_the_library(invoke: Invoke, model: FakeModel) -> None:
     invoke("run", "x")
-    assert model.loaded_with == {"kv_type": "f16"}
+    assert model.loaded_with == {"kv_type": "f16", "head": "exact"}
     assert model.sampling == {}
 
 
 def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
-    loading = "-m demo --threads 2 --kv-type f32 --max-context 64 --chat-template raw"
+    loading = "-m demo --threads 2 --kv-type f32 --head int8 --max-context 64 --chat-template raw"
     sampling = (
         "--max-tokens 5 --temperature 0.5 --top-k 4 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.1"
         " --frequency-penalty 0.2 --presence-penalty 0.3 --seed 7 --stop END --stop ."
@@ -88,6 +88,7 @@ def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
         "model": "demo",
         "threads": 2,
         "kv_type": "f32",
+        "head": "int8",
         "max_context": 64,
         "chat_template": "raw",
     }

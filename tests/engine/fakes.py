@@ -4,11 +4,13 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.api import LanguageModel
+from bitnet_numba.engine.head import HeadType
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260
@@ -65,6 +67,8 @@ class FakeTransformer:
 
     threads = 2
     isa = "fake"
+    head: HeadType = "f16"
+    rescored_rows = 0
 
     def __init__(self, logits_of: LogitsOf) -> None:
         self.config = SimpleNamespace(vocab_size=VOCAB_SIZE, max_seq_len=CONTEXT)
@@ -77,7 +81,9 @@ class FakeTransformer:
         self.caches.append(FakeCache(n_positions))
         return self.caches[-1]
 
-    def forward(self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last") -> NDArray[np.float32]:
+    def forward(
+        self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last", *, needed: Any = None
+    ) -> NDArray[np.float32]:
         if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
             raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
         self.counts["gemm" if tokens.size > 1 else "gemv"] += 1

@@ -9,6 +9,7 @@ import pytest
 
 from bitnet_numba.engine.cache import KVType
 from bitnet_numba.engine.gguf_source import GGUFSource
+from bitnet_numba.engine.head import HeadType
 from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.model import Transformer
@@ -26,12 +27,12 @@ def open_model(path: Path) -> ModelSource:
     return GGUFSource(path) if path.is_file() else HuggingFaceSource(path)
 
 
-def transformer(path: Path, *, kv_type: KVType = "f16", threads: int = 2) -> Transformer:
+def transformer(path: Path, *, kv_type: KVType = "f16", threads: int = 2, head: HeadType = "exact") -> Transformer:
     """Load a model with the whole context that it was trained for."""
     source = open_model(path)
     layout, context = Layout.of(source.config), source.config.max_seq_len
-    weights = load_weights(source, layout, context)
-    return Transformer(layout, weights, threads=threads, kv_type=kv_type, max_context=context)
+    weights = load_weights(source, layout, context, is_screened=head != "f16")
+    return Transformer(layout, weights, threads=threads, kv_type=kv_type, max_context=context, head=head)
 
 
 def logits_of(model: Transformer, tokens: npt.NDArray[np.int32], chunk_size: int = 64) -> npt.NDArray[np.float32]:

@@ -164,6 +164,8 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "kernels": {"gemm": 1, "gemv": 3},
         "threads": 2,
         "isa": "fake",
+        "head": "f16",
+        "rescored_rows": 0,
     }
 
 
@@ -191,6 +193,8 @@ def test_the_result_is_json() -> None:
         "kernels",
         "threads",
         "isa",
+        "head",
+        "rescored_rows",
     ]
     assert parsed["logprobs"][0]["token_id"] == 97
     assert parsed["logprobs"][0]["top"][0][0] == 97
@@ -229,7 +233,7 @@ def test_streams_side_by_side_do_not_see_each_other() -> None:
     first, second = (TokenStream(shared, prompt, params, frozenset()) for prompt in prompts)
     together = list(zip(first, second, strict=True))
     assert [list(column) for column in zip(*together, strict=True)] == alone
-    assert first.kernels == second.kernels == {"gemm": 1, "gemv": 9}
+    assert first.work.kernels == second.work.kernels == {"gemm": 1, "gemv": 9}
 
 
 def test_a_stream_left_early_leaves_the_transformer_usable() -> None:

@@ -49,6 +49,9 @@ def test_packing_equals_its_twin_and_comes_back(blocks: int, runs: int, seed: in
     i2s = reference.pack_i2s(weights)
     packed = pack_r16(i2s)
     np.testing.assert_array_equal(packed, reference.pack_r16(i2s))
+    around = np.full(packed.size + 2, 7, np.uint8)
+    assert np.shares_memory(pack_r16(i2s, out=around[1:-1]), around)
+    np.testing.assert_array_equal(around, [7, *packed, 7])
     np.testing.assert_array_equal(reference.unpack_r16(packed, *weights.shape), weights)
 
 
@@ -147,3 +150,9 @@ def test_refuses(name: str, wrong: Any, blamed: str) -> None:
 def test_packing_refuses(i2s: Any, blamed: str) -> None:
     with pytest.raises(ValueError, match=f"^{blamed}: expected"):
         pack_r16(i2s)
+
+
+@pytest.mark.parametrize("out", [np.zeros(1023, np.uint8), np.zeros(1024, np.int8), np.zeros(2048, np.uint8)[::2]])
+def test_packing_refuses_to_write_to(out: Any) -> None:
+    with pytest.raises(ValueError, match=r"^out: expected"):
+        pack_r16(np.zeros((32, 32), np.uint8), out)

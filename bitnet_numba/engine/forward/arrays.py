@@ -5,14 +5,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.kernels.head_bounds import ScreenState
+from bitnet_numba.kernels.head_screen import HeadRequest
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Sums = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
 
+FULL_HEAD, SCREENED_HEAD, APPROXIMATE_HEAD = range(3)
+"""Ways to compute logits: all of them exactly, only those that are needed, all of them roughly."""
+
 Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
 """Columns of ``Weights.scales``."""
 
+SCREENED_TOKENS = 16  # tokens of one step whose logits a screened head computes; for more, the matrix is read once
 QUERY_TILE = 8  # tokens whose queries share a block of keys and values while it lies in the nearest cache
 
 
@@ -39,6 +46,8 @@ class Weights(NamedTuple):
         ``[vocab_size, hidden]``.
     head, head_scales
         The same arrays as the embedding where the head is tied to it.
+    head_screen : uint32[n_blocks, 4 + hidden // 4, 16]
+        The head's int8 copy, of no blocks where there is none.
     rope : float32[max_context, head_dim]
         Cosines and sines of each position.
     """
@@ -57,6 +66,7 @@ class Weights(NamedTuple):
     embedding_scales: Floats
     head: npt.NDArray[Any]
     head_scales: Floats
+    head_screen: npt.NDArray[np.uint32]
     rope: Floats
 
 
@@ -142,6 +152,8 @@ class RunState(NamedTuple):
         A thread's results of the block it is at, where there are many tokens.
     merged : float32[n_threads, queries, 16 + head_dim]
         Its results so far, of all queries of a tile.
+    screen : ScreenState
+        Of the head, for the logits of a few tokens.
     """
 
     counts: npt.NDArray[np.int64]
@@ -166,6 +178,7 @@ class RunState(NamedTuple):
     partials: Floats
     partial: Floats
     merged: Floats
+    screen: ScreenState
 
 
 class Step(NamedTuple):
@@ -182,6 +195,10 @@ class Step(NamedTuple):
         ``QUERY_TILE``.
     wanted : int32[n_logits]
         The tokens whose logits are asked for.
+    head_way : int
+        ``FULL_HEAD``, ``SCREENED_HEAD`` or ``APPROXIMATE_HEAD``.
+    request : HeadRequest
+        What a screened head must compute.
     """
 
     shape: Shape
@@ -193,3 +210,5 @@ class Step(NamedTuple):
     sequences: Sums
     tiles: Sums
     wanted: Sums
+    head_way: int
+    request: HeadRequest

@@ -7,10 +7,22 @@ waiting; for many tokens by one thread each, and then the team meets. Matrices a
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, RunState, Step
+from bitnet_numba.engine.forward.arrays import (
+    APPROXIMATE_HEAD,
+    DOWN,
+    FULL_HEAD,
+    GATE,
+    OUTPUT,
+    SCREENED_HEAD,
+    UP,
+    RunState,
+    Step,
+)
 from bitnet_numba.engine.forward.attention import attention
 from bitnet_numba.kernels.ffn import gated_relu2_worker, gated_silu_worker
 from bitnet_numba.kernels.head import embedding_worker, head_worker
+from bitnet_numba.kernels.head_bounds import approximate_worker
+from bitnet_numba.kernels.head_screen import screened_head_worker
 from bitnet_numba.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, RMS_NORM, jit, jit_inline
 from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
@@ -108,10 +120,17 @@ def output(crew: Crew, step: Step, logits: Floats) -> None:
         norm_hidden(step, of_token, weights.output_norm, slot)
     if crew.thread == 0:
         state.counts[RMS_NORM] += 1
-        state.counts[step.shape.head_kernel] += 1
+        state.counts[step.shape.head_kernel] += step.head_way == FULL_HEAD
     meet_for(crew, n_wanted)
     hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[crew.thread : crew.thread + 1]
-    head_worker(crew, weights.head, weights.head_scales, hidden, logits)
+    if step.head_way == SCREENED_HEAD:
+        screened_head_worker(
+            crew, state.counts, weights.head, weights.head_screen, hidden, step.request, state.screen, logits
+        )
+    elif step.head_way == APPROXIMATE_HEAD:
+        approximate_worker(crew, state.counts, weights.head_screen, hidden, state.screen, logits)
+    else:
+        head_worker(crew, weights.head, weights.head_scales, hidden, logits)
     barrier(crew)
 
 

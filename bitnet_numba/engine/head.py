@@ -1,0 +1,96 @@
+"""Which logits a choice of tokens needs, and by which of its ways the output head computes them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.memory import allocate
+from bitnet_numba.kernels.head_rows import MAX_HIDDEN, quantize_rows, screen_shape
+from bitnet_numba.kernels.head_screen import HeadRequest
+from bitnet_numba.simd.team import Crew, Team
+
+HeadType = Literal["exact", "f16", "int8"]
+HEAD_TYPES: tuple[HeadType, ...] = ("exact", "f16", "int8")
+
+Words = npt.NDArray[np.uint32]
+
+
+class NeededLogits(NamedTuple):
+    """The logits without which the next token cannot be chosen.
+
+    Attributes
+    ----------
+    n_best : int
+        Those that are among so many highest; 0 sets no limit.
+    margin : float
+        Those that are at most so much below the highest; infinity sets no limit.
+    always : uint8[vocab_size or 0]
+        Not 0 for tokens that are needed whatever their logits are; the two limits are about the others.
+    """
+
+    n_best: int = 0
+    margin: float = math.inf
+    always: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some logits may be left out."""
+        return self.n_best > 0 or self.margin < math.inf
+
+
+def request_of(needed: Sequence[NeededLogits], vocab_size: int) -> HeadRequest:
+    """Return what some tokens need as the kernel takes it."""
+    always = np.zeros((len(needed), vocab_size if any(logits.always.size for logits in needed) else 0), np.uint8)
+    for row, logits in zip(always, needed, strict=True):
+        if logits.always.size:
+            row[:] = logits.always
+    return HeadRequest(
+        np.array([logits.n_best for logits in needed], np.int64),
+        np.array([logits.margin for logits in needed], np.float64),
+        always,
+    )
+
+
+def no_screen() -> Words:
+    """Return the int8 copy of a head that has none."""
+    return np.zeros((0, *screen_shape(0, 0)[1:]), np.uint32)
+
+
+def screen_of(matrix: npt.NDArray[Any], threads: int) -> Words:
+    """Make the int8 copy of a head, if it would be smaller than the head and no exactness stands against it.
+
+    Parameters
+    ----------
+    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
+        Of int8, which is small already, no copy is made.
+    threads : int
+        How many share the work.
+
+    Returns
+    -------
+    uint32[n_blocks, 4 + hidden_size // 4, 16]
+        As :func:`bitnet_numba.kernels.head_rows.quantize_rows` writes it; no blocks where there is no copy.
+
+    Raises
+    ------
+    ResourceError
+        If the memory is not there.
+    """
+    if matrix.dtype == np.int8 or matrix.shape[1] > MAX_HIDDEN:
+        return no_screen()
+    screen = np.asarray(allocate(screen_shape(*matrix.shape), np.uint32, "int8 copy of the head"), np.uint32)
+    matrix = matrix.view()
+    matrix.flags.writeable = False  # as the kernels see it later: one compilation serves both
+
+    def work(crew: Crew) -> None:
+        quantize_rows(crew, matrix, screen)
+
+    team = Team(threads)
+    try:
+        team.run(work)
+    finally:
+        team.close()
+    return screen

@@ -1,0 +1,197 @@
+"""Text from a screened head against text from the full one: the same tokens for every way of sampling."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.generate import STEPS_IN_FULL, GenerationResult, TokenStream, generate
+from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits
+from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.sampler import Sampler
+from bitnet_numba.engine.sampling import SamplingParams
+from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.errors import BitNetError
+from bitnet_numba.formats.gguf import TensorType
+from bitnet_numba.kernels import reference
+from tests.engine.fakes import ByteDecoder
+from tests.engine.running import transformer
+from tests.tiny import toy_model
+
+VOCAB = 301
+SEEDS = st.integers(0, 2**32 - 1)
+SAMPLING = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.0, 1e-300, 0.05, 0.3, 0.8, 1.0, 5.0]),
+        "top_k": st.sampled_from([0, 0, 1, 2, 7, 40, 400]),
+        "top_p": st.sampled_from([1.0, 1.0, 0.9, 0.3]),
+        "min_p": st.sampled_from([0.0, 0.0, 5e-324, 0.001, 0.05, 0.5, 1.0]),
+        "repetition_penalty": st.sampled_from([1.0, 1.0, 0.7, 1.3, 100.0]),
+        "frequency_penalty": st.sampled_from([0.0, 0.0, -2.0, 0.4]),
+        "presence_penalty": st.sampled_from([0.0, 0.0, 2.0]),
+        "logit_bias": st.dictionaries(st.integers(0, VOCAB - 1), st.sampled_from([-100.0, -1.0, 3.0]), max_size=3),
+        "seed": SEEDS,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One model, with each kind of head."""
+
+    exact: SharedTransformer[Any]
+    f16: SharedTransformer[Any]
+    int8: SharedTransformer[Any]
+
+
+@pytest.fixture(scope="module", params=[TensorType.F16, TensorType.BF16, TensorType.F32], ids=lambda kind: kind.name)
+def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
+    folder = tmp_path_factory.mktemp("heads")
+    path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")
+    models = [SharedTransformer(transformer(path, head=head)) for head in HEAD_TYPES]
+    yield Heads(*models)
+    for model in models:
+        model.close()
+
+
+def generated(model: SharedTransformer[Any], text: int, **sampling: Any) -> GenerationResult:
+    prompt = np.random.default_rng(text).integers(0, VOCAB, 5).tolist()
+    tokens = TokenStream(model, prompt, SamplingParams(max_tokens=12, **sampling), frozenset())
+    return generate(tokens, ByteDecoder(), 0.0)
+
+
+# ---- the same text ---------------------------------------------------------------------------------------------------
+@given(sampling=SAMPLING, seed=SEEDS)
+def test_text_is_that_of_the_full_head(heads: Heads, sampling: dict[str, Any], seed: int) -> None:
+    assert generated(heads.exact, seed, **sampling).token_ids == generated(heads.f16, seed, **sampling).token_ids
+
+
+@given(seed=SEEDS)
+def test_log_probabilities_are_exact_with_every_head(heads: Heads, seed: int) -> None:
+    full = generated(heads.f16, seed, logprobs=3)
+    for model in (heads.exact, heads.int8):
+        result = generated(model, seed, logprobs=3)
+        assert result.logprobs == full.logprobs
+        assert result.rescored_rows == 0
+
+
+def test_logits_are_exact_with_every_head(heads: Heads) -> None:
+    text = np.arange(20, dtype=np.int32)
+    every = [
+        model.forward(text, model.new_cache(20), TokenStream(model, [0], SamplingParams(), frozenset()).work, "all")
+        for model in (heads.exact, heads.f16, heads.int8)
+    ]
+    np.testing.assert_array_equal(every[0], every[1])
+    np.testing.assert_array_equal(every[2], every[1])
+
+
+# ---- what runs -------------------------------------------------------------------------------------------------------
+def test_greedy_text_needs_few_rows(heads: Heads) -> None:
+    exact, full, rough = (generated(model, 1) for model in (heads.exact, heads.f16, heads.int8))
+    assert 12 <= exact.rescored_rows < 12 * VOCAB / 4
+    assert full.rescored_rows == rough.rescored_rows == 0
+    assert (exact.head, full.head, rough.head) == HEAD_TYPES
+    assert exact.kernels["head_rescore"] == 12
+    assert not any("screen" in kernel for kernel in full.kernels)
+    assert {kernel.partition("_head")[0] for kernel in full.kernels if "head_gemv" in kernel} <= {"f16", "bf16", "f32"}
+    assert not any("head_gemv" in kernel or kernel == "head_rescore" for kernel in rough.kernels)
+
+
+def test_rough_logits_are_near(heads: Heads) -> None:
+    tokens = np.arange(9, dtype=np.int32)
+    rows = [
+        model.forward(tokens, model.new_cache(9), TokenStream(model, [0], SamplingParams(), frozenset()).work, **asked)
+        for model, asked in ((heads.f16, {}), (heads.int8, {"needed": NeededLogits()}))
+    ]
+    error = np.abs(rows[0] - rows[1]).max()
+    assert 0 < error < 0.05 * rows[0].std()
+
+
+def test_where_all_rows_survive_the_screen_rests_for_a_while(heads: Heads) -> None:
+    params = SamplingParams(max_tokens=STEPS_IN_FULL + 2, temperature=1000.0, min_p=0.5, seed=0)
+    result = generate(TokenStream(heads.exact, [1], params, frozenset()), ByteDecoder(), 0.0)
+    assert result.rescored_rows == 2 * VOCAB
+    assert result.kernels["head_rescore"] == 2
+
+
+def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
+    model: Transformer = transformer(toy_model(embedding_type=TensorType.Q8_0).gguf().write(tmp_path / "toy.gguf"))
+    assert model.weights.head_screen.size == 0
+    result = generated(SharedTransformer(model), 0)
+    assert result.rescored_rows == 0
+    assert result.kernels["int8_head_gemv"] == 12
+
+
+# ---- what the sampler needs ------------------------------------------------------------------------------------------
+@given(sampling=SAMPLING, seed=SEEDS, step=st.sampled_from([0.0, 0.5]), scale=st.sampled_from([0.1, 3.0, 20.0]))
+def test_what_is_not_needed_changes_no_choice(sampling: dict[str, Any], seed: int, step: float, scale: float) -> None:
+    """Exactly what is needed is left, by the definition of the kernel's twin; all else is minus infinity."""
+    rng = np.random.default_rng(seed)
+    whole, thinned = (Sampler(SamplingParams(**sampling), (3, 5, 3), VOCAB) for _ in range(2))
+    for _ in range(6):
+        logits = (rng.standard_normal(VOCAB) * scale).astype(np.float32)
+        if step:
+            logits = (np.round(logits / step) * step).astype(np.float32)
+        needed = thinned.needed()
+        assert thinned.pick(left(logits, needed), is_partial=True) == whole.pick(logits)
+
+
+def left(logits: NDArray[np.float32], needed: NeededLogits) -> NDArray[np.float32]:
+    always = needed.always.astype(bool) if needed.always.size else np.zeros(logits.size, bool)
+    kept = reference.needed_logits(logits, needed.n_best, needed.margin, always)
+    return np.where(kept, logits, np.float32(-np.inf)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("params", "n_best", "margin"),
+    [
+        ({}, 1, math.inf),
+        ({"top_k": 9, "top_p": 0.5, "min_p": 0.5}, 1, math.inf),
+        ({"temperature": 0.7, "top_k": 9, "top_p": 0.5, "min_p": 0.1}, 9, math.inf),
+        ({"temperature": 2.0, "min_p": math.exp(-3)}, 0, 6.0),
+        ({"temperature": 1.0, "min_p": 5e-324}, 0, 64.0),
+        ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.9}, 0, math.inf),
+        ({"temperature": 1.0, "top_p": 0.9}, 0, math.inf),
+        ({"temperature": 1.0}, 0, math.inf),
+    ],
+)
+def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
+    needed = Sampler(SamplingParams(**params), (3, 5), VOCAB).needed()
+    assert needed.n_best == n_best
+    assert needed.margin == pytest.approx(margin, abs=0.005)
+    assert needed.margin >= margin
+    assert needed.is_partial == (n_best > 0 or margin < math.inf)
+    assert needed.always.size == 0
+
+
+def test_tokens_that_are_changed_are_always_needed() -> None:
+    def always(**params: Any) -> set[int]:
+        sampler = Sampler(SamplingParams(**params), (3, 5), VOCAB)
+        logits = np.zeros(VOCAB, np.float32)
+        logits[9] = 1
+        assert sampler.pick(logits).id == 9
+        return set(np.flatnonzero(sampler.needed().always).tolist())
+
+    assert always(repetition_penalty=1.1) == {3, 5, 9}
+    assert always(presence_penalty=0.1) == always(frequency_penalty=0.1) == {9}
+    assert always(logit_bias={7: 0.5}) == {7}
+    assert always(logit_bias={7: 0.5}, presence_penalty=0.1) == {7, 9}
+
+
+def test_left_out_logits_are_no_damage_and_others_are() -> None:
+    logits = np.full(VOCAB, -np.inf, np.float32)
+    logits[4] = 1
+    assert Sampler(SamplingParams(), (0,), VOCAB).pick(logits, is_partial=True).id == 4
+    for value in (np.nan, np.inf):
+        logits[7] = value
+        with pytest.raises(BitNetError, match="not finite"):
+            Sampler(SamplingParams(), (0,), VOCAB).pick(logits, is_partial=True)
+    with pytest.raises(BitNetError, match="not finite"):
+        Sampler(SamplingParams(), (0,), VOCAB).pick(np.full(VOCAB, -np.inf, np.float32), is_partial=True)
