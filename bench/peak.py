@@ -23,6 +23,7 @@ from bitnet_numba.simd.operation import array_op
 from bitnet_numba.simd.register_tile import add_to_sum, widen, zero_sums
 from bitnet_numba.simd.team import Crew, Team, barrier
 from bitnet_numba.simd.types import U8x64
+from bitnet_numba.simd.vector import add_i32, zero_i32
 
 TURNS = 1_000_000
 N_SUMS = 16 if cpu.isa() == "avx512_vnni" else 6  # enough to hide the latency of a product, few enough for registers
@@ -75,8 +76,10 @@ def _multiply(crew: Crew, activations: npt.NDArray[np.uint8], out: npt.NDArray[n
     sums, signed = zero_sums(N_SUMS), load_bytes(activations, 0)
     for _ in range(TURNS):
         sums = _turn(sums, signed)
-    for total in widen(sums):
-        store_i32(out[crew.thread], 0, total)
+    of_all = zero_i32()
+    for total in widen(sums):  # each must be wanted, or the compiler leaves its products out
+        of_all = add_i32(of_all, total)
+    store_i32(out[crew.thread], 0, of_all)
     barrier(crew)
 
 
