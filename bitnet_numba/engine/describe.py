@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bitnet_numba.engine.cache import KV_DTYPES
+from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.layout import round_up
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.source import ModelSource, expected_shapes
@@ -56,6 +60,8 @@ def _memory(transformer: Transformer) -> dict[str, int]:
         "ternary_weights": ternary,
         "embedding": embedding,
         "head": head,
+        "embedding_and_head_copied": _copied(config, weights.embedding, weights.embedding_scales)
+        + (_copied(config, weights.head, weights.head_scales) if head else 0),
         "head_int8_copy": weights.head_screen.nbytes,
         "norms_scales_and_rope": every - ternary - embedding - head - weights.head_screen.nbytes,
         "scratch": transformer.state_bytes,
@@ -63,3 +69,9 @@ def _memory(transformer: Transformer) -> dict[str, int]:
         "kv_cache_of_full_context": full_cache,
         "total": every + transformer.state_bytes + full_cache,
     }
+
+
+def _copied(config: ModelConfig, values: npt.NDArray[np.generic], scales: npt.NDArray[np.float32]) -> int:
+    """Return the bytes of a matrix that had to be converted or padded; others are the file's own pages."""
+    in_file = scales.size == 0 and values.shape[1] == config.hidden_size
+    return 0 if in_file else values.nbytes + scales.nbytes
