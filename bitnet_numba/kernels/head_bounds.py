@@ -144,7 +144,9 @@ def _take_blocks(crew: Crew, screen: Words, block: int, n_tokens: int, token: in
     if n_tokens - token >= TOKENS:
         _two_blocks(zero_totals(_SUMS_OF_ALL), screen, block, second, state.hidden, token, sums)
         return TOKENS
-    _two_blocks(zero_totals(_SUMS_OF_ONE), screen, block, second, state.hidden, token if n_tokens > 1 else crew.thread, sums)
+    _two_blocks(
+        zero_totals(_SUMS_OF_ONE), screen, block, second, state.hidden, token if n_tokens > 1 else crew.thread, sums
+    )
     return 1
 
 
