@@ -26,7 +26,7 @@ from bitnet_numba.simd.types import U8x64
 from bitnet_numba.simd.vector import add_i32, zero_i32
 
 TURNS = 1_000_000
-N_SUMS = 16 if cpu.isa() == "avx512_vnni" else 6  # enough to hide the latency of a product, few enough for registers
+N_SUMS = 16 if cpu.vector_isa() == "avx512_vnni" else 6  # enough to hide a product's latency, few enough for registers
 MACS = 64  # of one vector's products
 
 

@@ -19,7 +19,7 @@ def digest(isa: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("isa", cpu.available_isas())
+@pytest.mark.parametrize("isa", [*cpu.available_isas(), cpu.EMULATED_TILES])
 def test_every_kernel_gives_the_same_bits(isa: str) -> None:
     result = digest(isa)
     assert result["isa"] == isa
