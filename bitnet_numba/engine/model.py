@@ -1,18 +1,17 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
-import itertools
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.engine.batch import Piece, place_tokens
 from bitnet_numba.engine.cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.forward.arrays import (
     APPROXIMATE_HEAD,
     FULL_HEAD,
-    QUERY_TILE,
     SCREENED_HEAD,
     SCREENED_TOKENS,
     CacheArrays,
@@ -39,27 +38,6 @@ _HEAD_KERNELS = {
     np.dtype(np.float32): HEAD_F32,
     np.dtype(np.int8): HEAD_INT8,
 }
-
-
-class Piece(NamedTuple):
-    """What a step takes of one sequence.
-
-    Attributes
-    ----------
-    tokens : int32[n_tokens]
-        At least one.
-    cache : KVCache
-        Holds the sequence so far.
-    n_logits : int
-        Of how many of the last tokens logits are asked for.
-    needed : NeededLogits, optional
-        Which logits of these must be exact; see :meth:`Transformer.forward`.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    cache: KVCache
-    n_logits: int = 1
-    needed: NeededLogits | None = None
 
 
 class Transformer:
@@ -229,28 +207,15 @@ class Transformer:
         return n_bytes(self._state)
 
     def _step(self, pieces: Sequence[Piece], logits: npt.NDArray[np.float32]) -> None:
-        caches = [piece.cache for piece in pieces]
-        lengths = [piece.tokens.size for piece in pieces]
-        firsts = np.cumsum([0, *lengths])
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         step = Step(
             shape=self._shape,
             weights=self.weights,
-            cache=CacheArrays(addresses_of(caches), self._element),
+            cache=CacheArrays(addresses_of([piece.cache for piece in pieces]), self._element),
             state=self._state,
-            tokens=np.concatenate([piece.tokens for piece in pieces]),
-            positions=_int32s(
-                cache.length + i for cache, length in zip(caches, lengths, strict=True) for i in range(length)
-            ),
-            sequences=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
-            tiles=_tiles(firsts),
             head_way=way,
             request=request,
-            wanted=_int32s(
-                token
-                for piece, end in zip(pieces, firsts[1:], strict=True)
-                for token in range(end - piece.n_logits, end)
-            ),
+            **place_tokens(pieces)._asdict(),
         )
 
         def work(crew: Crew) -> None:
@@ -288,20 +253,6 @@ class Transformer:
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
             )
         return np.array(tokens, np.int32)  # its own, writable: for a read-only one Numba would compile anew
-
-
-def _int32s(numbers: Iterable[int]) -> npt.NDArray[np.int32]:
-    return np.fromiter(numbers, np.int32)
-
-
-def _tiles(firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Cut the tokens of each sequence, which begin at ``firsts``, into tiles of attention."""
-    tiles = [
-        (token, min(QUERY_TILE, end - token))
-        for first, end in itertools.pairwise(firsts)
-        for token in range(first, end, QUERY_TILE)
-    ]
-    return np.array(tiles, np.int32)
 
 
 def _shape(layout: Layout, weights: Weights) -> Shape:

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache, KVType
-from bitnet_numba.engine.model import Piece, Transformer
+from bitnet_numba.engine.model import Transformer
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels.jit import is_warm
