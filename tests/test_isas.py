@@ -35,6 +35,11 @@ def test_every_kernel_gives_the_same_bits(isa: str) -> None:
             f"ParameterError: BITNET_ISA=nonsense: unknown; choose one of {', '.join(cpu.REQUIRED_FEATURES)}",
         ),
         (
+            {"BITNET_ISA": "amx_int8", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c"},
+            "UnsupportedError: BITNET_ISA=amx_int8: this CPU lacks amx-int8, amx-tile, avx512bw, avx512dq, avx512f, "
+            "avx512vl, avx512vnni; it has avx2, generic",
+        ),
+        (
             {"BITNET_ISA": "avx2", "NUMBA_CPU_FEATURES": ""},
             "UnsupportedError: BITNET_ISA=avx2: this CPU lacks avx, avx2, f16c, fma; it has generic",
         ),

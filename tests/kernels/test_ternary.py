@@ -131,6 +131,9 @@ VALID: dict[str, Any] = {
         ("out", np.zeros((2, 0), np.int32), "rows"),
         ("out", np.zeros((2, 32), np.int64), "out"),
         ("out", np.zeros((32, 2), np.int32).T, "out"),
+        ("scratch", gemm_scratch(0, 8, 128), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros((1, 1 << 20), np.uint8)), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros(1 << 20, np.int8)), "scratch"),
     ],
 )
 def test_refuses(name: str, wrong: Any, blamed: str) -> None:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.jit import TERNARY_TILES, new_counts
-from bitnet_numba.kernels.ternary import TOKENS, pack_r16, tile_check
+from bitnet_numba.kernels.jit import TERNARY_GEMM, TERNARY_TILES, new_counts
+from bitnet_numba.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, pack_r16, tile_check
+from bitnet_numba.kernels.ternary.gemm import FEW_TOKENS, choosing_worker
 from bitnet_numba.kernels.ternary.tiles import CHUNK, MANY_COLUMNS, TileScratch, tile_scratch, tile_worker
-from tests.kernels.inputs import SEEDS
+from tests.kernels.inputs import SEEDS, alone
 from tests.kernels.teams import SIZES, team_of
 from tests.kernels.test_ternary import Codes, Sums, activations, ternary
 
@@ -73,6 +74,22 @@ def test_extremes_do_not_saturate(weight: int, activation: int, n_tokens: int) -
     weights = np.full((64, columns), weight, np.int8)
     q = np.full(((n_tokens + TOKENS - 1) // TOKENS * TOKENS, columns), activation, np.int8)
     np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)
+
+
+@pytest.mark.parametrize("rows", [32, 64, 96])
+def test_tiles_take_over_where_they_can(rows: int) -> None:
+    """A few tokens, and up to sixteen of a number of rows that leaves a rest, are the vectors' to multiply."""
+    for n_tokens in (2, FEW_TOKENS, FEW_TOKENS + 1, 16, 17):
+        rng = np.random.default_rng(n_tokens)
+        weights, q = ternary(rng, rows, 256), activations(rng, n_tokens, 256)
+        counts, out = new_counts(), np.zeros((n_tokens, rows), np.int32)
+        q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
+        packed = pack_r16(reference.pack_i2s(weights))
+        scratch = GemmScratch(gemm_scratch(1, *q.shape).unpacked, tile_scratch(1, *q.shape))
+        choosing_worker(alone(), counts, packed, q, q_sum, out, scratch)
+        np.testing.assert_array_equal(out, reference.ternary_product(weights, q[:n_tokens]))
+        on_tiles = n_tokens > 16 or (n_tokens > FEW_TOKENS and rows == 64)
+        assert (counts[TERNARY_TILES], counts[TERNARY_GEMM]) == (on_tiles, not on_tiles)
 
 
 # ---- the check at load -----------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def gemm_scratch(n_threads: int, slots: int, columns: int) -> GemmScratch:
 
 
 @jit
-def _choosing_worker(
+def choosing_worker(
     crew: Crew,
     counts: npt.NDArray[np.int64],
     weights: Bytes,
@@ -164,7 +164,7 @@ def register_worker(
         panel = claim(crew, n_panels)
 
 
-gemm_worker = _choosing_worker if cpu.has_tiles() else register_worker
+gemm_worker = choosing_worker if cpu.has_tiles() else register_worker
 
 
 @jit

@@ -60,8 +60,8 @@ def _check_scratch(scratch: GemmScratch, needed: GemmScratch) -> None:
     got: list[npt.NDArray[Any]] = [scratch.unpacked, *scratch.tiles]
     wanted: list[npt.NDArray[Any]] = [needed.unpacked, *needed.tiles]
     for array, enough in zip(got, wanted, strict=True):
-        too_small = any(has < needs for has, needs in zip(array.shape, enough.shape, strict=True))
-        if too_small or array.dtype != enough.dtype or not array.flags.c_contiguous:
+        fits = array.ndim == enough.ndim and np.all(np.array(array.shape) >= enough.shape)
+        if not fits or array.dtype != enough.dtype or not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"scratch: expected {enough.dtype}{enough.shape}, got {array.dtype}{array.shape}")
 
 
