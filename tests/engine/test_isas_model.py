@@ -1,4 +1,4 @@
-"""One table: every instruction set, number of threads, batch and way to cut a prompt gives the same logits, bit for bit."""
+"""One table: every instruction set, team, batch and way to cut a prompt gives the same logits, bit for bit."""
 
 import itertools
 import json
