@@ -72,6 +72,8 @@ def measure(model: LanguageModel, lengths: list[int], rounds: int) -> list[dict[
             "time_growth": round(seconds / n / taken[0] * lengths[0], 3),
             "arithmetic_growth": round(bound / best[0], 3),
             "tokens": n,
+            "macs_per_token": round(arithmetic(model, n).macs),
+            "fmas_per_token": round(arithmetic(model, n).fmas),
             "peak_gmacs_per_second": round(macs / 1e9, 1),
             "fma_giga_per_second": round(fmas / 1e9, 1),
         }
