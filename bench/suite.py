@@ -27,6 +27,7 @@ TOP = Path(__file__).parent.parent
 MODELS = Path(".cache") / "bench"
 RESULTS = TOP / "docs" / "reference" / "performance"
 MAIN_SHAPE = "2B-4T"
+SMALL_SHAPE = "0.7B"  # for the instruction sets, of which the generic one takes its time
 THREADS = (1, 2)
 LONG_PROMPTS = ("512", "2048", "4000")
 
@@ -69,7 +70,12 @@ def runs() -> list[Run]:
         *(Run(f"kernels-{n}", "kernels", ["--threads", str(n), "--rounds", "3"]) for n in THREADS),
         Run("startup", "startup", [], MAIN_SHAPE),
         Run("contend", "contend", [], MAIN_SHAPE),
-        Run("isa", "isa", ["--rounds", "1", "--prompt-tokens", "128", "--tokens", "16"], MAIN_SHAPE),
+        Run(
+            "isa",
+            "isa",
+            ["--threads", "2", "--chunks", "64", "--prompt-tokens", "64", "--tokens", "16", "--rounds", "1"],
+            SMALL_SHAPE,
+        ),
         Run("peers", "peers", [], MAIN_SHAPE),
     ]
     return found
