@@ -66,8 +66,9 @@ def runs() -> list[Run]:
             found.append(Run(f"prefill-{shape}-{n}", "prefill", [*threads, "--rounds", "3"], shape))
     found += [
         Run("context", "context", [], MAIN_SHAPE),
-        Run("prompts", "prefill", ["--tokens", *LONG_PROMPTS, "--rounds", "3"], MAIN_SHAPE),
+        Run("prompts", "prefill", ["--tokens", *LONG_PROMPTS, "--rounds", "2"], MAIN_SHAPE),
         *(Run(f"kernels-{n}", "kernels", ["--threads", str(n), "--rounds", "3"]) for n in THREADS),
+        Run("batch", "batch", [], MAIN_SHAPE),
         Run("startup", "startup", [], MAIN_SHAPE),
         Run("contend", "contend", [], MAIN_SHAPE),
         Run(

@@ -15,16 +15,15 @@ COST = "milliseconds a token"
 
 
 def figures(found: Records) -> dict[str, str]:
-    """Return every chart as SVG, by name; that of batches where there are such."""
+    """Return every chart as SVG, by name."""
     charts: dict[str, Callable[[Records], str]] = {
         "model-size": _model_size,
         "threads": _threads,
         "context": _context,
         "prompts": _prompts,
         "layers": _layers,
+        "batch": _batch,
     }
-    if "batch" in found:
-        charts["batch"] = _batch
     return {name: chart(found) for name, chart in charts.items()}
 
 

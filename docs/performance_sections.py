@@ -134,8 +134,6 @@ def prompts(found: Records) -> Iterator[str]:
 
 
 def batches(found: Records) -> Iterator[str]:
-    if "batch" not in found:
-        return
     run = found["batch"]
     speeds = run["result"]["tokens_per_second"]
     first = next(iter(speeds.values()))
