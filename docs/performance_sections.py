@@ -185,8 +185,11 @@ def contention(found: Records) -> Iterator[str]:
 
 
 def instruction_sets(found: Records) -> Iterator[str]:
-    run = found["isa"]
     yield "## Instruction sets\n"
+    if "isa" not in found:
+        yield "Not measured yet; `python -m bench.suite isa` does.\n"
+        return
+    run = found["isa"]
     yield table(
         ["", "prompt tokens/s", "tokens/s", "SHA-256 of the logits"],
         [
