@@ -1,7 +1,7 @@
 """What generation asks of a transformer and of a tokenizer."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,23 @@ from numpy.typing import NDArray
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.head import HeadType, NeededLogits
 
-CacheT = TypeVar("CacheT")
+
+class Cache(Protocol):
+    """What a transformer has read of one sequence; see :class:`bitnet_numba.engine.cache.KVCache`."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def pages(self) -> Sequence[object]:
+        """Its memory, in pages of one size, which caches share."""
+        ...
+
+    def truncate(self, length: int) -> None: ...
+    def fork(self, capacity: int, length: int) -> Self: ...
+    def resize(self, capacity: int) -> None: ...
+
+
+CacheT = TypeVar("CacheT", bound=Cache)
 
 
 class Transformer(Protocol[CacheT]):
@@ -40,7 +56,7 @@ class Transformer(Protocol[CacheT]):
     ) -> NDArray[np.float32]:
         """Read tokens behind what the cache holds; a fresh ``float32[1, n_tokens or 0, vocab_size]`` comes back.
 
-        Logits that are not ``needed`` may be minus infinity.
+        Logits of which not all are ``needed`` may be minus infinity.
         """
         ...
 

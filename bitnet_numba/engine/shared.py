@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.prefix import MOST_KEPT, PrefixStore
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
+from bitnet_numba.kernels.attention import BLOCK
 
 
 @dataclass(slots=True)
@@ -31,6 +34,9 @@ class Work:
 
 class SharedTransformer(Generic[CacheT]):
     """Steps of several sequences, each with a cache of its own, one after the other.
+
+    What was read of the last few sequences is kept, so that a new one with the same beginning need not read it again:
+    together at most as many pages as one sequence of the whole context has, but at least one each.
 
     Parameters
     ----------
@@ -57,6 +63,7 @@ class SharedTransformer(Generic[CacheT]):
         self._transformer = transformer
         self._lock = threading.Lock()
         self._closed = False
+        self._prefixes = PrefixStore(self._allocate, max(MOST_KEPT, -(-self.max_context // BLOCK)))
 
     def check_fits(self, n_tokens: int) -> None:
         """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""
@@ -73,11 +80,25 @@ class SharedTransformer(Generic[CacheT]):
         Raises
         ------
         ResourceError
-            If memory does not allow it.
+            If memory does not allow it, even with nothing kept of other sequences.
         """
-        with self._lock:
-            self._check_open()
-            return self._transformer.new_cache(n_positions)
+        return self._prefixes.new_cache(n_positions)
+
+    def begin(self, token_ids: Sequence[int], n_positions: int) -> CacheT:
+        """Allocate what a sequence that begins with ``token_ids`` needs; as many of these as are kept are read already.
+
+        At least the last one is not.
+
+        Raises
+        ------
+        ResourceError
+            If memory does not allow it, even with nothing kept of other sequences.
+        """
+        return self._prefixes.begin(token_ids, n_positions)
+
+    def keep(self, token_ids: Sequence[int], cache: CacheT) -> None:
+        """Keep what was read of a sequence that has ended: at most ``token_ids``; nobody else may use the cache."""
+        self._prefixes.keep(token_ids, cache)
 
     def forward(
         self,
@@ -118,6 +139,12 @@ class SharedTransformer(Generic[CacheT]):
             if not self._closed:
                 self._closed = True
                 self._transformer.close()
+        self._prefixes.close()
+
+    def _allocate(self, n_positions: int) -> CacheT:
+        with self._lock:
+            self._check_open()
+            return self._transformer.new_cache(n_positions)
 
     def _check_open(self) -> None:
         if self._closed:
