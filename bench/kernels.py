@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common import interleaved
 from bench.peak import PeakTest
-from bench.read import ReadTest, interleaved
+from bench.read import ReadTest
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit, new_counts
 from bitnet_numba.kernels.ternary import TOKENS, gemm_worker, gemv_worker, unpacked_codes

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils
 
-from bench.read import interleaved
+from bench.common import interleaved
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.memory import load_bytes, store_i32
