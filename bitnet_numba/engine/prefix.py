@@ -12,7 +12,6 @@ import numpy.typing as npt
 from bitnet_numba.engine.protocols import CacheT
 from bitnet_numba.errors import ResourceError
 
-MOST_KEPT = 4  # sequences
 LEAST_COMMON = 8  # tokens: fewer are read in less time than the page that holds them is copied in
 
 
@@ -32,15 +31,17 @@ class PrefixStore(Generic[CacheT]):
     ----------
     new_cache : callable
         Makes an empty cache for so many positions.
+    max_kept : int
+        The most sequences that are kept.
     max_pages : int
         The most pages that all kept caches have together; a page that they share counts once.
     """
 
-    def __init__(self, new_cache: Callable[[int], CacheT], max_pages: int) -> None:
+    def __init__(self, new_cache: Callable[[int], CacheT], max_kept: int, max_pages: int) -> None:
         self._new_cache = new_cache
-        self._max_pages = max_pages
+        self._max_kept, self._max_pages = max_kept, max_pages
         self._kept: list[_Kept[CacheT]] = []  # the most recently used one last
-        self._arrived: deque[_Kept[CacheT]] = deque(maxlen=MOST_KEPT)
+        self._arrived: deque[_Kept[CacheT]] = deque(maxlen=max_kept)
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -101,7 +102,7 @@ class PrefixStore(Generic[CacheT]):
         """Add what has arrived, and drop what is too much."""
         while self._arrived:
             self._add(self._arrived.popleft())
-        while self._kept and (self._is_closed or len(self._kept) > MOST_KEPT or self._n_pages() > self._max_pages):
+        while self._kept and (self._is_closed or len(self._kept) > self._max_kept or self._n_pages() > self._max_pages):
             del self._kept[0]
 
     def _add(self, new: _Kept[CacheT]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits
-from bitnet_numba.engine.prefix import MOST_KEPT, PrefixStore
+from bitnet_numba.engine.prefix import PrefixStore
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.kernels.attention import BLOCK
@@ -35,15 +35,15 @@ class Work:
 class SharedTransformer(Generic[CacheT]):
     """Steps of several sequences, each with a cache of its own, one after the other.
 
-    What was read of the last few sequences is kept, so that a new one with the same beginning need not read it again:
-    together at most as many pages as one sequence of the whole context has, but at least one each.
-
     Parameters
     ----------
     transformer : Transformer
         From now on used and closed by this object alone.
     max_context : int, optional
         The most positions of a sequence; by default ``transformer.config.max_seq_len``.
+    kept_prefixes : int
+        How many of the last sequences are kept, so that what begins alike is not read again: together at most as many
+        pages as a sequence of the whole context has, but one each.
 
     Raises
     ------
@@ -51,7 +51,9 @@ class SharedTransformer(Generic[CacheT]):
         If the model was not made for so long a context.
     """
 
-    def __init__(self, transformer: Transformer[CacheT], max_context: int | None = None) -> None:
+    def __init__(
+        self, transformer: Transformer[CacheT], max_context: int | None = None, kept_prefixes: int = 4
+    ) -> None:
         longest = transformer.config.max_seq_len
         self.max_context = longest if max_context is None else max_context
         if not 1 <= self.max_context <= longest:
@@ -63,7 +65,7 @@ class SharedTransformer(Generic[CacheT]):
         self._transformer = transformer
         self._lock = threading.Lock()
         self._closed = False
-        self._prefixes = PrefixStore(self._allocate, max(MOST_KEPT, -(-self.max_context // BLOCK)))
+        self._prefixes = PrefixStore(self._allocate, kept_prefixes, max(kept_prefixes, -(-self.max_context // BLOCK)))
 
     def check_fits(self, n_tokens: int) -> None:
         """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""

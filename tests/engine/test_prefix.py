@@ -15,16 +15,16 @@ import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.engine.cache import KVType
 from bitnet_numba.engine.generate import GenerationResult, TokenStream, generate
-from bitnet_numba.engine.prefix import LEAST_COMMON, MOST_KEPT, PrefixStore
+from bitnet_numba.engine.prefix import LEAST_COMMON, PrefixStore
 from bitnet_numba.engine.sampler import Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
-from bitnet_numba.errors import BitNetError, ResourceError
+from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import ByteDecoder, FakeTransformer, random_logits
 from tests.engine.running import transformer
 from tests.tiny import toy_model
 
-PAGE = 16
+PAGE, MOST_KEPT = 16, 4
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Page:
 
 
 def store(memory: Memory, max_pages: int = 1000) -> PrefixStore[PagedCache]:
-    return PrefixStore(lambda capacity: PagedCache(memory, capacity), max_pages)
+    return PrefixStore(lambda capacity: PagedCache(memory, capacity), MOST_KEPT, max_pages)
 
 
 def run(prefixes: PrefixStore[PagedCache], token_ids: Sequence[int], capacity: int = 100) -> int:
@@ -242,7 +242,7 @@ def test_keeping_never_waits() -> None:
         prefixes.keep(range(40), other)
         return PagedCache(memory, capacity)
 
-    prefixes = PrefixStore(new_cache, 1000)
+    prefixes = PrefixStore(new_cache, MOST_KEPT, 1000)
     prefixes.begin([5], 10)
     assert prefixes.begin(range(50), 100).length == 40
 
@@ -283,6 +283,14 @@ def test_only_what_is_new_is_read_and_counted(monkeypatch: pytest.MonkeyPatch) -
     assert (first.cached_tokens, second.cached_tokens) == (0, 24)  # the last token given out is not read
     assert (second.prompt_tokens, second.prompt_tps) == (27, 3 / 0.5)
     assert second.token_ids == expected.token_ids
+
+
+def test_nothing_is_kept_where_nothing_shall_be() -> None:
+    model = SharedTransformer(FakeTransformer(random_logits), kept_prefixes=0)
+    assert [answer(model, range(20), max_tokens=2).cached_tokens for _ in range(2)] == [0, 0]
+    for bad in (-1, 65, True, 2.0):
+        with pytest.raises(ParameterError, match=r"^kept_prefixes is .*, expected a whole number from 0 to 64"):
+            bitnet_numba.load("demo", kept_prefixes=bad)
 
 
 def test_an_abandoned_stream_is_kept_and_a_failed_one_is_not() -> None:
