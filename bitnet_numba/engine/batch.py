@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,14 @@ from bitnet_numba.engine.cache import KVCache
 from bitnet_numba.engine.forward.arrays import QUERY_TILE
 from bitnet_numba.engine.head import NeededLogits
 
+MAX_CHUNK = 512  # tokens of one step
+PREFILL_CHUNK = 256  # of a prompt's step: enough to use each weight often, few enough to let others in between
+
+SequenceT = TypeVar("SequenceT")
 Int32s = npt.NDArray[np.int32]
 
 
-class Piece(NamedTuple):
+class Piece(NamedTuple, Generic[SequenceT]):
     """What a step takes of one sequence.
 
     Attributes
@@ -30,7 +34,7 @@ class Piece(NamedTuple):
     """
 
     tokens: npt.NDArray[np.int32]
-    cache: KVCache
+    cache: SequenceT
     n_logits: int = 1
     needed: NeededLogits | None = None
 
@@ -45,7 +49,7 @@ class PlacedTokens(NamedTuple):
     wanted: Int32s
 
 
-def place_tokens(pieces: Sequence[Piece]) -> PlacedTokens:
+def place_tokens(pieces: Sequence[Piece[KVCache]]) -> PlacedTokens:
     """Lay the tokens of several sequences out one after the other, each behind what its cache holds."""
     lengths = [piece.tokens.size for piece in pieces]
     borders = np.cumsum([0, *lengths])

@@ -39,7 +39,7 @@ class KVCache:
     length : int
         Positions that are filled.
     pages : list of uint8[page_bytes]
-        Those that lie in several caches are shared.
+        The memory itself, whose addresses are valid as long as somebody holds the list; caches share pages.
     addresses : int64[1, n_pages]
         Of the pages, as kernels find them.
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.batch import Piece, place_tokens
+from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK, Piece, place_tokens
 from bitnet_numba.engine.cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.forward.arrays import (
@@ -28,9 +28,6 @@ from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team
-
-MAX_CHUNK = 512  # tokens of one step
-PREFILL_CHUNK = 256  # of a prompt's step: enough to use each weight often, few enough to tell about progress
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): HEAD_F16,
@@ -65,8 +62,6 @@ class Transformer:
     threads : int
     isa : str
         The instruction set of the kernels.
-    rescored_rows : int
-        Logits that were computed exactly after the screening of all, so far.
     """
 
     def __init__(
@@ -84,7 +79,6 @@ class Transformer:
         self.isa = cpu.isa()
         self.kv_type = kv_type
         self.head = head
-        self.rescored_rows = 0
         self.max_context = max_context
         self.layout = layout
         self.weights = weights
@@ -158,7 +152,7 @@ class Transformer:
             self._step([piece], out[rows])
         return out
 
-    def forward_batch(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
+    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Append tokens to several sequences in one step, and return logits.
 
         What else is in the batch changes no bit of a sequence's logits.
@@ -170,8 +164,10 @@ class Transformer:
 
         Returns
         -------
-        float32[sum of n_logits, vocab_size]
+        logits : float32[sum of n_logits, vocab_size]
             In the order of the pieces and their tokens.
+        rescored_rows : int64[sum of n_logits]
+            How many of each token's logits were computed exactly after the screening of all.
 
         Raises
         ------
@@ -190,8 +186,7 @@ class Transformer:
             if not 0 <= piece.n_logits <= piece.tokens.size:
                 raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
         out = np.empty((sum(piece.n_logits for piece in checked), self.config.vocab_size), np.float32)
-        self._step(checked, out)
-        return out
+        return out, self._step(checked, out)
 
     def kernel_counts(self) -> dict[str, int]:
         """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
@@ -206,7 +201,8 @@ class Transformer:
         """Bytes of scratch memory."""
         return sum(array.nbytes for array in (*self._state[:-1], *self._state.screen))
 
-    def _step(self, pieces: Sequence[Piece], logits: npt.NDArray[np.float32]) -> None:
+    def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        pages = [piece.cache.pages for piece in pieces]
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         step = Step(
             shape=self._shape,
@@ -218,14 +214,14 @@ class Transformer:
             **place_tokens(pieces)._asdict(),
         )
 
-        def work(crew: Crew) -> None:
+        def work(crew: Crew, _in_use: object = pages) -> None:  # by their addresses, also after an interrupt
             forward(crew, step, logits)
 
         self._team.run(work)
         for piece in pieces:
             piece.cache.length += piece.tokens.size
-        if way == SCREENED_HEAD:
-            self.rescored_rows += int(self._state.screen.rescored[: logits.shape[0]].sum())
+        n_rows = logits.shape[0]
+        return self._state.screen.rescored[:n_rows].copy() if way == SCREENED_HEAD else np.zeros(n_rows, np.int64)
 
     def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
         """Return how the logits of some tokens are computed, and what of them is needed."""

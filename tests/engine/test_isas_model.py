@@ -1,4 +1,4 @@
-"""One table: every instruction set, number of threads and way to cut a prompt gives the same logits, bit for bit."""
+"""One table: every instruction set, number of threads, batch and way to cut a prompt gives the same logits, bit for bit."""
 
 import itertools
 import json
@@ -15,8 +15,9 @@ from tests.subprocesses import run_python
 
 THREADS = (1, 2)
 CHUNKS = (1, 7, 64, 512)
-WAYS = [Way(*values) for values in itertools.product(THREADS, CHUNKS)]
-FEW_WAYS = [Way(*values) for values in itertools.product(THREADS, (7, 64))]
+BATCHES = (1, 16)
+WAYS = [Way(*values) for values in itertools.product(THREADS, BATCHES, CHUNKS)]
+FEW_WAYS = [Way(*values) for values in itertools.product(THREADS, (1,), (7, 64))]
 TOYS = ("bitnet-b1.58", "bitnet", "llama")
 
 Digests = dict[tuple[str, str], str]
@@ -24,7 +25,8 @@ Digests = dict[tuple[str, str], str]
 
 def digests(isa: str, toys: list[str]) -> Digests:
     """Return the digests by model and way, made with one instruction set."""
-    found = reports(isa, toys, CHUNKS, "--prompt-tokens", "520") + reports(isa, ["demo"], (7, 64))
+    batches = ["--batches", *map(str, BATCHES)]
+    found = reports(isa, toys, CHUNKS, "--prompt-tokens", "520", *batches) + reports(isa, ["demo"], (7, 64))
     return {(report["model"], way): sha256 for report in found for way, sha256 in report["digests"].items()}
 
 
