@@ -17,8 +17,8 @@ from bench.common import interleaved, options, print_result, print_table
 from bitnet_numba import GenerationResult
 
 STORY = (
-    "Max is a big dog. Max likes to play with his red ball in the park. One day, Max saw a little cat under a tree. "
-    "The cat was sad. Max gave the cat his red ball. The cat was happy. Max and the cat played all day. "
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a "
+    "big, red ball in the park. She wanted to play with it. "
 )
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("-m", "--model")
     parser.add_argument(
-        "--prompt", default=STORY + STORY + "Max is a big dog. Max likes", help="what is to be repeated"
+        "--prompt", default=STORY + STORY + "Once upon a time,", help="what is to be repeated"
     )
     parser.add_argument("--lookup", type=int, nargs="+", default=[3, 7, 15], help="most tokens proposed a step")
     parser.add_argument("--tokens", type=int, default=96)

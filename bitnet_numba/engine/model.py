@@ -22,7 +22,7 @@ from bitnet_numba.engine.forward.arrays import (
 from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.head import HeadType, NeededLogits, request_of
 from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.state import allocate_state
+from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
@@ -199,7 +199,7 @@ class Transformer:
     @property
     def state_bytes(self) -> int:
         """Bytes of scratch memory."""
-        return sum(array.nbytes for array in (*self._state[:-1], *self._state.screen))
+        return n_bytes(self._state)
 
     def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         pages = [piece.cache.pages for piece in pieces]

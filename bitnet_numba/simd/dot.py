@@ -81,4 +81,4 @@ BODIES: Mapping[str, Any] = MappingProxyType(
         "generic": _dot_generic,
     }
 )
-dot = BODIES[cpu.isa()]
+dot = BODIES[cpu.vector_isa()]

@@ -33,7 +33,7 @@ from bitnet_numba.simd.types import I16x32, I32x16, U8x64
 _LINE = 64
 _AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 _SHIFTS = (6, 4, 2, 0)
-_NARROW = cpu.isa() == "avx2"
+_NARROW = cpu.vector_isa() == "avx2"
 _SUM = I16x32 if _NARROW else I32x16
 SUM_COLUMNS = 256 if _NARROW else 1 << 19
 """Columns after which sums of codes 0..2 times int8 must be widened: -128 * 2 * 2 columns * 64 is an int16 still."""

@@ -25,7 +25,7 @@ def compiled(body: Any) -> Callable[..., None]:
     return product  # type: ignore[no-any-return]
 
 
-COMPILED_FOR = frozenset(cpu.REQUIRED_FEATURES[cpu.isa()]) if read_settings().isa else cpu.features()
+COMPILED_FOR = frozenset(cpu.REQUIRED_FEATURES[cpu.vector_isa()]) if read_settings().isa else cpu.features()
 PRODUCTS = {isa: compiled(body) for isa, body in BODIES.items() if COMPILED_FOR.issuperset(cpu.REQUIRED_FEATURES[isa])}
 LARGEST_BYTE = {isa: 127 if isa == "neon_dotprod" else 128 for isa in BODIES}
 
@@ -55,9 +55,9 @@ def test_extremes_do_not_saturate(isa: str, unsigned: int, signed: int) -> None:
 
 
 def test_only_a_signed_product_refuses_128() -> None:
-    assert (LARGEST_BYTE[cpu.isa()] == 127) == cpu.has_signed_dot()
+    assert (LARGEST_BYTE[cpu.vector_isa()] == 127) == cpu.has_signed_dot()
 
 
 def test_the_body_is_that_of_the_chosen_instruction_set() -> None:
-    assert dot is BODIES[cpu.isa()]
-    assert set(BODIES) == set(cpu.REQUIRED_FEATURES)
+    assert dot is BODIES[cpu.vector_isa()]
+    assert {*BODIES, cpu.TILES} == set(cpu.REQUIRED_FEATURES)
