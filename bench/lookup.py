@@ -26,9 +26,7 @@ def main() -> None:
     """Print a table and a JSON object; exit with 1 where the tokens differ."""
     parser = options(__doc__)
     parser.add_argument("-m", "--model")
-    parser.add_argument(
-        "--prompt", default=STORY + STORY + "Once upon a time,", help="what is to be repeated"
-    )
+    parser.add_argument("--prompt", default=STORY + STORY + "Once upon a time,", help="what is to be repeated")
     parser.add_argument("--lookup", type=int, nargs="+", default=[3, 7, 15], help="most tokens proposed a step")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--threads", type=int)
