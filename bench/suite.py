@@ -77,6 +77,8 @@ def runs() -> list[Run]:
             ["--threads", "2", "--chunks", "64", "--prompt-tokens", "64", "--tokens", "16", "--rounds", "1"],
             SMALL_SHAPE,
         ),
+        Run("kv", "kv", ["--context", "2048"], MAIN_SHAPE),
+        Run("lookup", "lookup"),
         Run("peers", "peers", [], MAIN_SHAPE),
     ]
     return found
