@@ -7,12 +7,65 @@ Decoding reads every weight once a token, so its bound is the speed of memory. T
 with sampling and tokenizer; a read test of the same process is interleaved with them.
 """
 
-import argparse
-import json
 import time
 
 import bitnet_numba
-from bench.read import ReadTest, interleaved
+from bench.common import interleaved, options, print_result
+from bench.read import ReadTest
+from bitnet_numba import GenerationResult, LanguageModel
+
+
+class DecodeTest:
+    """One stream of tokens, of which each measurement takes some more.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    context : int
+        The positions that a measured token looks back on, on average over all measurements.
+    n_tokens : int
+        Of a measurement.
+    n_measurements : int
+        How many there will be.
+
+    Attributes
+    ----------
+    context : int
+        As above; more where so short a prompt cannot be.
+    """
+
+    def __init__(self, model: LanguageModel, context: int, n_tokens: int, n_measurements: int) -> None:
+        measured = n_tokens * n_measurements
+        n_prompt = max(1, context - n_tokens - measured // 2)
+        self.context = n_prompt + n_tokens + measured // 2
+        self._n_tokens, self._taken, self._due = n_tokens, 0, 0
+        self._result: GenerationResult | None = None
+        prompt = [i % 256 for i in range(n_prompt)]
+        spare = n_tokens  # for pieces of text that come with more tokens than were due
+        self._stream = model.stream(prompt, max_tokens=1 + n_tokens + measured + spare, ignore_eos=True)
+        next(self._stream)  # the first token ends the reading of the prompt
+        self()
+
+    def __call__(self) -> float:
+        """Take some tokens; return their number a second."""
+        self._due += self._n_tokens
+        before, started = self._taken, time.perf_counter()
+        for chunk in self._stream:
+            self._taken += len(chunk.token_ids)
+            self._result = chunk.result
+            if self._taken >= self._due:
+                break
+        if self._taken == before:
+            raise SystemExit("the text came in pieces of more tokens than a measurement has: raise --tokens")
+        return (self._taken - before) / (time.perf_counter() - started)
+
+    def rescored_rows(self) -> int:
+        """Take what is left; return how many rows of the head were rescored for a token, on average over all."""
+        for chunk in self._stream:
+            self._result = chunk.result
+        if self._result is None:
+            raise RuntimeError("a stream ended without its result")
+        return self._result.rescored_rows // self._result.generation_tokens
 
 
 def bytes_per_token(memory: dict[str, int], vocab_size: int, rows: int, context: int) -> int:
@@ -28,13 +81,14 @@ def bytes_per_token(memory: dict[str, int], vocab_size: int, rows: int, context:
     context : int
         Positions whose keys and values are read.
     """
-    head = memory["head_int8_copy"] + memory["embedding_and_head"] * rows // vocab_size
-    return memory["ternary_weights"] + head + context * memory["kv_cache_per_position"]
+    head = memory["head"] or memory["embedding"]  # a tied one has no bytes of its own
+    screened = memory["head_int8_copy"] + head * rows // vocab_size
+    return memory["ternary_weights"] + screened + context * memory["kv_cache_per_position"]
 
 
 def main() -> None:
     """Print a table and a JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("-m", "--model")
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--threads", type=int)
@@ -43,41 +97,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     with bitnet_numba.load(arguments.model, threads=arguments.threads, head=arguments.head) as model:
-        prompt = [i % 256 for i in range(arguments.context)]
         read_test = ReadTest(model.threads)
-        rescored: list[int] = []  # of every token, on average over a measurement
-
-        def tokens_per_second() -> float:
-            stream = model.stream(prompt, max_tokens=arguments.tokens + 1, ignore_eos=True)
-            next(stream)  # the first token ends the reading of the prompt
-            started = time.perf_counter()
-            for chunk in stream:
-                last = chunk
-            seconds = time.perf_counter() - started
-            rescored.append(last.result.rescored_rows // (arguments.tokens + 1))
-            return arguments.tokens / seconds
-
-        tokens_per_second()
-        speed, read = interleaved(arguments.rounds, tokens_per_second, read_test)
+        decode_test = DecodeTest(model, arguments.context, arguments.tokens, arguments.rounds)
+        speed, read = interleaved(arguments.rounds, decode_test, read_test)
         read_test.close()
-        vocab_size = model.config.vocab_size
-        rows = vocab_size if arguments.head == "f16" else max(rescored)
-        needed = bytes_per_token(model.info()["memory"], vocab_size, rows, arguments.context)
+        vocab_size, rescored = model.config.vocab_size, decode_test.rescored_rows()
+        rows = vocab_size if arguments.head == "f16" else rescored
+        needed = bytes_per_token(model.info()["memory"], vocab_size, rows, decode_test.context)
         result = {
             "tokens_per_second": round(speed, 2),
             "bytes_per_token": needed,
             "read_gb_per_second": round(read, 2),
             "mbu": round(speed * needed / read / 1e9, 3),
-            "context": arguments.context,
+            "context": decode_test.context,
             "threads": model.threads,
             "isa": model.isa,
             "head": arguments.head,
-            "rescored_rows": max(rescored),
+            "rescored_rows": rescored,
         }
     bound = read * 1e9 / needed
     print(f"bound by memory: {needed / 1e6:.0f} MB a token, read at {read:.1f} GB/s at best: {bound:.1f} tokens/s")
     print(f"measured: {speed:.1f} tokens/s = {speed * needed / 1e9:.1f} GB/s = {result['mbu']:.0%} of the bound")
-    print(json.dumps(result))
+    print_result(result)
 
 
 if __name__ == "__main__":

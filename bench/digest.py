@@ -30,11 +30,14 @@ class Way(NamedTuple):
     ----------
     threads : int
         How many share the work.
+    batch : int
+        Sequences that are answered at the same time; the digest is of one of them.
     chunk_size : int
         Tokens that are read at once.
     """
 
     threads: int
+    batch: int
     chunk_size: int
 
     def __str__(self) -> str:
@@ -50,10 +53,14 @@ def prompt_ids(model: LanguageModel, n_tokens: int) -> list[int]:
     return ids[:n_tokens]
 
 
-def answers(model: LanguageModel, prompt: list[int], n_tokens: int) -> tuple[GenerationResult, GenerationResult]:
-    """Return the greedy continuation of a prompt twice, with log probabilities and without."""
-    with_logprobs = model.generate(prompt, max_tokens=n_tokens, ignore_eos=True, logprobs=0)
-    return with_logprobs, model.generate(prompt, max_tokens=n_tokens, ignore_eos=True)
+def answers(model: LanguageModel, prompt: list[int], n_tokens: int, batch: int) -> list[GenerationResult]:
+    """Return the greedy continuation of a prompt twice, with log probabilities and without.
+
+    The others of its batch have read beginnings of it.
+    """
+    prompts = [prompt, *(prompt[: 5 * other] for other in range(1, batch))]
+    with_logprobs = model.generate_batch(prompts, max_tokens=n_tokens, ignore_eos=True, logprobs=0)
+    return [with_logprobs[0], model.generate_batch(prompts, max_tokens=n_tokens, ignore_eos=True)[0]]
 
 
 def digest(model: LanguageModel, prompt: list[int], answered: Sequence[GenerationResult], chunk_size: int) -> str:
@@ -67,14 +74,15 @@ def digest(model: LanguageModel, prompt: list[int], answered: Sequence[Generatio
 
 
 def report(path: str, ways: list[Way], n_prompt: int, n_tokens: int) -> dict[str, Any]:
-    """Return the digest of a model for each way, and its speed with the most threads."""
+    """Return the digest of a model for each way, and its speed with the most threads and the largest batch."""
     found = {}
     for threads, group in itertools.groupby(sorted(ways), key=lambda way: way.threads):
         with bitnet_numba.load(path, threads=threads) as model:
             prompt = prompt_ids(model, n_prompt)
-            answered = answers(model, prompt, n_tokens)
-            for way in group:
-                found[str(way)] = digest(model, prompt, answered, way.chunk_size)
+            for batch, same in itertools.groupby(group, key=lambda way: way.batch):
+                answered = answers(model, prompt, n_tokens, batch)
+                for way in same:
+                    found[str(way)] = digest(model, prompt, answered, way.chunk_size)
     return {
         "model": Path(path).stem,
         "isa": answered[-1].isa,
@@ -90,11 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="GGUF files, Hugging Face directories, or demo")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 7, 64, 512])
     parser.add_argument("--prompt-tokens", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=64, help="of the answer")
     arguments = parser.parse_args()
-    ways = [Way(*values) for values in itertools.product(arguments.threads, arguments.chunks)]
+    ways = [Way(*values) for values in itertools.product(arguments.threads, arguments.batches, arguments.chunks)]
     for path in arguments.models:
         found = report(path, ways, arguments.prompt_tokens, arguments.tokens)
         print(json.dumps({"machine": platform.machine(), **found}), flush=True)

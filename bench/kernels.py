@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common import interleaved
 from bench.peak import PeakTest
-from bench.read import ReadTest, interleaved
+from bench.read import ReadTest
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary import TOKENS, gemm_worker, gemv_worker, unpacked_codes
+from bitnet_numba.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, gemm_worker, gemv_worker
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team, barrier
 
@@ -50,7 +51,7 @@ class Layers:
         slots = 1 if n_tokens == 1 else -(-n_tokens // TOKENS) * TOKENS
         q = rng.integers(-128, 128, (slots, columns), np.int8)
         sums = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
-        arrays = new_counts(), weights, q, *sums, unpacked_codes(team.n_threads, columns)
+        arrays = new_counts(), weights, q, *sums, gemm_scratch(team.n_threads, slots, columns)
         self.bytes, self.macs = weights.size, n_layers * macs
         self._team, self._work = team, lambda crew: _multiply(crew, *arrays)
         self()
@@ -70,13 +71,13 @@ def _multiply(
     q: npt.NDArray[np.int8],
     q_sum: npt.NDArray[np.int32],
     out: npt.NDArray[np.int32],
-    unpacked: npt.NDArray[np.int8],
+    scratch: GemmScratch,
 ) -> None:
     for layer in range(len(weights)):
         if len(out) == 1:
             gemv_worker(crew, counts, weights[layer], q[0], q_sum[0], out[0])
         else:
-            gemm_worker(crew, counts, weights[layer], q, q_sum, out, unpacked)
+            gemm_worker(crew, counts, weights[layer], q, q_sum, out, scratch)
         barrier(crew)
 
 

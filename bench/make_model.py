@@ -24,8 +24,9 @@ SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model, by their standard names."""
+    """Sizes of a model, by their standard names, and the architecture that GGUF names it by."""
 
+    architecture: str
     n_layers: int
     hidden_size: int
     intermediate_size: int
@@ -33,24 +34,25 @@ class Shape:
     n_kv_heads: int
     vocab_size: int
     max_seq_len: int = 4096
+    tied: bool = True
 
 
 SHAPES = {
-    "0.7B": Shape(24, 1536, 4096, 16, 16, 32002, 2048),
-    "2B-4T": Shape(30, 2560, 6912, 20, 5, 128256),
-    "8B": Shape(32, 4096, 14336, 32, 8, 128256, 8192),
+    "0.7B": Shape("bitnet", 24, 1536, 4096, 16, 16, 32002, 2048),  # 1bitLLM/bitnet_b1_58-large
+    "2B-4T": Shape("bitnet-b1.58", 30, 2560, 6912, 20, 5, 128256),  # microsoft/bitnet-b1.58-2B-4T
+    "8B": Shape("llama", 32, 4096, 14336, 32, 8, 128256, 8192, tied=False),  # HF1BitLLM/Llama3-8B-1.58-100B-tokens
 }
 
 
 def metadata(name: str, shape: Shape) -> dict[str, object]:
-    """Return the keys of a ``bitnet-b1.58`` file."""
+    """Return the keys of a GGUF file."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {byte: chr(byte) for byte in printable}
     letters |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(printable)))}  # as GPT-2 does
     words = [letters[byte] for byte in range(256)]
     words += [f"<unused{i}>" for i in range(shape.vocab_size - len(words) - len(SPECIAL))]
     kinds = [1] * 256 + [5] * (len(words) - 256) + [3] * len(SPECIAL)
-    prefix = "bitnet-b1.58"
+    prefix = shape.architecture
     return {
         "general.architecture": prefix,
         "general.name": f"random {name}",
@@ -89,7 +91,8 @@ class RandomTensors:
         shape = self._shape
         hidden, ffn, kv = shape.hidden_size, shape.intermediate_size, shape.hidden_size * shape.n_kv_heads
         kv //= shape.n_heads
-        yield TensorSource("token_embd.weight", TensorType.F16, (shape.vocab_size, hidden), self._embedding)
+        for name in ["token_embd", *([] if shape.tied else ["output"])]:
+            yield TensorSource(f"{name}.weight", TensorType.F16, (shape.vocab_size, hidden), self._embedding)
         for layer in range(shape.n_layers):
             rows_columns = {
                 "attn_q": (hidden, hidden),
@@ -102,9 +105,11 @@ class RandomTensors:
             }
             for role, size in rows_columns.items():
                 yield self._linear(f"blk.{layer}.{role}.weight", size)
-            for role, length in (("attn_norm", hidden), ("attn_sub_norm", hidden), ("ffn_norm", hidden)):
+            norms = {"attn_norm": hidden, "ffn_norm": hidden}
+            if shape.architecture != "llama":
+                norms |= {"attn_sub_norm": hidden, "ffn_sub_norm": ffn}
+            for role, length in norms.items():
                 yield self._norm(f"blk.{layer}.{role}.weight", length)
-            yield self._norm(f"blk.{layer}.ffn_sub_norm.weight", ffn)
         yield self._norm("output_norm.weight", hidden)
 
     def _embedding(self) -> npt.NDArray[np.float16]:

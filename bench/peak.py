@@ -2,8 +2,8 @@
 
     BITNET_ISA=avx2 python -m bench.peak --threads 2
 
-Sums, codes and activations stay in registers; the products are those of the kernels, in the form that the instruction
-set has for them.
+Sums, codes and activations stay in registers, or in tiles; the products are those of the kernels, in the form that the
+instruction set has for them.
 """
 
 import argparse
@@ -15,19 +15,30 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils
 
-from bench.read import interleaved
+from bench.common import interleaved
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.memory import load_bytes, store_i32
 from bitnet_numba.simd.operation import array_op
 from bitnet_numba.simd.register_tile import add_to_sum, widen, zero_sums
 from bitnet_numba.simd.team import Crew, Team, barrier
+from bitnet_numba.simd.tile import (
+    ROW_BYTES,
+    TILE_ROWS,
+    configure_tiles,
+    new_tiles,
+    release_tiles,
+    tile_dot,
+    zero_tile,
+)
 from bitnet_numba.simd.types import U8x64
 from bitnet_numba.simd.vector import add_i32, zero_i32
 
 TURNS = 1_000_000
-N_SUMS = 16 if cpu.isa() == "avx512_vnni" else 6  # enough to hide the latency of a product, few enough for registers
+N_SUMS = 16 if cpu.vector_isa() == "avx512_vnni" else 6  # enough to hide a product's latency, few enough for registers
 MACS = 64  # of one vector's products
+TILE_TURNS = 200_000  # of four products, each of 16 tokens, 16 rows and 64 columns
+TILE_MACS = TILE_ROWS * TILE_ROWS * ROW_BYTES
 
 
 class PeakTest:
@@ -41,19 +52,24 @@ class PeakTest:
     def __init__(self, n_threads: int) -> None:
         self._activations = np.arange(64, dtype=np.uint8)
         self._sums = np.zeros((n_threads, 16), np.int32)
+        self._tiles = new_tiles(n_threads)
+        self._macs = n_threads * (4 * TILE_TURNS * TILE_MACS if cpu.has_tiles() else TURNS * N_SUMS * MACS)
         self._team = Team(n_threads)
         self()
 
     def __call__(self) -> float:
         """Multiply for some ten milliseconds; return the speed in multiply-adds a second."""
-        activations, sums = self._activations, self._sums
+        activations, sums, tiles = self._activations, self._sums, self._tiles
 
         def work(crew: Crew) -> None:
-            _multiply(crew, activations, sums)
+            if cpu.has_tiles():
+                _multiply_tiles(crew, tiles)
+            else:
+                _multiply(crew, activations, sums)
 
         started = time.perf_counter()
         self._team.run(work)
-        return self._team.n_threads * TURNS * N_SUMS * MACS / (time.perf_counter() - started)
+        return self._macs / (time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
@@ -80,6 +96,24 @@ def _multiply(crew: Crew, activations: npt.NDArray[np.uint8], out: npt.NDArray[n
     for total in widen(sums):  # each must be wanted, or the compiler leaves its products out
         of_all = add_i32(of_all, total)
     store_i32(out[crew.thread], 0, of_all)
+    barrier(crew)
+
+
+@jit
+def _multiply_tiles(crew: Crew, tiles: npt.NDArray[np.uint8]) -> None:
+    """Multiply two tiles of tokens with two of rows; an instruction on tiles is never left out."""
+    own = tiles[crew.thread]
+    configure_tiles(own)
+    zero_tile(own, 0)
+    zero_tile(own, 1)
+    zero_tile(own, 2)
+    zero_tile(own, 3)
+    for _ in range(TILE_TURNS):
+        tile_dot(own, 0, 4, 6)
+        tile_dot(own, 1, 4, 7)
+        tile_dot(own, 2, 5, 6)
+        tile_dot(own, 3, 5, 7)
+    release_tiles(own)
     barrier(crew)
 
 

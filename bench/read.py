@@ -6,15 +6,12 @@ Every thread adds up its share of an array that no cache holds, as two distant s
 do, without their arithmetic.
 """
 
-import argparse
-import json
-import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.common import interleaved, options, print_result
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.simd.memory import load_i32, prefetch, store_i32
@@ -77,15 +74,9 @@ def _read(crew: Crew, array: npt.NDArray[np.int32], sums: npt.NDArray[np.int32])
     barrier(crew)
 
 
-def interleaved(rounds: int, *measures: Callable[[], float]) -> list[float]:
-    """Take measures in turn, so that a machine whose speed drifts is fair to all; return their medians."""
-    taken = [[measure() for measure in measures] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*taken, strict=True)]
-
-
 def main() -> None:
     """Print the speed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
@@ -93,7 +84,7 @@ def main() -> None:
     [speed] = interleaved(arguments.rounds, test)
     test.close()
     print(f"{arguments.threads} threads read {N_BYTES / 1e6:.0f} MB at {speed:.1f} GB/s (median of {arguments.rounds})")
-    print(json.dumps({"threads": arguments.threads, "read_gb_per_second": round(speed, 2)}))
+    print_result({"threads": arguments.threads, "read_gb_per_second": round(speed, 2)})
 
 
 if __name__ == "__main__":

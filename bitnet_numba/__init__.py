@@ -38,7 +38,7 @@ def load(
     model: str | Path | None = None,
     *,
     threads: int | None = None,
-    kv_type: Literal["f16", "f32"] = "f16",
+    kv_type: Literal["f16", "f32", "int8"] = "f16",
     max_context: int | None = None,
     chat_template: str | None = None,
     head: Literal["exact", "f16", "int8"] = "exact",
@@ -55,8 +55,9 @@ def load(
     threads : int, optional
         How many threads share the work; by default ``BITNET_NUM_THREADS`` where set, else one for each core. The
         results do not depend on it.
-    kv_type : {"f16", "f32"}
-        How keys and values are kept: half or single precision.
+    kv_type : {"f16", "f32", "int8"}
+        How keys and values are kept: in half or single precision, or as whole numbers with a scale for each position of
+        a head, which halves their memory once more and costs some accuracy.
     max_context : int, optional
         The most positions that one sequence may take; by default what the model was trained for.
     chat_template : str, optional

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from tests.engine.fakes import (
     TURN_END,
     VOCAB_SIZE,
     ByteTokenizer,
-    FakeCache,
     FakeTransformer,
     fake_model,
     model_that_says,
@@ -191,7 +190,7 @@ def test_no_memory_for_logits_is_told_with_the_sizes(monkeypatch: pytest.MonkeyP
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(transformer, "forward", no_memory)
+    monkeypatch.setattr(transformer, "forward_batch", no_memory)
     with pytest.raises(ResourceError, match="no memory for 2 x 260 logits"):
         fake_model(transformer).logits([1, 2])
 
@@ -227,18 +226,16 @@ class CarefulTransformer(FakeTransformer):
     inside = 0
     most = 0
 
-    def forward(
-        self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last", *, needed: Any = None
-    ) -> NDArray[np.float32]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.001)
-        result = super().forward(tokens, cache, logits)
+        result = super().forward_batch(pieces)
         self.inside -= 1
         return result
 
 
-def test_python_threads_take_turns() -> None:
+def test_python_threads_share_one_model() -> None:
     prompts = ["ab", "cd", "efg"]
     alone = {prompt: fake_model(FakeTransformer(random_logits)).generate(prompt, max_tokens=12) for prompt in prompts}
     transformer = CarefulTransformer(random_logits)
@@ -256,7 +253,8 @@ def test_python_threads_take_turns() -> None:
     assert transformer.most == 1
     for prompt in prompts:
         assert results[prompt].token_ids == alone[prompt].token_ids
-        assert results[prompt].kernels == alone[prompt].kernels
+        # a step of several is one of many tokens, whoever's they are
+        assert sum(results[prompt].kernels.values()) == sum(alone[prompt].kernels.values())
 
 
 # ---- the embedded model ----------------------------------------------------------------------------------------------

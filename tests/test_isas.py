@@ -19,7 +19,7 @@ def digest(isa: str) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("isa", cpu.available_isas())
+@pytest.mark.parametrize("isa", [*cpu.available_isas(), cpu.EMULATED_TILES])
 def test_every_kernel_gives_the_same_bits(isa: str) -> None:
     result = digest(isa)
     assert result["isa"] == isa
@@ -33,6 +33,11 @@ def test_every_kernel_gives_the_same_bits(isa: str) -> None:
         (
             {"BITNET_ISA": "nonsense"},
             f"ParameterError: BITNET_ISA=nonsense: unknown; choose one of {', '.join(cpu.REQUIRED_FEATURES)}",
+        ),
+        (
+            {"BITNET_ISA": "amx_int8", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c"},
+            "UnsupportedError: BITNET_ISA=amx_int8: this CPU lacks amx-int8, amx-tile, avx512bw, avx512dq, avx512f, "
+            "avx512vl, avx512vnni; it has avx2, generic",
         ),
         (
             {"BITNET_ISA": "avx2", "NUMBA_CPU_FEATURES": ""},

@@ -7,8 +7,6 @@ Two ways to look up, `bytes` and `shuffles` (where the compilation target has a 
 matrix-vector product, on the same copies of each linear layer of bitnet-b1.58-2B-4T, interleaved with a read test.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.common import interleaved, options, print_result, print_table
 from bench.kernels import SHAPES, STREAM_BYTES
 from bench.lut.bytes import ENTRIES, bytes_worker
 from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_worker
-from bench.read import ReadTest, interleaved
+from bench.read import ReadTest
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit, new_counts
 from bitnet_numba.kernels.ternary import gemv_worker
@@ -101,7 +100,7 @@ def of_all(results: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Print a table and a JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -111,12 +110,11 @@ def main() -> None:
     for test in (team, read):
         test.close()
     print(f"{arguments.threads} threads, {cpu.isa()}: GB/s of packed weights, medians of {arguments.rounds}")
-    print("".join(f"{title:>10}" for title in ("layer", *results["all"])))
-    for layer, speeds in results.items():
-        print(f"{layer:>10}" + "".join(f"{speed:10.2f}" for speed in speeds.values()))
+    rows = [(layer, *(f"{speed:.2f}" for speed in speeds.values())) for layer, speeds in results.items()]
+    print_table(("layer", *results["all"]), rows)
     rounded = {layer: {name: round(x, 2) for name, x in speeds.items()} for layer, speeds in results.items()}
     to_dot = {name: round(speed / results["all"]["dot"], 3) for name, speed in results["all"].items() if name != "read"}
-    print(json.dumps({"isa": cpu.isa(), "threads": arguments.threads, "gb_per_second": rounded, "to_dot": to_dot}))
+    print_result({"isa": cpu.isa(), "threads": arguments.threads, "gb_per_second": rounded, "to_dot": to_dot})
 
 
 if __name__ == "__main__":

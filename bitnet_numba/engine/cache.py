@@ -54,6 +54,11 @@ class KVCache:
         self._set_pages(self._allocate(-(-capacity // BLOCK)))
 
     @property
+    def pages(self) -> list[Page]:
+        """The memory itself: whoever holds the list keeps the addresses valid."""
+        return self._pages
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of all its pages, with those that it shares with others."""
         return sum(page.nbytes for page in self._pages)

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bitnet_numba.engine.cache import KV_DTYPES
+from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.layout import round_up
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.source import ModelSource, expected_shapes
@@ -43,22 +47,31 @@ def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
 
 
 def _memory(transformer: Transformer) -> dict[str, int]:
-    """Return bytes by role; keys and values for a sequence that fills the context."""
+    """Return bytes by role; a tied head has none; keys and values for a sequence that fills the context."""
     weights, config = transformer.weights, transformer.config
     ternary = weights.qkv.nbytes + weights.attn_output.nbytes + weights.gate_up.nbytes + weights.down.nbytes
-    matrices = {id(array): array.nbytes for array in (weights.embedding, weights.embedding_scales)}
-    matrices |= {id(array): array.nbytes for array in (weights.head, weights.head_scales)}
+    embedding = weights.embedding.nbytes + weights.embedding_scales.nbytes
+    head = 0 if weights.head is weights.embedding else weights.head.nbytes + weights.head_scales.nbytes
     every = sum({id(array): array.nbytes for array in weights}.values())
     head_bytes = head_block_bytes(transformer.layout.head_dim, KV_DTYPES[transformer.kv_type])
     per_position = config.n_layers * config.n_kv_heads * head_bytes // BLOCK
     full_cache = per_position * round_up(transformer.max_context, BLOCK)
     return {
         "ternary_weights": ternary,
-        "embedding_and_head": sum(matrices.values()),
+        "embedding": embedding,
+        "head": head,
+        "embedding_and_head_copied": _copied(config, weights.embedding, weights.embedding_scales)
+        + (_copied(config, weights.head, weights.head_scales) if head else 0),
         "head_int8_copy": weights.head_screen.nbytes,
-        "norms_scales_and_rope": every - ternary - sum(matrices.values()) - weights.head_screen.nbytes,
+        "norms_scales_and_rope": every - ternary - embedding - head - weights.head_screen.nbytes,
         "scratch": transformer.state_bytes,
         "kv_cache_per_position": per_position,
         "kv_cache_of_full_context": full_cache,
         "total": every + transformer.state_bytes + full_cache,
     }
+
+
+def _copied(config: ModelConfig, values: npt.NDArray[np.generic], scales: npt.NDArray[np.float32]) -> int:
+    """Return the bytes of a matrix that had to be converted or padded; others are the file's own pages."""
+    in_file = scales.size == 0 and values.shape[1] == config.hidden_size
+    return 0 if in_file else values.nbytes + scales.nbytes

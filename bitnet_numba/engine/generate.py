@@ -12,7 +12,8 @@ from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
 from bitnet_numba.engine.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.engine.sampling import SamplingParams
-from bitnet_numba.engine.shared import SharedTransformer, Work
+from bitnet_numba.engine.scheduler import Work
+from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.stop import StopScanner
 
 STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again

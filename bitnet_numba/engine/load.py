@@ -21,6 +21,7 @@ from bitnet_numba.engine.tokenizer import Tokenizer
 from bitnet_numba.engine.weights import load_weights
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
 from bitnet_numba.kernels.softmax import softmax
+from bitnet_numba.kernels.ternary.tile_check import check_tiles
 from bitnet_numba.settings import read_settings
 from bitnet_numba.simd import cpu
 
@@ -148,6 +149,8 @@ def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
 
 
 def _compile(transformer: Transformer) -> None:
-    """Run every kernel once, so that the first answer does not wait for the compiler."""
+    """Run every kernel once, so that the first answer does not wait for the compiler; check tiles first."""
+    if cpu.has_tiles():
+        check_tiles()
     transformer.forward(np.zeros(1, np.int32), transformer.new_cache(1))
     softmax(np.zeros(1, np.float32), np.zeros(1, np.float32))

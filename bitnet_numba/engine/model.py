@@ -1,18 +1,17 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
-import itertools
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK, Piece, place_tokens
 from bitnet_numba.engine.cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.forward.arrays import (
     APPROXIMATE_HEAD,
     FULL_HEAD,
-    QUERY_TILE,
     SCREENED_HEAD,
     SCREENED_TOKENS,
     CacheArrays,
@@ -23,15 +22,12 @@ from bitnet_numba.engine.forward.arrays import (
 from bitnet_numba.engine.forward.step import forward
 from bitnet_numba.engine.head import HeadType, NeededLogits, request_of
 from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.state import allocate_state
+from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team
-
-MAX_CHUNK = 512  # tokens of one step
-PREFILL_CHUNK = 256  # of a prompt's step: enough to use each weight often, few enough to tell about progress
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): HEAD_F16,
@@ -39,27 +35,6 @@ _HEAD_KERNELS = {
     np.dtype(np.float32): HEAD_F32,
     np.dtype(np.int8): HEAD_INT8,
 }
-
-
-class Piece(NamedTuple):
-    """What a step takes of one sequence.
-
-    Attributes
-    ----------
-    tokens : int32[n_tokens]
-        At least one.
-    cache : KVCache
-        Holds the sequence so far.
-    n_logits : int
-        Of how many of the last tokens logits are asked for.
-    needed : NeededLogits, optional
-        Which logits of these must be exact; see :meth:`Transformer.forward`.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    cache: KVCache
-    n_logits: int = 1
-    needed: NeededLogits | None = None
 
 
 class Transformer:
@@ -87,8 +62,6 @@ class Transformer:
     threads : int
     isa : str
         The instruction set of the kernels.
-    rescored_rows : int
-        Logits that were computed exactly after the screening of all, so far.
     """
 
     def __init__(
@@ -106,7 +79,6 @@ class Transformer:
         self.isa = cpu.isa()
         self.kv_type = kv_type
         self.head = head
-        self.rescored_rows = 0
         self.max_context = max_context
         self.layout = layout
         self.weights = weights
@@ -180,7 +152,7 @@ class Transformer:
             self._step([piece], out[rows])
         return out
 
-    def forward_batch(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
+    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Append tokens to several sequences in one step, and return logits.
 
         What else is in the batch changes no bit of a sequence's logits.
@@ -192,8 +164,10 @@ class Transformer:
 
         Returns
         -------
-        float32[sum of n_logits, vocab_size]
+        logits : float32[sum of n_logits, vocab_size]
             In the order of the pieces and their tokens.
+        rescored_rows : int64[sum of n_logits]
+            How many of each token's logits were computed exactly after the screening of all.
 
         Raises
         ------
@@ -212,8 +186,7 @@ class Transformer:
             if not 0 <= piece.n_logits <= piece.tokens.size:
                 raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
         out = np.empty((sum(piece.n_logits for piece in checked), self.config.vocab_size), np.float32)
-        self._step(checked, out)
-        return out
+        return out, self._step(checked, out)
 
     def kernel_counts(self) -> dict[str, int]:
         """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
@@ -226,41 +199,29 @@ class Transformer:
     @property
     def state_bytes(self) -> int:
         """Bytes of scratch memory."""
-        return sum(array.nbytes for array in (*self._state[:-1], *self._state.screen))
+        return n_bytes(self._state)
 
-    def _step(self, pieces: Sequence[Piece], logits: npt.NDArray[np.float32]) -> None:
-        caches = [piece.cache for piece in pieces]
-        lengths = [piece.tokens.size for piece in pieces]
-        firsts = np.cumsum([0, *lengths])
+    def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        pages = [piece.cache.pages for piece in pieces]
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         step = Step(
             shape=self._shape,
             weights=self.weights,
-            cache=CacheArrays(addresses_of(caches), self._element),
+            cache=CacheArrays(addresses_of([piece.cache for piece in pieces]), self._element),
             state=self._state,
-            tokens=np.concatenate([piece.tokens for piece in pieces]),
-            positions=_int32s(
-                cache.length + i for cache, length in zip(caches, lengths, strict=True) for i in range(length)
-            ),
-            sequences=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
-            tiles=_tiles(firsts),
             head_way=way,
             request=request,
-            wanted=_int32s(
-                token
-                for piece, end in zip(pieces, firsts[1:], strict=True)
-                for token in range(end - piece.n_logits, end)
-            ),
+            **place_tokens(pieces)._asdict(),
         )
 
-        def work(crew: Crew) -> None:
+        def work(crew: Crew, _in_use: object = pages) -> None:  # by their addresses, also after an interrupt
             forward(crew, step, logits)
 
         self._team.run(work)
         for piece in pieces:
             piece.cache.length += piece.tokens.size
-        if way == SCREENED_HEAD:
-            self.rescored_rows += int(self._state.screen.rescored[: logits.shape[0]].sum())
+        n_rows = logits.shape[0]
+        return self._state.screen.rescored[:n_rows].copy() if way == SCREENED_HEAD else np.zeros(n_rows, np.int64)
 
     def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
         """Return how the logits of some tokens are computed, and what of them is needed."""
@@ -288,20 +249,6 @@ class Transformer:
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
             )
         return np.array(tokens, np.int32)  # its own, writable: for a read-only one Numba would compile anew
-
-
-def _int32s(numbers: Iterable[int]) -> npt.NDArray[np.int32]:
-    return np.fromiter(numbers, np.int32)
-
-
-def _tiles(firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Cut the tokens of each sequence, which begin at ``firsts``, into tiles of attention."""
-    tiles = [
-        (token, min(QUERY_TILE, end - token))
-        for first, end in itertools.pairwise(firsts)
-        for token in range(first, end, QUERY_TILE)
-    ]
-    return np.array(tiles, np.int32)
 
 
 def _shape(layout: Layout, weights: Weights) -> Shape:

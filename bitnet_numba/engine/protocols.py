@@ -1,13 +1,14 @@
 """What generation asks of a transformer and of a tokenizer."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.head import HeadType, NeededLogits
+from bitnet_numba.engine.head import HeadType
 
 CacheT = TypeVar("CacheT")
 
@@ -23,24 +24,16 @@ class Transformer(Protocol[CacheT]):
     def isa(self) -> str: ...
     @property
     def head(self) -> HeadType: ...
-    @property
-    def rescored_rows(self) -> int: ...
 
     def new_cache(self, n_positions: int) -> CacheT:
         """Make room for a sequence; ResourceError where memory does not allow it."""
         ...
 
-    def forward(
-        self,
-        tokens: NDArray[np.int32],
-        cache: CacheT,
-        logits: Literal["last", "all", "none"] = "last",
-        *,
-        needed: NeededLogits | None = None,
-    ) -> NDArray[np.float32]:
-        """Read tokens behind what the cache holds; a fresh ``float32[1, n_tokens or 0, vocab_size]`` comes back.
+    def forward_batch(self, pieces: Sequence[Piece[CacheT]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Read tokens behind what their caches hold, at most ``MAX_CHUNK`` of them.
 
-        Logits that are not ``needed`` may be minus infinity.
+        A fresh ``float32[sum of n_logits, vocab_size]`` comes back, in which logits that are not needed may be minus
+        infinity, and how many logits of each row were computed exactly after a screening, ``int64[sum of n_logits]``.
         """
         ...
 

@@ -1,8 +1,5 @@
-"""One transformer that several Python threads may use: a step at a time, its kernels counted for who asked."""
+"""One transformer that several Python threads may use at the same time."""
 
-import threading
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import Generic, Literal
 
 import numpy as np
@@ -10,27 +7,12 @@ from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.protocols import CacheT, Transformer
-from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
-
-
-@dataclass(slots=True)
-class Work:
-    """What steps have taken.
-
-    Attributes
-    ----------
-    kernels : Counter of str
-        Calls of each kernel.
-    rescored_rows : int
-        Logits that were computed exactly after the screening of all.
-    """
-
-    kernels: Counter[str] = field(default_factory=Counter)
-    rescored_rows: int = 0
+from bitnet_numba.engine.scheduler import Scheduler, Work
+from bitnet_numba.errors import ParameterError, ResourceError
 
 
 class SharedTransformer(Generic[CacheT]):
-    """Steps of several sequences, each with a cache of its own, one after the other.
+    """Steps of several sequences, each with a cache of its own; those that are asked for together are taken together.
 
     Parameters
     ----------
@@ -55,8 +37,7 @@ class SharedTransformer(Generic[CacheT]):
         self.isa = transformer.isa
         self.head = transformer.head
         self._transformer = transformer
-        self._lock = threading.Lock()
-        self._closed = False
+        self._scheduler = Scheduler(transformer)
 
     def check_fits(self, n_tokens: int) -> None:
         """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""
@@ -75,9 +56,8 @@ class SharedTransformer(Generic[CacheT]):
         ResourceError
             If memory does not allow it.
         """
-        with self._lock:
-            self._check_open()
-            return self._transformer.new_cache(n_positions)
+        self._scheduler.check_open()
+        return self._transformer.new_cache(n_positions)
 
     def forward(
         self,
@@ -101,24 +81,9 @@ class SharedTransformer(Generic[CacheT]):
         BitNetError
             If the model was closed.
         """
-        with self._lock:
-            self._check_open()
-            before, rescored = self._transformer.kernel_counts(), self._transformer.rescored_rows
-            result = self._transformer.forward(tokens, cache, logits, needed=needed)
-            after = self._transformer.kernel_counts()
-            work.rescored_rows += self._transformer.rescored_rows - rescored
-        for kernel, calls in after.items():
-            if calls > before.get(kernel, 0):
-                work.kernels[kernel] += calls - before.get(kernel, 0)
-        return result
+        n_logits = {"last": 1, "all": tokens.size, "none": 0}[logits]
+        return self._scheduler.forward(tokens, cache, work, n_logits, needed)
 
     def close(self) -> None:
         """Wait for the step that runs, if any, and give threads and memory back; later steps are refused."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._transformer.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BitNetError("the model was closed: load it again")
+        self._scheduler.close()

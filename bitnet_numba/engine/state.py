@@ -1,5 +1,7 @@
 """The scratch memory of a step, allocated once."""
 
+from typing import Any
+
 import numpy as np
 
 from bitnet_numba.engine.forward.arrays import QUERY_TILE, SCREENED_TOKENS, RunState
@@ -7,7 +9,7 @@ from bitnet_numba.engine.layout import Layout, round_up
 from bitnet_numba.kernels.attention import BLOCK, HEADER
 from bitnet_numba.kernels.head_bounds import new_screen_state
 from bitnet_numba.kernels.jit import new_counts
-from bitnet_numba.kernels.ternary import TOKENS, unpacked_codes
+from bitnet_numba.kernels.ternary import TOKENS, gemm_scratch
 
 
 def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int) -> RunState:
@@ -39,7 +41,6 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         attn_output=np.zeros((chunk, layout.hidden), np.int32),
         gate_up=np.zeros((chunk, 2 * layout.ffn), np.int32),
         down=np.zeros((chunk, layout.hidden), np.int32),
-        unpacked=unpacked_codes(n_threads, max(layout.hidden, layout.attended, layout.ffn)),
         query=np.zeros((slots, config.n_heads * layout.head_dim), np.float32),
         attended=np.zeros((slots, layout.attended), np.float32),
         gated=np.zeros((slots, layout.ffn), np.float32),
@@ -49,5 +50,11 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         partials=np.zeros((config.n_heads, n_blocks, HEADER + layout.head_dim), np.float32),
         partial=np.zeros((n_threads, 4, HEADER + layout.head_dim), np.float32),
         merged=np.zeros((n_threads, QUERY_TILE * group, HEADER + layout.head_dim), np.float32),
+        gemm=gemm_scratch(n_threads, slots, max(layout.hidden, layout.attended, layout.ffn)),
         screen=new_screen_state(config.vocab_size, layout.hidden, SCREENED_TOKENS, n_threads),
     )
+
+
+def n_bytes(arrays: Any) -> int:
+    """Count the bytes of arrays in tuples, and in tuples of these."""
+    return int(arrays.nbytes) if isinstance(arrays, np.ndarray) else sum(map(n_bytes, arrays))

@@ -36,10 +36,8 @@ from bitnet_numba.kernels.head_rows import (
     rounded,
 )
 from bitnet_numba.kernels.jit import HEAD_SCREEN, jit
-from bitnet_numba.simd.dot import dot
 from bitnet_numba.simd.memory import (
     broadcast_from,
-    broadcast_word,
     load_bytes,
     load_f32,
     load_i32,
@@ -47,11 +45,14 @@ from bitnet_numba.simd.memory import (
     store_f32,
     store_i32,
 )
+from bitnet_numba.simd.register_tile import add_unsigned_products, store_totals, zero_totals
 from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
 from bitnet_numba.simd.types import LANES
 
 BASE = np.float32(127)  # a hidden element is 127 * high + low: so both bytes fit the dot product of every CPU
 LARGEST_HIDDEN = np.float32(BASE * BIAS + BIAS)
+TOKENS = 4  # at once: as many sums as hide the latency of a dot product, while each line is loaded once
+_SUMS_OF_ONE, _SUMS_OF_ALL = 4, 4 * TOKENS  # names of constants, which Numba knows by value
 AHEAD = 512  # words of prefetch: 2 kB, which hides the latency of memory
 LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full pass can overflow
 CENTRE_ROUNDINGS = np.float32(8 * ROUNDING)  # five of the term that is computed, one when the bound is added to it
@@ -75,8 +76,8 @@ class ScreenState(NamedTuple):
         High and low parts of each hidden state; slots as in the forward pass's other buffers.
     measures : float32[slots, 5]
         Of each hidden state; columns ``STEP_SIZE`` to ``FLOOR``.
-    sums : int32[n_threads, 2, 2, 16]
-        Products of two blocks with high and low parts.
+    sums : int32[n_threads, 4, 2, 2, 16]
+        Products of up to four tokens' high and low parts with two blocks.
     lower, upper : float32[n_tokens, 16 * n_blocks]
         Bounds of each logit.
     best : float32[n_tokens, n_blocks]
@@ -104,7 +105,7 @@ def new_screen_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads
     return ScreenState(
         hidden=np.zeros((slots, 2, hidden_size), np.uint8),
         measures=np.zeros((slots, 5), np.float32),
-        sums=np.zeros((n_threads, 2, 2, ROWS), np.int32),
+        sums=np.zeros((n_threads, TOKENS, 2, 2, ROWS), np.int32),
         lower=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
         upper=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
         best=np.zeros((n_tokens, n_blocks), np.float32),
@@ -125,19 +126,48 @@ def screen_worker(
     """Write the bounds of all logits; two distant blocks at once keep memory busier than one."""
     n_tokens, half = hidden.shape[0], screen.shape[0] // 2
     _begin(crew, counts, hidden, state)
-    sums = state.sums[crew.thread]
     block = claim(crew, half)
     while block >= 0:
-        for token in range(n_tokens):
-            slot = token if n_tokens > 1 else crew.thread
-            bounds = state.lower[token], state.upper[token], state.best[token]
-            _two_blocks(screen, block, half + block, state.hidden[slot], sums)
-            _bound_block(screen[block], block, sums[0], state.measures[slot], bounds)
-            _bound_block(screen[half + block], half + block, sums[1], state.measures[slot], bounds)
-            if always.shape[1]:
-                _exempt(always[token], block, *bounds)
-                _exempt(always[token], half + block, *bounds)
+        token = 0
+        while token < n_tokens:
+            taken = _take_blocks(crew, screen, block, n_tokens, token, state)
+            for each in range(taken):
+                _bound_both(crew, screen, block, n_tokens, token + each, state.sums[crew.thread, each], always, state)
+            token += taken
         block = claim(crew, half)
+
+
+@jit
+def _take_blocks(crew: Crew, screen: Words, block: int, n_tokens: int, token: int, state: ScreenState) -> int:
+    """Multiply two blocks with four tokens, or with one where there are fewer; return how many."""
+    second, sums = screen.shape[0] // 2 + block, state.sums[crew.thread]
+    if n_tokens - token >= TOKENS:
+        _two_blocks(zero_totals(_SUMS_OF_ALL), screen, block, second, state.hidden, token, sums)
+        return TOKENS
+    _two_blocks(
+        zero_totals(_SUMS_OF_ONE), screen, block, second, state.hidden, token if n_tokens > 1 else crew.thread, sums
+    )
+    return 1
+
+
+@jit
+def _bound_both(
+    crew: Crew,
+    screen: Words,
+    block: int,
+    n_tokens: int,
+    token: int,
+    sums: npt.NDArray[np.int32],
+    always: npt.NDArray[np.uint8],
+    state: ScreenState,
+) -> None:
+    measures = state.measures[token if n_tokens > 1 else crew.thread]
+    bounds = state.lower[token], state.upper[token], state.best[token]
+    for which in range(2):
+        number = block + which * (screen.shape[0] // 2)
+        _bound_block(screen[number], number, sums, which, measures, bounds)
+        if always.shape[1]:
+            _exempt(always[token], number, *bounds)
 
 
 @jit
@@ -146,15 +176,18 @@ def approximate_worker(
 ) -> None:
     n_tokens, half = hidden.shape[0], screen.shape[0] // 2
     _begin(crew, counts, hidden, state)
-    sums = state.sums[crew.thread]
     block = claim(crew, half)
     while block >= 0:
-        for token in range(n_tokens):
-            slot = token if n_tokens > 1 else crew.thread
-            _two_blocks(screen, block, half + block, state.hidden[slot], sums)
-            for which, first in ((0, block * ROWS), (1, (half + block) * ROWS)):
-                notes = screen[first // ROWS, :HEADER].view(np.float32)
-                store_f32(state.upper[token], first, _centre(notes, sums[which], state.measures[slot])[0])
+        token = 0
+        while token < n_tokens:
+            taken = _take_blocks(crew, screen, block, n_tokens, token, state)
+            for each in range(taken):
+                measures = state.measures[token + each if n_tokens > 1 else crew.thread]
+                for which in range(2):
+                    number = block + which * half
+                    centre, _ = _centre(screen[number], state.sums[crew.thread, each], which, measures)
+                    store_f32(state.upper[token + each], number * ROWS, centre)
+            token += taken
         block = claim(crew, half)
     barrier(crew)
     for token in range(crew.thread, n_tokens, crew.n_threads):
@@ -200,43 +233,46 @@ def _quantize_hidden(values: Floats, out: npt.NDArray[np.uint8], measures: Float
 
 @jit
 def _two_blocks(
-    screen: Words, first: int, second: int, hidden: npt.NDArray[np.uint8], sums: npt.NDArray[np.int32]
+    zeros: Any, screen: Words, first: int, second: int, hidden: npt.NDArray[np.uint8], slot: int, sums: Any
 ) -> None:
-    """Write the products of sixteen rows of each half of the matrix with high and low parts: two sums a block."""
-    flat, high_bytes, low_bytes = screen.reshape(-1), hidden[0], hidden[1]
-    n_words = screen.shape[1] - HEADER
-    at_1, at_2 = first * screen.shape[1] * ROWS, second * screen.shape[1] * ROWS
-    high_1 = low_1 = load_i32(flat, at_1 + CORRECTION * ROWS)  # what the bytes' bias adds, taken off beforehand
-    high_2 = low_2 = load_i32(flat, at_2 + CORRECTION * ROWS)
-    for word in range(n_words):
-        line_1, line_2 = at_1 + (HEADER + word) * ROWS, at_2 + (HEADER + word) * ROWS
+    """Write the products of sixteen rows of each half of the matrix with hidden states from ``slot`` on.
+
+    ``zeros`` has four vectors for each of them: high and low part times either block.
+    """
+    flat, of_hidden = screen.reshape(-1), hidden.reshape(-1)
+    n, first_byte = hidden.shape[2], slot * 2 * hidden.shape[2]
+    at_1 = (first * screen.shape[1] + HEADER) * ROWS
+    at_2 = (second * screen.shape[1] + HEADER) * ROWS
+    totals = zeros
+    for word in range(n // WORD):
+        line_1, line_2 = at_1 + word * ROWS, at_2 + word * ROWS
         prefetch(flat, line_1 + AHEAD)
         prefetch(flat, line_2 + AHEAD)
-        high, low = broadcast_word(high_bytes, word * WORD), broadcast_word(low_bytes, word * WORD)
-        codes_1, codes_2 = load_bytes(flat, line_1), load_bytes(flat, line_2)
-        high_1, low_1 = dot(high_1, high, codes_1), dot(low_1, low, codes_1)
-        high_2, low_2 = dot(high_2, high, codes_2), dot(low_2, low, codes_2)
-    store_i32(sums[0, 0], 0, high_1)
-    store_i32(sums[0, 1], 0, low_1)
-    store_i32(sums[1, 0], 0, high_2)
-    store_i32(sums[1, 1], 0, low_2)
+        codes = load_bytes(flat, line_1), load_bytes(flat, line_2)
+        totals = add_unsigned_products(totals, codes, of_hidden, first_byte + word * WORD, n)
+    store_totals(sums.reshape(-1), 0, totals)
 
 
 @jit
-def _centre(notes: Floats, sums: npt.NDArray[np.int32], measures: Floats) -> Any:
+def _centre(lines: Words, sums: npt.NDArray[np.int32], which: int, measures: Floats) -> Any:
     """Return s t (c . q) of sixteen rows, and the sum of its parts' magnitudes, to which its roundings are relative."""
-    unit = v.mul_f32(load_f32(notes[SCALE], 0), broadcast_from(measures, STEP_SIZE))
-    high, low, base = v.to_f32(load_i32(sums[0], 0)), v.to_f32(load_i32(sums[1], 0)), v.broadcast_f32(BASE)
+    unit = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(measures, STEP_SIZE))
+    correction = load_i32(lines[CORRECTION], 0)  # takes off what the bias of the hidden state's bytes has added
+    high = v.to_f32(v.add_i32(load_i32(sums[0, which], 0), correction))
+    low = v.to_f32(v.add_i32(load_i32(sums[1, which], 0), correction))
+    base = v.broadcast_f32(BASE)
     size = v.mul_f32(unit, v.fma_f32(v.abs_f32(high), base, v.abs_f32(low)))
     return v.mul_f32(unit, v.fma_f32(high, base, low)), size
 
 
 @jit
-def _bound_block(lines: Words, block: int, sums: npt.NDArray[np.int32], measures: Floats, bounds: Any) -> None:
+def _bound_block(
+    lines: Words, block: int, sums: npt.NDArray[np.int32], which: int, measures: Floats, bounds: Any
+) -> None:
     """Write the bounds of sixteen logits, and the highest lower one."""
     lower, upper, best = bounds
     notes = lines[:HEADER].view(np.float32)
-    centre, size = _centre(notes, sums, measures)
+    centre, size = _centre(lines, sums, which, measures)
     norm, error = load_f32(notes[NORM], 0), load_f32(notes[ERROR], 0)
     hidden_norm, infinity = broadcast_from(measures, HIDDEN_NORM), v.broadcast_f32(np.float32(np.inf))
     most = v.mul_f32(v.add_f32(norm, error), hidden_norm)

@@ -29,8 +29,9 @@ _COMPILED_ROOMS = (
 
 # ---- the registry ----------------------------------------------------------------------------------------------------
 KERNELS = (
-    f"i2s_gemv_{cpu.isa()}",
-    f"i2s_gemm_{cpu.isa()}",
+    f"i2s_gemv_{cpu.vector_isa()}",
+    f"i2s_gemm_{cpu.vector_isa()}",
+    f"i2s_gemm_{cpu.isa() if cpu.has_tiles() else cpu.TILES}",
     "quantize_absmax_int8",
     "rmsnorm_forward",
     "rope_forward",
@@ -43,7 +44,7 @@ KERNELS = (
     "bf16_head_gemv",
     "f32_head_gemv",
     "int8_head_gemv",
-    f"int8_head_screen_{cpu.isa()}",
+    f"int8_head_screen_{cpu.vector_isa()}",
     "head_rescore",
     "softmax_forward",
 )
@@ -52,6 +53,7 @@ KERNELS = (
 (
     TERNARY_GEMV,
     TERNARY_GEMM,
+    TERNARY_TILES,
     QUANTIZE,
     RMS_NORM,
     ROPE,

@@ -6,6 +6,7 @@ target lacks makes LLVM end the process, without a Python exception.
 
 import ctypes
 import functools
+import logging
 import os
 import platform
 import sys
@@ -19,10 +20,14 @@ from numba.core import config
 from bitnet_numba.errors import ParameterError, UnsupportedError
 from bitnet_numba.settings import read_settings
 
+_logger = logging.getLogger(__name__)
+
 _X86_FLOAT = ("avx", "avx2", "fma", "f16c")
+_AVX512_VNNI = (*_X86_FLOAT, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni")
 REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "avx512_vnni": (*_X86_FLOAT, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"),
+        "amx_int8": (*_AVX512_VNNI, "amx-tile", "amx-int8"),
+        "avx512_vnni": _AVX512_VNNI,
         "avx_vnni": (*_X86_FLOAT, "avxvnni"),
         "avx2": _X86_FLOAT,
         "neon_dotprod": ("neon", "dotprod"),
@@ -31,9 +36,16 @@ REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Instruction sets, the fastest first, and LLVM's names of the features that each one uses."""
 
+TILES = "amx_int8"
+EMULATED_TILES = "amx_emulated"
+"""``amx_int8`` with its tiles in plain code, beside the CPU's own vectors. It is slow, and there for tests, which ask
+for it by ``BITNET_ISA``; it is never chosen, and listed nowhere."""
+
 _X86_TARGETS = {"avx_vnni": ("haswell", "+avxvnni"), "avx2": ("haswell", ""), "generic": ("x86-64", "")}
 _ARM_TARGETS = {"neon_dotprod": ("generic", "+neon,+dotprod"), "generic": ("generic", "+neon")}
 """For a forced set the oldest CPU of its kind, and what it has besides: nothing newer slips into the code."""
+
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18  # of Linux on x86-64
 
 _AT_HWCAP = 16
 _HWCAP_BITS = {"neon": 1 << 1, "dotprod": 1 << 20}  # LLVM asks /proc/cpuinfo instead, where emulators show their host
@@ -75,7 +87,24 @@ def _told_by_linux() -> frozenset[str]:
 
 def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that this CPU can run, the fastest first."""
-    return tuple(isa for isa, needed in REQUIRED_FEATURES.items() if features().issuperset(needed))
+    found = tuple(isa for isa, needed in REQUIRED_FEATURES.items() if features().issuperset(needed))
+    return tuple(isa for isa in found if isa != TILES or _refusal_of_tiles() is None)
+
+
+@functools.cache
+def _refusal_of_tiles() -> str | None:
+    """Ask the system to let this process use tile registers; return why it refuses, or ``None``.
+
+    Their eight kilobytes are saved whenever threads change, so Linux gives them to processes that ask, once for all
+    threads. A child that is spawned asks again.
+    """
+    if sys.platform != "linux":
+        return f"it is {sys.platform}, where this program does not know how to ask"
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.argtypes, syscall.restype = [ctypes.c_long] * 3, ctypes.c_long
+    if syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0:
+        return None
+    return os.strerror(ctypes.get_errno())
 
 
 @functools.cache
@@ -89,18 +118,29 @@ def isa() -> str:
     ParameterError
         If ``BITNET_ISA`` names none that exists.
     UnsupportedError
-        If this CPU lacks what ``BITNET_ISA`` asks for.
+        If this CPU lacks what ``BITNET_ISA`` asks for, or the system refuses it.
     """
     forced = read_settings().isa
     if forced is None:
         _compile_for_told_features()
-        return available_isas()[0]
+        chosen = available_isas()[0]
+        if features().issuperset(REQUIRED_FEATURES[TILES]) and chosen != TILES:
+            _logger.warning("%s: the system refuses tiles (%s); using %s", TILES, _refusal_of_tiles(), chosen)
+        return chosen
+    if forced == EMULATED_TILES:
+        _compile_for_told_features()
+        return forced
     if forced not in REQUIRED_FEATURES:
         raise ParameterError(f"BITNET_ISA={forced}: unknown; choose one of {', '.join(REQUIRED_FEATURES)}")
     missing = sorted(set(REQUIRED_FEATURES[forced]) - features())
     if missing:
         raise UnsupportedError(
             f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it has {', '.join(available_isas())}"
+        )
+    if forced not in available_isas():
+        raise UnsupportedError(
+            f"BITNET_ISA={forced}: the system refuses tiles ({_refusal_of_tiles()}); "
+            f"choose one of {', '.join(available_isas())}"
         )
     targets = _X86_TARGETS if is_x86() else _ARM_TARGETS if is_aarch64() else {}
     if forced in targets and "NUMBA_CPU_NAME" not in os.environ:
@@ -110,7 +150,7 @@ def isa() -> str:
 
 def target_features() -> frozenset[str]:
     """Return LLVM's names of the features that compiled code may use: of a forced instruction set only its own."""
-    return frozenset(REQUIRED_FEATURES[isa()]) if read_settings().isa else features()
+    return frozenset(REQUIRED_FEATURES[vector_isa()]) if read_settings().isa else features()
 
 
 def _compile_for_told_features() -> None:
@@ -121,18 +161,28 @@ def _compile_for_told_features() -> None:
         config.CPU_FEATURES = ",".join([*found.split(","), *(f"+{name}" for name in told)]).lstrip(",")
 
 
+def has_tiles() -> bool:
+    """Tell whether the chosen set multiplies many tokens by tiles."""
+    return isa() in (TILES, EMULATED_TILES)
+
+
+def vector_isa() -> str:
+    """Return the instruction set of the vectors: the chosen one, or the one that stands beside its tiles."""
+    return next(name for name in available_isas() if name != TILES) if has_tiles() else isa()
+
+
 def has_hardware_floats() -> bool:
     """Tell whether fused multiply-add and half-precision conversion are instructions of the chosen set.
 
     Every AArch64 CPU has both; on x86 they come with AVX2. Elsewhere ``simd/vector.py`` computes the same bits from
     simpler operations.
     """
-    return isa() != "generic" or is_aarch64()
+    return vector_isa() != "generic" or is_aarch64()
 
 
 def has_signed_dot() -> bool:
     """Tell whether the chosen set's dot product takes both bytes as signed, so none above 127."""
-    return isa() == "neon_dotprod"
+    return vector_isa() == "neon_dotprod"
 
 
 def brand() -> str:

@@ -96,7 +96,7 @@ def dot_sse2(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
 
 @vector_op(I32x16, I32x16, U8x64, U8x64)
 def dot_plain(b: Builder, acc: Value, unsigned: Value, signed: Value) -> Value:
-    """Plain LLVM: split each word into its four bytes, multiply, add. Runs on any CPU."""
+    """Plain LLVM: split each word into its four bytes, multiply, add. Runs on any CPU, exact for every byte."""
     u, s = b.bitcast(unsigned, I32x16.llvm), b.bitcast(signed, I32x16.llvm)
     for k in range(4):
         byte = b.and_(b.lshr(u, splat(I32x16.llvm, 8 * k)), splat(I32x16.llvm, 255))
@@ -120,4 +120,4 @@ BODIES: Mapping[str, Any] = MappingProxyType(
         "generic": _generic_body(),
     }
 )
-dot = BODIES[cpu.isa()]
+dot = BODIES[cpu.vector_isa()]

@@ -176,6 +176,18 @@ def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorTyp
 
 
 @array_op
+def store_bytes(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+    """Write 64 bytes to ``array[index:]``."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], U8x64.llvm)
+        b.store(args[2], at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, U8x64), lower
+
+
+@array_op
 def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.Array, place: types.Integer) -> Any:
     """Copy the four bytes ``source[index : index + 4]`` to ``target[place:]``."""
 

@@ -4,6 +4,7 @@ A tile is a tuple of vectors: a vector for each of the first token's blocks, the
 sums may be narrower than int32 where that saves instructions, so they are widened every ``SUM_COLUMNS`` columns.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -32,7 +33,7 @@ from bitnet_numba.simd.types import I16x32, I32x16, U8x64
 _LINE = 64
 _AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 _SHIFTS = (6, 4, 2, 0)
-_NARROW = cpu.isa() == "avx2"
+_NARROW = cpu.vector_isa() == "avx2"
 _SUM = I16x32 if _NARROW else I32x16
 SUM_COLUMNS = 256 if _NARROW else 1 << 19
 """Columns after which sums of codes 0..2 times int8 must be widened: -128 * 2 * 2 columns * 64 is an int16 still."""
@@ -101,24 +102,59 @@ def add_widened(_: Any, totals: UniTuple, sums: UniTuple) -> Any:
     return totals(totals, sums), lower
 
 
-@array_op
-def add_products(
-    _: Any, sums: UniTuple, codes: UniTuple, q: types.Array, index: types.Integer, stride: types.Integer
-) -> Any:
-    """Add each block's codes times four activations of each token; those of token t begin at ``index + t * stride``."""
+def _adding(add: Callable[[Builder, Value, Value, Value], Value]) -> Any:
+    """Make an operation that adds each block's codes times four bytes of each row of ``q``, one row a token or a part.
+
+    Row r begins at ``index + r * stride``. ``add`` takes a sum, the codes and the bytes.
+    """
+
+    def typing(_: Any, sums: UniTuple, codes: UniTuple, q: types.Array, index: Any, stride: Any) -> Any:
+        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+            before, blocks = (cgutils.unpack_tuple(b, tile) for tile in args[:2])
+            after: list[Value] = []
+            place = address(context, b, signature.args[2], args[2], args[3], I8)
+            while len(after) < len(before):
+                word = b.load(b.bitcast(place, I32.as_pointer()), align=1)
+                four = b.bitcast(spread(b, word, I32x16.llvm), U8x64.llvm)
+                after += [add(b, before[len(after) + i], of_block, four) for i, of_block in enumerate(blocks)]
+                place = b.gep(place, [args[4]])
+            return context.make_tuple(b, sums, after)
+
+        return sums(sums, codes, q, types.intp, types.intp), lower
+
+    return array_op(typing)
+
+
+def _add_swapped(b: Builder, total: Value, codes: Value, unsigned: Value) -> Value:
+    return dot.emit(b, total, unsigned, codes)
+
+
+add_products = _adding(add_to_sum)  # unsigned codes 0..2 times int8
+add_unsigned_products = _adding(_add_swapped)  # int8 codes times unsigned bytes below 128, to sums of int32
+
+
+@literal_op
+def zero_totals(_: Any, count: types.IntegerLiteral) -> Any:
+    """``count`` vectors of nothing, as int32."""
+    tile = UniTuple(I32x16, count.literal_value)
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        before, blocks = (cgutils.unpack_tuple(b, tile) for tile in args[:2])
-        after: list[Value] = []
-        place = address(context, b, signature.args[2], args[2], args[3], I8)
-        while len(after) < len(before):
-            word = b.load(b.bitcast(place, I32.as_pointer()), align=1)
-            activations = b.bitcast(spread(b, word, I32x16.llvm), U8x64.llvm)
-            after += [add_to_sum(b, before[len(after) + i], codes, activations) for i, codes in enumerate(blocks)]
-            place = b.gep(place, [args[4]])
-        return context.make_tuple(b, sums, after)
+        return context.make_tuple(b, tile, [splat(I32x16.llvm, 0)] * tile.count)
 
-    return sums(sums, codes, q, types.intp, types.intp), lower
+    return tile(count), lower
+
+
+@array_op
+def store_totals(_: Any, out: types.Array, index: types.Integer, totals: UniTuple) -> Any:
+    """Write the vectors of a tile one after the other to the int32 ``out[index:]``."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        place = address(context, b, signature.args[0], args[0], args[1], I32x16.llvm)
+        for number, total in enumerate(cgutils.unpack_tuple(b, args[2])):
+            b.store(total, b.gep(place, [ir.Constant(I32, number)]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, totals), lower
 
 
 # ---- tiles of codes --------------------------------------------------------------------------------------------------

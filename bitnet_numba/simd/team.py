@@ -129,6 +129,15 @@ def meet_for(crew: Crew, n_tokens: int) -> None:
 
 
 # ---- outside ---------------------------------------------------------------------------------------------------------
+def _new_sync(n_threads: int) -> npt.NDArray[np.int64]:
+    return np.zeros((2 + 3 * n_threads, _LINE), np.int64)
+
+
+def alone() -> Crew:
+    """Return the place of the only member of a team, for work that needs no other thread."""
+    return Crew(_new_sync(1), 0, 1)
+
+
 class _Job:
     """Work for the team, and how it ended."""
 
@@ -153,7 +162,7 @@ class Team:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._sync = np.zeros((2 + 3 * n_threads, _LINE), np.int64)
+        self._sync = _new_sync(n_threads)
         self._queues: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in range(n_threads)]
         self._arrivals = queue.SimpleQueue[None]()
         self._threads = [

@@ -22,10 +22,10 @@ THREADS_OPTION = click.option(
 )
 KV_TYPE_OPTION = click.option(
     "--kv-type",
-    type=click.Choice(["f16", "f32"]),
+    type=click.Choice(["f16", "f32", "int8"]),
     default="f16",
     show_default=True,
-    metavar="f16|f32",
+    metavar="f16|f32|int8",
     help="Precision of the keys and values that are kept.",
 )
 HEAD_OPTION = click.option(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._model import loaded
@@ -13,23 +14,50 @@ from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_op
 if TYPE_CHECKING:
     from bitnet_numba import LanguageModel
 
+N_TOKENS = 2  # that are read, and written
+UNTOLD = "not known: the system does not tell, or kernels were compiled just now (then run it again)"
+
 
 @click.command("info", short_help="Show model, CPU, kernels and memory.")
 @loading_options
+@click.option(
+    "--memory",
+    "memory_only",
+    is_flag=True,
+    help="Show the memory plan alone, and check it: fail if the process has held more than the model needs.",
+)
 @JSON_OPTION
-def command(as_json: bool, **options: Any) -> None:
+def command(as_json: bool, memory_only: bool, **options: Any) -> None:
     """Show the model, the CPU, the kernels chosen, the threads, the kernel cache and the memory plan.
 
-    The kernels are those that ran when the model read two tokens and wrote two.
+    The kernels are those that ran when the model read two tokens and wrote two. The memory check compares the most that
+    the process has held by then with the plan: packed weights, the head's int8 copy, keys and values, the pages of the
+    file that were touched, and 300 MB for everything else.
     """
     loading = loading_arguments(options)
     cache = _cache()
     with loaded(loading) as model:
-        sections = {**model.info(), "cpu": _cpu(), "kernels": _kernels(model), "kernel_cache": cache}
+        kernels = _kernels(model)
+        check = _memory_check(model, compiled=not cache["warm"])
+        sections = {**model.info(), "memory_check": check, "cpu": _cpu(), "kernels": kernels, "kernel_cache": cache}
+    if memory_only:
+        sections = {name: sections[name] for name in ("memory", "memory_check")}
     if as_json:
         _text.write_json(sections)
     else:
         _text.write_text(_ui.tables({_title(name): _readable(name, facts) for name, facts in sections.items()}))
+    if memory_only and check["holds"] is False:
+        raise ResourceError(
+            f"memory: the process has held {human_size(check['peak'])}, the plan allows {human_size(check['allowed'])};"
+            " please report this with the tables above"
+        )
+
+
+def _memory_check(model: "LanguageModel", *, compiled: bool) -> dict[str, Any]:
+    """Check the memory of a process that has read and written the tokens of :func:`_kernels`."""
+    from bitnet_numba.engine.memory_check import check_memory  # here, because it imports numba
+
+    return check_memory(model.info(), min(2 * N_TOKENS, model.max_context), compiled=compiled)
 
 
 def _cpu() -> dict[str, Any]:
@@ -53,8 +81,8 @@ def _cache() -> dict[str, Any]:
 
 
 def _kernels(model: "LanguageModel") -> dict[str, Any]:
-    prompt = [0] * min(2, model.max_context)
-    result = model.generate(prompt, max_tokens=2, ignore_eos=True)
+    prompt = [0] * min(N_TOKENS, model.max_context)
+    result = model.generate(prompt, max_tokens=N_TOKENS, ignore_eos=True)
     return {"threads": result.threads, "instruction_set": result.isa, "ids": sorted(result.kernels)}
 
 
@@ -69,11 +97,11 @@ def _readable(section: str, facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _value(section: str, value: object) -> str:
     if value is None:
-        return "none"
+        return UNTOLD if section == "memory_check" else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return human_size(value) if section == "memory" else f"{value:,}"
+        return human_size(value) if section in ("memory", "memory_check") else f"{value:,}"
     if isinstance(value, Mapping):
         return ", ".join(f"{count} {name}" for name, count in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,13 +1,18 @@
 """``info`` on the embedded model."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
 
+from bitnet_numba.demo import demo_model_path
+from bitnet_numba.engine import memory_check
 from bitnet_numba.kernels import jit
 from bitnet_numba.simd import cpu
+from bitnet_numba_cli.info import UNTOLD
 from tests.cli.conftest import Invoke
+from tests.subprocesses import run_python
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,43 @@ def test_the_model_is_described(sections: dict[str, Any]) -> None:
 def test_the_memory_plan_is_in_bytes_and_follows_the_context(sections: dict[str, Any]) -> None:
     memory = sections["memory"]
     assert memory["ternary_weights"] == 4_718_592 // 4
-    assert memory["kv_cache_of_full_context"] == 64 * memory["kv_cache_per_position"]
+    assert memory["kv_cache_of_full_context"] == 256 * memory["kv_cache_per_position"]  # in whole pages
+
+
+def test_a_process_holds_no_more_than_its_model_needs() -> None:
+    """A process of its own: this one has held whatever tests needed."""
+    arguments = ("-m", "bitnet_numba", "info", "-m", "demo", "--memory", "--json")
+    warm = [run_python(*arguments) for _ in range(2)][1]  # the first may have compiled
+    assert warm.returncode == 0, warm.stderr
+    sections = json.loads(warm.stdout)
+    check, memory = sections["memory_check"], sections["memory"]
+    assert sections.keys() == {"memory", "memory_check"}
+    assert check["kv_cache"] == 256 * memory["kv_cache_per_position"]
+    assert check["embedding_and_head_copied"] == 0
+    parts = {name: size for name, size in check.items() if name not in ("allowed", "peak", "holds")}
+    assert check["allowed"] == sum(size or 0 for size in parts.values())
+    if sys.platform == "linux":
+        assert 0 < check["file_pages_touched"] <= demo_model_path().stat().st_size + 4096
+        assert check["holds"] is True
+        assert 50e6 < check["peak"] <= check["allowed"]
+
+
+def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "is_warm", lambda: True)
+    monkeypatch.setattr(memory_check, "touched_bytes", lambda path: 0)
+    monkeypatch.setattr(memory_check, "peak_memory_mb", lambda: 5000.0)
+    result = invoke("info", "-m", "demo", "--memory")
+    assert result.exit_code == 1
+    assert "the process has held 5.00 GB, the plan allows 30" in result.stderr
+    assert "holds" in result.stdout
+    assert invoke("info", "-m", "demo").exit_code == 0
+
+
+def test_what_cannot_be_checked_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "is_warm", lambda: False)
+    result = invoke("info", "-m", "demo", "--memory")
+    assert result.exit_code == 0
+    assert UNTOLD in result.stdout
 
 
 def test_the_machine_is_described(sections: dict[str, Any]) -> None:
@@ -44,7 +85,7 @@ def test_the_machine_is_described(sections: dict[str, Any]) -> None:
 def test_the_kernels_are_those_that_ran(sections: dict[str, Any]) -> None:
     kernels = sections["kernels"]
     assert (kernels["threads"], kernels["instruction_set"]) == (1, cpu.isa())
-    assert {f"i2s_gemv_{cpu.isa()}", f"i2s_gemm_{cpu.isa()}", "ffn_relu2_forward"} <= set(kernels["ids"])
+    assert {f"i2s_gemv_{cpu.vector_isa()}", f"i2s_gemm_{cpu.vector_isa()}", "ffn_relu2_forward"} <= set(kernels["ids"])
     assert "ffn_silu_forward" not in kernels["ids"]
 
 
@@ -58,6 +99,7 @@ def test_people_get_tables(invoke: Invoke) -> None:
     assert [line for line in lines if line and "  " not in line] == [
         "Model",
         "Memory",
+        "Memory check",
         "CPU",
         "Kernels",
         "Kernel cache",

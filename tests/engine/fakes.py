@@ -68,7 +68,6 @@ class FakeTransformer:
     threads = 2
     isa = "fake"
     head: HeadType = "f16"
-    rescored_rows = 0
 
     def __init__(self, logits_of: LogitsOf) -> None:
         self.config = SimpleNamespace(vocab_size=VOCAB_SIZE, max_seq_len=CONTEXT)
@@ -81,17 +80,19 @@ class FakeTransformer:
         self.caches.append(FakeCache(n_positions))
         return self.caches[-1]
 
-    def forward(
-        self, tokens: NDArray[np.int32], cache: FakeCache, logits: str = "last", *, needed: Any = None
-    ) -> NDArray[np.float32]:
-        if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
-            raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
-        self.counts["gemm" if tokens.size > 1 else "gemv"] += 1
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        for tokens, cache, _, _ in pieces:
+            if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
+                raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
         rows = []
-        for token in tokens:
-            cache.tokens.append(int(token))
-            rows.append(self._logits_of(cache.tokens))
-        return np.stack(rows if logits == "all" else rows[-1:])
+        for tokens, cache, n_logits, _ in pieces:
+            for place, token in enumerate(tokens):
+                cache.tokens.append(int(token))
+                logits = self._logits_of(cache.tokens)
+                if place >= tokens.size - n_logits:
+                    rows.append(logits)
+        self.counts["gemm" if sum(piece.tokens.size for piece in pieces) > 1 else "gemv"] += 1
+        return np.stack([np.zeros(VOCAB_SIZE, np.float32), *rows])[1:], np.zeros(len(rows), np.int64)
 
     def kernel_counts(self) -> dict[str, int]:
         return dict(self.counts)

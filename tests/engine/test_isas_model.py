@@ -1,4 +1,4 @@
-"""One table: every instruction set, number of threads and way to cut a prompt gives the same logits, bit for bit."""
+"""One table: every instruction set, team, batch and way to cut a prompt gives the same logits, bit for bit."""
 
 import itertools
 import json
@@ -13,10 +13,12 @@ from bitnet_numba.simd import cpu
 from tests.engine.toys_of_digest import write_toys
 from tests.subprocesses import run_python
 
+ISAS = (*cpu.available_isas(), cpu.EMULATED_TILES)
 THREADS = (1, 2)
 CHUNKS = (1, 7, 64, 512)
-WAYS = [Way(*values) for values in itertools.product(THREADS, CHUNKS)]
-FEW_WAYS = [Way(*values) for values in itertools.product(THREADS, (7, 64))]
+BATCHES = (1, 16)
+WAYS = [Way(*values) for values in itertools.product(THREADS, BATCHES, CHUNKS)]
+FEW_WAYS = [Way(*values) for values in itertools.product(THREADS, (1,), (7, 64))]
 TOYS = ("bitnet-b1.58", "bitnet", "llama")
 
 Digests = dict[tuple[str, str], str]
@@ -24,7 +26,8 @@ Digests = dict[tuple[str, str], str]
 
 def digests(isa: str, toys: list[str]) -> Digests:
     """Return the digests by model and way, made with one instruction set."""
-    found = reports(isa, toys, CHUNKS, "--prompt-tokens", "520") + reports(isa, ["demo"], (7, 64))
+    batches = ["--batches", *map(str, BATCHES)]
+    found = reports(isa, toys, CHUNKS, "--prompt-tokens", "520", *batches) + reports(isa, ["demo"], (7, 64))
     return {(report["model"], way): sha256 for report in found for way, sha256 in report["digests"].items()}
 
 
@@ -41,20 +44,19 @@ def reports(isa: str, models: list[str], chunks: Iterable[int], *options: str) -
 def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Digests]:
     """Return the digests for each instruction set, each made in a process of its own, two at a time."""
     toys = [str(path) for path in write_toys(tmp_path_factory.mktemp("toys"))]
-    isas = cpu.available_isas()
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(isas, pool.map(lambda isa: digests(isa, toys), isas), strict=True))
+        return dict(zip(ISAS, pool.map(lambda isa: digests(isa, toys), ISAS), strict=True))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("model", TOYS)
-@pytest.mark.parametrize("isa", cpu.available_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_toys_have_one_digest(isa: str, model: str, way: Way, table: dict[str, Digests]) -> None:
     assert table[isa][model, str(way)] == table["generic"][model, str(WAYS[0])]
 
 
 @pytest.mark.parametrize("way", FEW_WAYS, ids=str)
-@pytest.mark.parametrize("isa", cpu.available_isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_the_embedded_model_has_one_digest(isa: str, way: Way, table: dict[str, Digests]) -> None:
     assert table[isa]["demo", str(way)] == table["generic"]["demo", str(FEW_WAYS[0])]
 

@@ -49,7 +49,7 @@ def test_special_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kv_type", ["f64", "", "F16"])
 def test_refuses_other_caches(kv_type: Any) -> None:
-    with pytest.raises(ParameterError, match=f"^kv_type '{kv_type}': choose one of f16, f32$"):
+    with pytest.raises(ParameterError, match=f"^kv_type '{kv_type}': choose one of f16, f32, int8$"):
         load_model(kv_type=kv_type)
 
 

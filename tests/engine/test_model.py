@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache, KVType
-from bitnet_numba.engine.model import Piece, Transformer
+from bitnet_numba.engine.model import Transformer
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels.jit import is_warm
@@ -106,17 +107,17 @@ def test_a_batch_changes_no_bit_of_a_sequence(model: Transformer, others: int) -
                 pieces.append(Piece(unread, cache, n_logits))
                 end = cache.length + unread.size
                 expected.append(alone[number][end - n_logits : end])
-        assert (model.forward_batch(pieces) == np.concatenate(expected)).all()
+        assert (model.forward_batch(pieces)[0] == np.concatenate(expected)).all()
 
 
 def test_a_batch_of_single_tokens_continues_as_each_alone(model: Transformer) -> None:
     caches = [model.new_cache(40) for _ in range(3)]
     prompts = [np.arange(first, first + 30, dtype=np.int32) for first in (0, 50, 100)]
-    last = model.forward_batch([Piece(prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)])
+    last, _ = model.forward_batch([Piece(prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)])
     for _ in range(10):
         tokens = last.argmax(axis=1).astype(np.int32)
         prompts = [np.append(prompt, token) for prompt, token in zip(prompts, tokens, strict=True)]
-        last = model.forward_batch([Piece(tokens[i : i + 1], cache) for i, cache in enumerate(caches)])
+        last, _ = model.forward_batch([Piece(tokens[i : i + 1], cache) for i, cache in enumerate(caches)])
     for prompt, row in zip(prompts, last, strict=True):
         assert (logits_of(model, prompt)[-1] == row).all()
 

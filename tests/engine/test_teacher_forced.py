@@ -14,7 +14,7 @@ from bitnet_numba.kernels.norm import rms_norm
 from bitnet_numba.kernels.quantize import quantize_absmax
 from bitnet_numba.kernels.rope import inverse_frequencies, rope, rope_table
 from bitnet_numba.kernels.softmax import softmax
-from bitnet_numba.kernels.ternary import pack_r16, ternary_product
+from bitnet_numba.kernels.ternary import gemm_scratch, pack_r16, ternary_product
 from bitnet_numba.simd.team import Team
 from tests.cut_references import OPERATORS, POSITIONS
 from tests.engine.running import FIXTURES, needs_fixtures, open_model
@@ -54,12 +54,12 @@ class Operators:
         assert matrix.i2s is not None
         rows, packed = matrix.i2s.shape[0], pack_r16(matrix.i2s)
         out = np.empty((len(x), rows), np.float32)
-        team = Team(1)
+        team, scratch = Team(1), gemm_scratch(1, 1, x.shape[1])
         for row, activations in zip(out, np.ascontiguousarray(x), strict=True):
             q, sums = np.empty((1, x.shape[1]), np.int8), np.empty((1, rows), np.int32)
             scale, total = quantize_absmax(activations, q[0])
             q_sum = np.array([total], np.int32)
-            team.run(lambda crew, q=q, q_sum=q_sum, sums=sums: ternary_product(crew, packed, q, q_sum, sums))
+            team.run(lambda crew, q=q, q_sum=q_sum, sums=sums: ternary_product(crew, packed, q, q_sum, sums, scratch))
             row[:] = sums[0].astype(np.float32) * (matrix.scale / scale)
         return out
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from bitnet_numba.simd.team import Crew
+from bitnet_numba.simd.team import alone as alone  # for every test of a kernel
 
 ROUNDING = 2.0**-24
 """What one float32 operation is off by at most, relative to its result."""
@@ -27,11 +27,6 @@ def wide_sums(rng: np.random.Generator, shape: int | tuple[int, ...]) -> npt.NDA
     """Draw int32 of every length in bits: most need more than the 24 bits that a float32 holds, or far less."""
     bits = rng.integers(0, 32, shape)
     return (rng.integers(-(2**31), 2**31, shape) >> bits).astype(np.int32)
-
-
-def alone() -> Crew:
-    """Return the place of the only thread of a team of one."""
-    return Crew(np.zeros((5, 8), np.int64), 0, 1)
 
 
 def assert_within(actual: npt.NDArray[Any], expected: npt.NDArray[Any], bound: Any) -> None:

@@ -67,9 +67,9 @@ def test_threads_and_tokens_change_no_bit(form: str) -> None:
     rng = np.random.default_rng(1)
     vocab_size = 5 * ROWS + 7
     matrix, scales = stored(rng, form, vocab_size, 96)
-    hidden = normal(rng, (3, 96))
-    each = np.empty((3, vocab_size), np.float32)
-    for token in range(3):
+    hidden = normal(rng, (9, 96))  # twice four together, and one
+    each = np.empty((9, vocab_size), np.float32)
+    for token in range(9):
         head_product(alone(), matrix, scales, hidden[token : token + 1], each[token : token + 1])
     for n_threads in SIZES:
         out = np.empty_like(each)

@@ -27,6 +27,7 @@ def ones(dtype: Any, *shape: int) -> np.ndarray[Any, Any]:
 
 
 F32, I32, I8, U8 = np.float32, np.int32, np.int8, np.uint8
+SCRATCH = ternary.gemm_scratch(1, 1, 128)
 NO_SCALES = np.zeros((1, 0), F32)
 
 
@@ -60,7 +61,7 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     (
         "out",
         ones(I32, 1, 32),
-        lambda a: ternary.ternary_product(alone(), ones(U8, 1024), ones(I8, 1, 128), ones(I32, 1), a),
+        lambda a: ternary.ternary_product(alone(), ones(U8, 1024), ones(I8, 1, 128), ones(I32, 1), a, SCRATCH),
     ),
     ("out", ones(U8, 1024), lambda a: ternary.pack_r16(ones(U8, 32, 32), a)),
 ]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.ternary import MAX_COLUMNS, TOKENS, pack_r16, ternary_product
+from bitnet_numba.kernels.ternary import MAX_COLUMNS, TOKENS, gemm_scratch, pack_r16, ternary_product
 from tests.kernels.inputs import SEEDS, alone
 from tests.kernels.teams import SIZES, team_of
 
@@ -37,9 +37,9 @@ def activations(rng: np.random.Generator, n_tokens: int, columns: int, fill: int
 def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1) -> Sums:
     out = np.zeros((n_tokens, weights.shape[0]), np.int32)
     q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
-    packed = pack_r16(reference.pack_i2s(weights))
+    packed, scratch = pack_r16(reference.pack_i2s(weights)), gemm_scratch(n_threads, *q.shape)
     with team_of(n_threads) as team:
-        team.run(lambda crew: ternary_product(crew, packed, q, q_sum, out))
+        team.run(lambda crew: ternary_product(crew, packed, q, q_sum, out, scratch))
     return out
 
 
@@ -106,6 +106,7 @@ VALID: dict[str, Any] = {
     "q": np.zeros((8, 128), np.int8),
     "q_sum": np.zeros(2, np.int32),
     "out": np.zeros((2, 32), np.int32),
+    "scratch": gemm_scratch(1, 8, 128),
 }
 
 
@@ -130,6 +131,9 @@ VALID: dict[str, Any] = {
         ("out", np.zeros((2, 0), np.int32), "rows"),
         ("out", np.zeros((2, 32), np.int64), "out"),
         ("out", np.zeros((32, 2), np.int32).T, "out"),
+        ("scratch", gemm_scratch(0, 8, 128), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros((1, 1 << 20), np.uint8)), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros(1 << 20, np.int8)), "scratch"),
     ],
 )
 def test_refuses(name: str, wrong: Any, blamed: str) -> None:

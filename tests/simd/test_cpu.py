@@ -1,6 +1,7 @@
 """The choice of the instruction set, made by features before anything is compiled."""
 
 import ctypes
+import errno
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from bitnet_numba.simd import cpu
 AVX2 = "+avx,+avx2,+fma,+f16c"
 AVX_VNNI = f"{AVX2},+avxvnni"
 VNNI = f"{AVX2},+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512vnni"
+AMX = f"{VNNI},+amx-tile,+amx-int8"
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +29,12 @@ def forgotten_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(config, "CPU_FEATURES", config.CPU_FEATURES)
     for name in ("BITNET_ISA", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
         monkeypatch.delenv(name, raising=False)
-    cpu.features.cache_clear()
-    cpu.isa.cache_clear()
+    caches = cpu.features, cpu.isa, cpu._refusal_of_tiles
+    for cached in caches:
+        cached.cache_clear()
     yield
-    cpu.features.cache_clear()
-    cpu.isa.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -136,12 +139,118 @@ def test_a_forced_set_is_compiled_for_the_oldest_arm_cpu(
     assert cpu.has_hardware_floats()
 
 
+# ---- tiles, which the system must permit -----------------------------------------------------------------------------
+class AskedSystem:
+    """A C library whose system permits tiles, or refuses them with an error number."""
+
+    def __init__(self, error: int = 0) -> None:
+        self.asked: list[tuple[int, ...]] = []
+
+        def syscall(*arguments: int) -> int:
+            self.asked.append(arguments)
+            ctypes.set_errno(error)
+            return -1 if error else 0
+
+        self.syscall = syscall
+
+
+def play_amx(monkeypatch: pytest.MonkeyPatch, error: int = 0, features: str = AMX) -> AskedSystem:
+    system = AskedSystem(error)
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _, use_errno: system)
+    return system
+
+
+def test_permitted_tiles_are_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    system = play_amx(monkeypatch)
+    assert cpu.available_isas() == ("amx_int8", "avx512_vnni", "avx2", "generic")
+    assert (cpu.isa(), cpu.vector_isa(), cpu.has_tiles()) == ("amx_int8", "avx512_vnni", True)
+    assert cpu.has_hardware_floats()
+    assert system.asked == [(158, 0x1023, 18)]  # once a process
+    assert not caplog.records
+
+
+def test_refused_tiles_cost_a_line_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = play_amx(monkeypatch, errno.EPERM)
+    assert (cpu.isa(), cpu.vector_isa(), cpu.has_tiles()) == ("avx512_vnni", "avx512_vnni", False)
+    assert cpu.available_isas()[0] == "avx512_vnni"
+    assert [record.getMessage() for record in caplog.records] == [
+        "amx_int8: the system refuses tiles (Operation not permitted); using avx512_vnni"
+    ]
+    assert len(system.asked) == 1
+
+
+@pytest.mark.parametrize("missing", ["amx-tile", "amx-int8", "avx512vnni"])
+def test_nobody_asks_without_the_features(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = play_amx(monkeypatch, features=AMX.replace(f"+{missing}", f"-{missing}"))
+    assert "amx_int8" not in cpu.available_isas()
+    assert not system.asked
+
+
+def test_another_set_can_be_forced_where_tiles_are_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    play_amx(monkeypatch, errno.EPERM)
+    monkeypatch.setenv("BITNET_ISA", "avx2")
+    assert cpu.isa() == "avx2"
+    assert not caplog.records
+
+
+def test_forced_tiles_that_are_permitted_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_amx(monkeypatch)
+    monkeypatch.setenv("BITNET_ISA", "amx_int8")
+    assert cpu.isa() == "amx_int8"
+
+
+def test_forced_tiles_that_are_refused_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_amx(monkeypatch, errno.EPERM)
+    monkeypatch.setenv("BITNET_ISA", "amx_int8")
+    message = (
+        r"^BITNET_ISA=amx_int8: the system refuses tiles \(Operation not permitted\); "
+        r"choose one of avx512_vnni, avx2, generic$"
+    )
+    with pytest.raises(UnsupportedError, match=message):
+        cpu.isa()
+
+
+def test_forced_tiles_that_the_cpu_lacks_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_amx(monkeypatch, features=VNNI)
+    monkeypatch.setenv("BITNET_ISA", "amx_int8")
+    with pytest.raises(UnsupportedError, match=r"^BITNET_ISA=amx_int8: this CPU lacks amx-int8, amx-tile; it has avx5"):
+        cpu.isa()
+
+
+def test_only_linux_is_asked(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    system = play_amx(monkeypatch)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cpu.isa() == "avx512_vnni"
+    assert "(it is darwin, " in caplog.text
+    assert not system.asked
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not cpu.is_x86(), reason="only Linux on x86 has the call")
+def test_the_real_system_answers() -> None:
+    """Without tiles in the CPU there is a reason; with them a system may still refuse."""
+    assert llvm.get_host_cpu_features().get("amx-tile", False) or cpu._refusal_of_tiles()
+
+
+def test_emulated_tiles_are_neither_chosen_nor_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fastest = next(isa for isa in cpu.available_isas() if isa != cpu.TILES)
+    monkeypatch.setenv("BITNET_ISA", cpu.EMULATED_TILES)
+    assert (cpu.isa(), cpu.vector_isa(), cpu.has_tiles()) == ("amx_emulated", fastest, True)
+    assert cpu.EMULATED_TILES not in (*cpu.available_isas(), *cpu.REQUIRED_FEATURES)
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "nonsense")
     with pytest.raises(
         ParameterError,
-        match=r"^BITNET_ISA=nonsense: unknown; choose one of avx512_vnni, avx_vnni, avx2, neon_dotprod, generic$",
+        match=r"^BITNET_ISA=nonsense: unknown; choose one of amx_int8, avx512_vnni, avx_vnni, avx2, neon_dotprod, "
+        "generic$",
     ):
         cpu.isa()
 

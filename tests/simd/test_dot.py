@@ -57,9 +57,9 @@ def test_extremes_do_not_saturate(isa: str, unsigned: int, signed: int) -> None:
 
 
 def test_only_a_signed_product_refuses_128() -> None:
-    assert (LARGEST_BYTE[cpu.isa()] == 127) == cpu.has_signed_dot()
+    assert (LARGEST_BYTE[cpu.vector_isa()] == 127) == cpu.has_signed_dot()
 
 
 def test_the_body_is_that_of_the_chosen_instruction_set() -> None:
-    assert dot is BODIES[cpu.isa()]
-    assert set(BODIES) == set(cpu.REQUIRED_FEATURES)
+    assert dot is BODIES[cpu.vector_isa()]
+    assert {*BODIES, cpu.TILES} == set(cpu.REQUIRED_FEATURES)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from bitnet_numba.kernels.head_bounds import ScreenState
 from bitnet_numba.kernels.head_screen import HeadRequest
+from bitnet_numba.kernels.ternary import GemmScratch
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -136,8 +137,6 @@ class RunState(NamedTuple):
         Quantized inputs of the linear layers.
     qkv, attn_output, gate_up, down : int32[chunk, ...]
         Sums that the linear layers leave.
-    unpacked : int8[n_threads, ...]
-        Codes of the rows that many tokens are multiplied with, on instruction sets that unpack them first.
     query : float32[slots, n_heads * head_dim]
         Turned queries.
     attended : float32[slots, attended]
@@ -152,6 +151,8 @@ class RunState(NamedTuple):
         A thread's results of the block it is at, where there are many tokens.
     merged : float32[n_threads, queries, 16 + head_dim]
         Its results so far, of all queries of a tile.
+    gemm : GemmScratch
+        Of the linear layers, for many tokens.
     screen : ScreenState
         Of the head, for the logits of a few tokens.
     """
@@ -168,7 +169,6 @@ class RunState(NamedTuple):
     attn_output: Sums
     gate_up: Sums
     down: Sums
-    unpacked: Int8s
     query: Floats
     attended: Floats
     gated: Floats
@@ -178,6 +178,7 @@ class RunState(NamedTuple):
     partials: Floats
     partial: Floats
     merged: Floats
+    gemm: GemmScratch
     screen: ScreenState
 
 

@@ -153,7 +153,7 @@ def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
     if n_tokens == 1:
         gemv_worker(crew, state.counts, weights, q[crew.thread], state.q_sum[crew.thread], out[0])
     else:
-        gemm_worker(crew, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens], state.unpacked)
+        gemm_worker(crew, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens], state.gemm)
     barrier(crew)
 
 

@@ -1,6 +1,6 @@
 """Ternary matrix times int8 activations, exact in int32: one layout, R16, for one token and for many."""
 
-from bitnet_numba.kernels.ternary.gemm import gemm_worker, unpacked_codes
+from bitnet_numba.kernels.ternary.gemm import GemmScratch, gemm_scratch, gemm_worker
 from bitnet_numba.kernels.ternary.gemv import gemv_worker
 from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, RUN, TOKENS, pack_r16
 from bitnet_numba.kernels.ternary.product import ternary_product
@@ -9,9 +9,10 @@ __all__ = [
     "MAX_COLUMNS",
     "RUN",
     "TOKENS",
+    "GemmScratch",
+    "gemm_scratch",
     "gemm_worker",
     "gemv_worker",
     "pack_r16",
     "ternary_product",
-    "unpacked_codes",
 ]

@@ -1,7 +1,7 @@
 """Many tokens: arithmetic is the limit, so each load serves as many products as registers hold sums.
 
-A panel is one or two blocks of sixteen rows. Its codes stay in the first cache while all tokens pass by, a register
-tile of them at a time.
+Where the CPU has tiles, those take over from a few tokens on. Elsewhere a panel is one or two blocks of sixteen rows,
+whose codes stay in the first cache while all tokens pass by, a register tile of them at a time.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_GEMM, jit
 from bitnet_numba.kernels.ternary.layout import LINE_COLUMNS, LINES, ROWS, RUN, Activations, Bytes, Sums
+from bitnet_numba.kernels.ternary.tiles import FEW_BLOCKS, TileScratch, tile_scratch, tile_worker
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.memory import store_i32
 from bitnet_numba.simd.register_tile import (
@@ -26,6 +27,7 @@ from bitnet_numba.simd.register_tile import (
     zero_sums,
 )
 from bitnet_numba.simd.team import Crew, claim
+from bitnet_numba.simd.tile import TILE_ROWS
 
 
 class TileShape(NamedTuple):
@@ -60,7 +62,7 @@ TILES: Mapping[str, TileShape] = MappingProxyType(
 )
 """Measured with bench/kernels.py; neon_dotprod is reckoned, from its 32 registers of a quarter vector."""
 
-BLOCKS, TILE_TOKENS, FEW_TOKENS, UNPACKS = TILES[cpu.isa()]
+BLOCKS, TILE_TOKENS, FEW_TOKENS, UNPACKS = TILES[cpu.vector_isa()]
 _TILE_SUMS, _FEW_SUMS = BLOCKS * TILE_TOKENS, BLOCKS * FEW_TOKENS  # names of constants, which Numba knows by value
 
 
@@ -94,27 +96,61 @@ class Tokens(NamedTuple):
     rows: int
 
 
-def unpacked_codes(n_threads: int, columns: int) -> npt.NDArray[np.int8]:
-    """Allocate what :func:`gemm_worker` unpacks a panel of up to ``columns`` to, on each thread."""
-    return np.zeros((n_threads, BLOCKS * ROWS * columns if UNPACKS else 0), np.int8)
+class GemmScratch(NamedTuple):
+    """Memory of a whole team that :func:`gemm_worker` writes to besides its result.
+
+    Attributes
+    ----------
+    unpacked : int8[n_threads, ...]
+        Codes of a panel, on instruction sets that unpack them for register tiles.
+    tiles : TileScratch
+        Empty where there are no tiles.
+    """
+
+    unpacked: npt.NDArray[np.int8]
+    tiles: TileScratch
+
+
+def gemm_scratch(n_threads: int, slots: int, columns: int) -> GemmScratch:
+    """Allocate the scratch memory of products of up to so many slots and columns."""
+    unpacked = np.zeros((n_threads, BLOCKS * ROWS * columns if UNPACKS else 0), np.int8)
+    return GemmScratch(unpacked, tile_scratch(n_threads, slots, columns) if cpu.has_tiles() else tile_scratch(0, 0, 0))
 
 
 @jit
-def gemm_worker(
+def choosing_worker(
     crew: Crew,
     counts: npt.NDArray[np.int64],
     weights: Bytes,
     q: Activations,
     q_sum: Sums,
     out: Sums,
-    unpacked: npt.NDArray[np.int8],
+    scratch: GemmScratch,
+) -> None:
+    """Multiply a few tokens by vectors, which waste less than tiles then; of more, tiles take sixteen in one go."""
+    n_tokens, rows = out.shape
+    if n_tokens > TILE_ROWS or (n_tokens > FEW_TOKENS and rows % (FEW_BLOCKS * ROWS) == 0):
+        tile_worker(crew, counts, weights, q, q_sum, out, scratch.tiles)
+    else:
+        register_worker(crew, counts, weights, q, q_sum, out, scratch)
+
+
+@jit
+def register_worker(
+    crew: Crew,
+    counts: npt.NDArray[np.int64],
+    weights: Bytes,
+    q: Activations,
+    q_sum: Sums,
+    out: Sums,
+    scratch: GemmScratch,
 ) -> None:
     if crew.thread == 0:
         counts[TERNARY_GEMM] += 1
     rows, (slots, columns) = out.shape[1], q.shape
     tokens = Tokens(q.reshape(-1), columns, slots, q_sum, out.reshape(-1), rows)
     unpacks = UNPACKS and q_sum.size > TILE_TOKENS
-    codes = unpacked[crew.thread]
+    codes = scratch.unpacked[crew.thread]
     n_panels, block_lines = rows // (BLOCKS * ROWS), columns // LINE_COLUMNS
     panel = claim(crew, n_panels)
     while panel >= 0:
@@ -126,6 +162,9 @@ def gemm_worker(
         else:
             _panel_times_tokens(packed, tokens)
         panel = claim(crew, n_panels)
+
+
+gemm_worker = choosing_worker if cpu.has_tiles() else register_worker
 
 
 @jit

@@ -1,17 +1,19 @@
 """The ternary product as callers see it: shapes checked, one token or many."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
 from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary.gemm import gemm_worker, unpacked_codes
+from bitnet_numba.kernels.ternary.gemm import GemmScratch, gemm_scratch, gemm_worker
 from bitnet_numba.kernels.ternary.gemv import gemv_worker
 from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, ROWS, RUN, TOKENS, Activations, Bytes, Sums
 from bitnet_numba.simd.team import Crew, barrier
 
 
-def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out: Sums) -> None:
+def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out: Sums, scratch: GemmScratch) -> None:
     """Write the products of a ternary matrix with each token's activations to ``out``.
 
     Every thread of a team calls it; the rows are shared among them.
@@ -28,6 +30,8 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     q_sum : int32[n_tokens]
         The sum of each token's activations.
     out : int32[n_tokens, rows]
+    scratch : GemmScratch
+        The team's, from :func:`~bitnet_numba.kernels.ternary.gemm_scratch`, for at least as many slots and columns.
 
     Raises
     ------
@@ -48,7 +52,17 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     check_array("out", out, np.int32, (n_tokens, rows), written=True)
     if slots < n_tokens or (n_tokens > 1 and slots % TOKENS):
         raise ValueError(f"q: {n_tokens} tokens need a multiple of {TOKENS} rows, got {slots}")
-    _product(crew, new_counts(), weights, q, q_sum, out, unpacked_codes(crew.n_threads, columns))
+    _check_scratch(scratch, gemm_scratch(crew.n_threads, slots, columns))
+    _product(crew, new_counts(), weights, q, q_sum, out, scratch)
+
+
+def _check_scratch(scratch: GemmScratch, needed: GemmScratch) -> None:
+    got: list[npt.NDArray[Any]] = [scratch.unpacked, *scratch.tiles]
+    wanted: list[npt.NDArray[Any]] = [needed.unpacked, *needed.tiles]
+    for array, enough in zip(got, wanted, strict=True):
+        fits = array.ndim == enough.ndim and np.all(np.array(array.shape) >= enough.shape)
+        if not fits or array.dtype != enough.dtype or not array.flags.c_contiguous or not array.flags.writeable:
+            raise ValueError(f"scratch: expected {enough.dtype}{enough.shape}, got {array.dtype}{array.shape}")
 
 
 @jit
@@ -59,10 +73,10 @@ def _product(
     q: Activations,
     q_sum: Sums,
     out: Sums,
-    unpacked: npt.NDArray[np.int8],
+    scratch: GemmScratch,
 ) -> None:
     if out.shape[0] == 1:
         gemv_worker(crew, counts, weights, q[0], q_sum[0], out[0])
     else:
-        gemm_worker(crew, counts, weights, q, q_sum, out, unpacked)
+        gemm_worker(crew, counts, weights, q, q_sum, out, scratch)
     barrier(crew)

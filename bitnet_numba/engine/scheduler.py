@@ -1,0 +1,218 @@
+"""Steps of many sequences at once: what several threads ask for at the same time becomes one step of the model."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK, Piece
+from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.protocols import CacheT, Transformer
+from bitnet_numba.errors import BitNetError
+
+PATIENCE = 0.25  # of a step's time that a step waits for those who were in the last one
+LONGEST_WAIT = 0.05  # seconds
+
+
+@dataclass(slots=True)
+class Work:
+    """What steps have taken.
+
+    Attributes
+    ----------
+    kernels : Counter of str
+        Calls of each kernel in the steps that the sequence took part in, whoever else did.
+    rescored_rows : int
+        Logits that were computed exactly after the screening of all.
+    """
+
+    kernels: Counter[str] = field(default_factory=Counter)
+    rescored_rows: int = 0
+
+
+class _Request(Generic[CacheT]):
+    """Tokens of one sequence that a thread waits for, read in one step or several."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.int32],
+        cache: CacheT,
+        n_logits: int,
+        needed: NeededLogits | None,
+        work: Work,
+    ) -> None:
+        self.tokens, self.cache, self.n_logits, self.needed, self.work = tokens, cache, n_logits, needed, work
+        self.rows: list[NDArray[np.float32]] = []
+        self.failure: BaseException | None = None
+        self._read = 0
+
+    @property
+    def unread(self) -> int:
+        return self.tokens.size - self._read
+
+    @property
+    def is_done(self) -> bool:
+        return self.failure is not None or not self.unread
+
+    def piece(self, n_tokens: int) -> Piece[CacheT]:
+        """Return the next tokens, with those of the last ``n_logits`` that are among them."""
+        end = self._read + n_tokens
+        n_logits = max(0, end - max(self._read, self.tokens.size - self.n_logits))
+        return Piece(self.tokens[self._read : end], self.cache, n_logits, self.needed)
+
+    def take(self, piece: Piece[CacheT], rows: NDArray[np.float32]) -> None:
+        self._read += piece.tokens.size
+        if piece.n_logits:
+            self.rows.append(rows)
+
+    def logits(self, vocab_size: int) -> NDArray[np.float32]:
+        if len(self.rows) == 1:
+            return self.rows[0]
+        return np.concatenate([np.empty((0, vocab_size), np.float32), *self.rows])
+
+
+class Scheduler(Generic[CacheT]):
+    """Joins requests of several threads into steps.
+
+    There is no thread of its own: one of those that wait leads the steps until its own request is done, and then
+    another one does. A prompt is read in parts, so that others' tokens go along with each of them. What else is in a
+    step changes no bit of a sequence's logits.
+
+    Parameters
+    ----------
+    transformer : Transformer
+    """
+
+    def __init__(self, transformer: Transformer[CacheT]) -> None:
+        self._transformer = transformer
+        self._changed = threading.Condition()
+        self._waiting: list[_Request[CacheT]] = []
+        self._is_led = self._is_closed = False
+        self._expected = 0
+        self._last_seconds = 0.0
+
+    def forward(
+        self,
+        tokens: NDArray[np.int32],
+        cache: CacheT,
+        work: Work,
+        n_logits: int,
+        needed: NeededLogits | None,
+    ) -> NDArray[np.float32]:
+        """Read ``int32[n_tokens]`` into a cache, and add what this took to ``work``.
+
+        Returns
+        -------
+        float32[n_logits, vocab_size]
+            Of the last tokens; the caller's own.
+
+        Raises
+        ------
+        BitNetError
+            If the model was closed.
+        """
+        request = _Request(tokens, cache, n_logits, needed, work)
+        with self._changed:
+            self.check_open()
+            self._waiting.append(request)
+            self._changed.notify_all()
+            try:
+                self._wait_or_lead(request)
+            except BaseException:  # an interrupt: whoever was to be served by this thread finds another
+                self._waiting = [other for other in self._waiting if other is not request]
+                self._changed.notify_all()
+                raise
+        if request.failure is not None:
+            raise request.failure
+        return request.logits(self._transformer.config.vocab_size)
+
+    def close(self) -> None:
+        """Wait for the step that runs, if any, and close the transformer; what still waits is refused."""
+        with self._changed:
+            was_closed, self._is_closed = self._is_closed, True
+            self._changed.notify_all()
+            while self._is_led:
+                self._changed.wait()
+        if not was_closed:
+            self._transformer.close()
+
+    def check_open(self) -> None:
+        """Raise BitNetError if the model was closed."""
+        if self._is_closed:
+            raise BitNetError("the model was closed: load it again")
+
+    def _wait_or_lead(self, request: _Request[CacheT]) -> None:
+        """Return when the request is done; the lock is held here, but for waits and the steps themselves."""
+        while self._is_led and not request.is_done:
+            self._changed.wait()
+        if request.is_done:
+            return
+        self._is_led = True
+        try:
+            while not request.is_done:
+                self._gather()
+                self.check_open()
+                self._lead_step()
+        finally:
+            self._is_led = False
+            self._changed.notify_all()
+
+    def _gather(self) -> None:
+        """Wait a little for the other sequences of the last step, whose next tokens are being chosen."""
+        deadline = time.monotonic() + min(LONGEST_WAIT, PATIENCE * self._last_seconds)
+        while len(self._waiting) < self._expected:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
+                return
+
+    def _lead_step(self) -> None:
+        batch = _shares(self._waiting)
+        self._changed.release()
+        try:
+            self._step(batch)
+        finally:
+            self._changed.acquire()
+        # whoever was left out comes next, beside those who come again
+        self._expected = max(len(batch), len(self._waiting))
+        self._waiting = [request for request in self._waiting if not request.is_done]
+        self._changed.notify_all()
+
+    def _step(self, batch: Sequence[tuple[_Request[CacheT], Piece[CacheT]]]) -> None:
+        """Run one step, and give everyone in it what is theirs."""
+        started = time.monotonic()
+        before = self._transformer.kernel_counts()
+        try:
+            logits, rescored = self._transformer.forward_batch([piece for _, piece in batch])
+        except Exception as failure:
+            if len(batch) == 1:
+                batch[0][0].failure = failure
+            else:
+                for each in batch:  # so that it meets only whose it is
+                    self._step([each])
+            return
+        calls = Counter(self._transformer.kernel_counts())
+        calls.subtract(before)
+        first = 0
+        for request, piece in batch:
+            end = first + piece.n_logits
+            request.take(piece, logits[first:end])
+            request.work.kernels += calls
+            request.work.rescored_rows += int(rescored[first:end].sum())
+            first = end
+        self._last_seconds = time.monotonic() - started
+
+
+def _shares(waiting: Sequence[_Request[CacheT]]) -> list[tuple[_Request[CacheT], Piece[CacheT]]]:
+    """Return what the next step takes of each request: single tokens all, and of prompts what there is room for."""
+    batch, room = [], MAX_CHUNK
+    for request in sorted(waiting, key=lambda request: request.unread > 1):  # in the order in which they came, else
+        n_tokens = min(request.unread, PREFILL_CHUNK, room)
+        if n_tokens:
+            batch.append((request, request.piece(n_tokens)))
+            room -= n_tokens
+    return batch
