@@ -44,6 +44,10 @@ docs:  ## write the generated reference pages again: make docs
 	$(PYTHON) docs/generate_cli_reference.py
 	$(PYTHON) docs/generate_python_reference.py
 
+bench:  ## measure everything and write docs/reference/performance.md: make bench BENCH_MODEL=~/ggml-model-i2_s.gguf
+	$(PYTHON) -m bench.suite $(RUNS)
+	$(PYTHON) -m docs.generate_performance_page
+
 wheel:  ## build the wheel: make wheel
 	$(PYTHON) -m build --wheel
 

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--head", choices=["exact", "f16", "int8"], default="exact")
-    parser.add_argument("--tokens", type=int, default=16, help="a measurement")
+    parser.add_argument("--tokens", type=int, default=12, help="a measurement")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     with bitnet_numba.load(arguments.model, threads=arguments.threads, head=arguments.head) as model:

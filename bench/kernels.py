@@ -115,7 +115,8 @@ def measure_threads(n_threads: int, token_counts: list[int], rounds: int) -> lis
         for name, (rows, columns) in SHAPES.items():
             result = measure(Layers(team, rows, columns, n_tokens), read, peak, rounds)
             results.append(result)
-            table.append({"threads": n_threads, "tokens": n_tokens, "layer": name, **result})
+            macs = {"macs_per_token": rows * columns}
+            table.append({"threads": n_threads, "tokens": n_tokens, "layer": name, **macs, **result})
             print_row(table[-1])
         table.append({"threads": n_threads, "tokens": n_tokens, "layer": "all", **all_shapes(results)})
         print_row(table[-1])

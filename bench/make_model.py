@@ -131,14 +131,19 @@ class RandomTensors:
         return TensorSource(name, TensorType.F32, (length,), read)
 
 
+def make_model(name: str, path: Path) -> None:
+    """Write the model of a shape, in a folder that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_gguf(path, metadata(name, SHAPES[name]), RandomTensors(SHAPES[name]).tensors())
+
+
 def main() -> None:
     """Write the file that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    shape = SHAPES[arguments.shape]
-    write_gguf(arguments.out, metadata(arguments.shape, shape), RandomTensors(shape).tensors())
+    make_model(arguments.shape, arguments.out)
 
 
 if __name__ == "__main__":

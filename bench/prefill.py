@@ -72,6 +72,8 @@ def measure(model: LanguageModel, lengths: list[int], rounds: int) -> list[dict[
             "time_growth": round(seconds / n / taken[0] * lengths[0], 3),
             "arithmetic_growth": round(bound / best[0], 3),
             "tokens": n,
+            "macs_per_token": round(arithmetic(model, n).macs),
+            "fmas_per_token": round(arithmetic(model, n).fmas),
             "peak_gmacs_per_second": round(macs / 1e9, 1),
             "fma_giga_per_second": round(fmas / 1e9, 1),
         }
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    with bitnet_numba.load(arguments.model, threads=arguments.threads) as model:
+    with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
         rows = measure(model, sorted(arguments.tokens), arguments.rounds)
         result = {**rows[0], "threads": model.threads, "isa": model.isa, "prompts": rows}
         macs = arithmetic(model, 1).macs

@@ -42,6 +42,7 @@ def load(
     max_context: int | None = None,
     chat_template: str | None = None,
     head: Literal["exact", "f16", "int8"] = "exact",
+    kept_prefixes: int = 4,
 ) -> "LanguageModel":
     """Load a model file and make it ready to generate.
 
@@ -67,6 +68,10 @@ def load(
         How the output head finds the next token: ``"exact"`` reads an int8 copy of it, and from the head itself only
         the rows that can matter; the result is that of ``"f16"``, which reads the head in the model's own format.
         ``"int8"`` reads the copy alone, and is approximate.
+    kept_prefixes : int
+        Of how many of the last sequences keys and values are kept, so that what begins alike, such as the next turn of
+        a conversation, is not read again; 0 to 64. They take at most the memory of one sequence of the whole context
+        (or a page of 256 positions each), and are dropped where memory is short. The results do not depend on it.
 
     Returns
     -------
@@ -87,7 +92,13 @@ def load(
     from bitnet_numba.engine.load import load_model  # here, so that `import bitnet_numba` costs nothing
 
     return load_model(
-        model, threads=threads, kv_type=kv_type, max_context=max_context, chat_template=chat_template, head=head
+        model,
+        threads=threads,
+        kv_type=kv_type,
+        max_context=max_context,
+        chat_template=chat_template,
+        head=head,
+        kept_prefixes=kept_prefixes,
     )
 
 

@@ -37,6 +37,8 @@ class LanguageModel:
     load_ms : float
     max_context : int, optional
         The most positions of a sequence; by default what the model was trained for.
+    kept_prefixes : int
+        How many of the last sequences are kept, so that what begins alike is not read again.
     notes : sequence of str
     info : mapping of str to mapping
         Facts about the model in sections, as :meth:`info` gives them.
@@ -62,10 +64,11 @@ class LanguageModel:
         *,
         load_ms: float,
         max_context: int | None = None,
+        kept_prefixes: int = 4,
         notes: Sequence[str] = (),
         info: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self._transformer: SharedTransformer[Any] = SharedTransformer(transformer, max_context)
+        self._transformer: SharedTransformer[Any] = SharedTransformer(transformer, max_context, kept_prefixes)
         self._tokenizer = tokenizer
         self._encode_chat = encode_chat
         self.load_ms = load_ms

@@ -38,6 +38,8 @@ class KVCache:
         ``n_layers``, ``n_kv_heads``, ``head_dim`` and ``kv_type``: what a model's own caches have in common.
     length : int
         Positions that are filled.
+    pages : list of uint8[page_bytes]
+        The memory itself, whose addresses are valid as long as somebody holds the list; caches share pages.
     addresses : int64[1, n_pages]
         Of the pages, as kernels find them.
 
@@ -47,21 +49,18 @@ class KVCache:
         If the memory is not there.
     """
 
+    _n_shared: int
+
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, kv_type: KVType) -> None:
         self.form: tuple[int, int, int, KVType] = n_layers, n_kv_heads, head_dim, kv_type
         self.capacity = capacity
         self.length = 0
-        self._set_pages(self._allocate(-(-capacity // BLOCK)))
-
-    @property
-    def pages(self) -> list[Page]:
-        """The memory itself: whoever holds the list keeps the addresses valid."""
-        return self._pages
+        self._set_pages(self._allocate(_n_pages(capacity), capacity))
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all its pages, with those that it shares with others."""
-        return sum(page.nbytes for page in self._pages)
+        return sum(page.nbytes for page in self.pages)
 
     def truncate(self, length: int) -> None:
         """Forget the positions from ``length`` on.
@@ -74,7 +73,7 @@ class KVCache:
         if not 0 <= length <= self.length:
             raise ParameterError(f"cache: cannot cut {self.length} positions to {length}")
         kept = length // BLOCK
-        if any(self._shared[kept:]):  # what follows is written anew, and others still read it
+        if kept < self._n_shared:  # what follows is written anew, and others still read it
             self._own_from(kept, length)
         self.length = length
 
@@ -103,38 +102,58 @@ class KVCache:
             raise ParameterError(f"cache: cannot begin with {length} of {self.length} positions and hold {capacity}")
         other = type(self).__new__(type(self))
         other.form, other.capacity, other.length = self.form, capacity, length
-        whole, n_pages = length // BLOCK, -(-capacity // BLOCK)
-        own = self._allocate(n_pages - whole)
+        whole = length // BLOCK
+        own = self._allocate(_n_pages(capacity) - whole, capacity)
         if length % BLOCK:
-            own[0][:] = self._pages[whole]
-        for page in range(whole):
-            self._shared[page] = True
-        other._set_pages(self._pages[:whole] + own, whole)
+            own[0][:] = self.pages[whole]
+        self._n_shared = max(self._n_shared, whole)
+        other._set_pages(self.pages[:whole] + own, whole)
         return other
 
+    def resize(self, capacity: int) -> None:
+        """Hold up to ``capacity`` positions from here on; pages are added, or given up.
+
+        Raises
+        ------
+        ParameterError
+            If more positions are filled.
+        ResourceError
+            If the memory is not there; then nothing has changed.
+        """
+        if capacity < self.length:
+            raise ParameterError(f"cache: {self.length} positions are filled, it cannot hold {capacity}")
+        n_pages = _n_pages(capacity)
+        added = self._allocate(max(0, n_pages - len(self.pages)), capacity)
+        self.capacity = capacity
+        self._set_pages(self.pages[:n_pages] + added, min(self._n_shared, n_pages))
+
     def _set_pages(self, pages: list[Page], n_shared: int = 0) -> None:
-        self._pages = pages
-        self._shared = [True] * n_shared + [False] * (len(pages) - n_shared)
+        self.pages = pages
+        self._n_shared = n_shared  # the first ones, which others read too
         self.addresses = np.array([[page.ctypes.data for page in pages]], np.int64)
 
     def _own_from(self, first: int, length: int) -> None:
         """Replace the pages from ``first`` on by new ones that begin with the same positions up to ``length``."""
-        pages = self._allocate(len(self._pages) - first)
+        pages = self._allocate(len(self.pages) - first, self.capacity)
         if length % BLOCK:
-            pages[0][:] = self._pages[first]
-        self._set_pages(self._pages[:first] + pages, first)
+            pages[0][:] = self.pages[first]
+        self._set_pages(self.pages[:first] + pages, first)
 
-    def _allocate(self, n_pages: int) -> list[Page]:
+    def _allocate(self, n_pages: int, capacity: int) -> list[Page]:
         n_layers, n_kv_heads, head_dim, kv_type = self.form
         page_bytes = n_layers * n_kv_heads * head_block_bytes(head_dim, KV_DTYPES[kv_type])
         needed, free = n_pages * page_bytes, available_bytes()
         if free is not None and needed > free:
             raise ResourceError(
-                f"KV cache: {self.capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
+                f"KV cache: {capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
                 "ask for a smaller context or kv_type f16 or int8"
             )
         memory = np.asarray(allocate((n_pages, page_bytes), np.uint8, "KV cache"), np.uint8)
         return list(memory)
+
+
+def _n_pages(capacity: int) -> int:
+    return -(-capacity // BLOCK)
 
 
 def addresses_of(caches: list[KVCache]) -> npt.NDArray[np.int64]:

@@ -154,8 +154,9 @@ def encode_chat(
     """Return the token ids of a chat.
 
     Special tokens come from the template only: what a message holds stays text, also where it spells ``<|eot_id|>``.
-    For other messages the ids are those of the rendered text as a whole. The token that begins a text stands there
-    once if the model wants it, whether the template writes it or not.
+    For other messages the ids are those of the rendered text as a whole; but no token reaches across the beginning of
+    an answer, as none did when the answer was generated. So a longer chat begins with the ids of the shorter one. The
+    token that begins a text stands there once if the model wants it, whether the template writes it or not.
 
     Raises
     ------
@@ -172,9 +173,32 @@ def encode_chat(
         "eos_token": "" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
     }
     text = template.render(messages, **arguments)
-    return tokenizer.with_bos(
-        tokenizer.encode_spans(text, _template_spans(tokenizer, template, messages, text, arguments))
-    )
+    spans = _template_spans(tokenizer, template, messages, text, arguments)
+    return tokenizer.with_bos(tokenizer.encode_spans(text, spans, _answer_starts(template, messages, text, arguments)))
+
+
+def _answer_starts(template: ChatTemplate, messages: Messages, text: str, arguments: Mapping[str, Any]) -> list[int]:
+    """Return where the answers stand in ``text``, as far as the template writes them as they are, or stripped.
+
+    The chat is rendered again with a private character in the place of each answer; what stands between two of these
+    stands between the answers, too.
+    """
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    mark = next((chr(code) for code in _PRIVATE_CHARACTERS if chr(code) not in text), None)
+    if not answers or mark is None:
+        return []
+    marked = [{**message, "content": mark} if message["role"] == "assistant" else message for message in messages]
+    between = template.render(marked, **arguments).split(mark)
+    starts: list[int] = []
+    position = 0
+    for answer, before, after in zip(answers, between, between[1:], strict=False):
+        start = position + len(before)
+        written = next((a for a in (answer, answer.strip()) if text.startswith(before + a + after, position)), None)
+        if written is None:
+            break
+        starts.append(start)
+        position = start + len(written)
+    return starts
 
 
 def _template_spans(

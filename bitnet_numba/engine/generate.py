@@ -1,6 +1,7 @@
 """Generation in three layers: tokens, a stream of text, a result."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal
@@ -8,9 +9,10 @@ from typing import Any, Generic, Literal
 import numpy as np
 
 from bitnet_numba.engine.head import HeadType, NeededLogits
+from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
-from bitnet_numba.engine.sampler import SampledToken, Sampler, TokenLogprob
+from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler, TokenLogprob
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.scheduler import Work
 from bitnet_numba.engine.shared import SharedTransformer
@@ -36,13 +38,15 @@ class GenerationResult:
     logprobs : list of TokenLogprob or None
         One for each of ``token_ids``, where asked for.
     prompt_tokens, generation_tokens : int
-        How many tokens were read, and are in ``token_ids``.
+        How many tokens the prompt has, and are in ``token_ids``.
+    cached_tokens : int
+        How many tokens of the prompt were not read, since a sequence before had begun with them.
     prompt_tps : float
-        Tokens of the prompt per second of the step that read them.
+        The other tokens of the prompt per second of the step that read them.
     generation_tps : float
-        Later steps, of one token each, per second; 0 where there were none. The first token comes from the prompt's
-        step and is not among them; the step that ends in an end-of-sequence token is. Time that the program spends
-        on other things between steps does not count.
+        Tokens of later steps per second; 0 where there were none. The first token comes from the prompt's step and is
+        not among them; an end-of-sequence token is. Time that the program spends on other things between steps does
+        not count.
     first_token_ms : float
         Milliseconds from the start of the prompt's step to the first token.
     load_ms : float
@@ -59,6 +63,8 @@ class GenerationResult:
         How the output head ran.
     rescored_rows : int
         Logits that ``"exact"`` computed exactly, in all steps whose choice does not need all of them.
+    proposed_tokens, accepted_tokens : int
+        How many tokens ``lookup`` proposed, and how many of them were what was chosen then.
     """
 
     text: str
@@ -67,6 +73,7 @@ class GenerationResult:
     logprobs: list[TokenLogprob] | None
     prompt_tokens: int
     generation_tokens: int
+    cached_tokens: int
     prompt_tps: float
     generation_tps: float
     first_token_ms: float
@@ -77,6 +84,8 @@ class GenerationResult:
     isa: str
     head: HeadType
     rescored_rows: int
+    proposed_tokens: int
+    accepted_tokens: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as what JSON can hold."""
@@ -125,12 +134,18 @@ class TokenStream(Generic[CacheT]):
         One for each of them, where asked for.
     finish_reason : {"stop", "length"} or None
         ``None`` until the tokens end.
+    cached_tokens : int
+        How many tokens of the prompt need not be read.
+    n_chosen : int
+        How many tokens were chosen so far, with the one that ended the sequence.
     step_seconds : list of float
-        Duration of each step with its choice of a token: first the prompt's, then single tokens'.
+        Duration of each step with its choice of tokens: first the prompt's, then those after it.
     work : Work
         What these steps took.
     sampler : Sampler
         Chooses the tokens; it counts its own kernels.
+    lookup : PromptLookup
+        Proposes tokens to check together.
 
     Raises
     ------
@@ -154,6 +169,7 @@ class TokenStream(Generic[CacheT]):
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
         self.finish_reason: FinishReason | None = None
+        self.n_chosen = 0
         self.step_seconds: list[float] = []
         self.work = Work()
         self._steps_in_full = 0
@@ -161,40 +177,71 @@ class TokenStream(Generic[CacheT]):
         self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
         # The last token is given out without being read, so it needs no position.
         self._steps = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
-        self._cache = transformer.new_cache(len(prompt_ids) + self._steps - 1)
+        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._steps - 1)
+        self.cached_tokens = self._cache.length
+        self.lookup = PromptLookup(params.lookup, prompt_ids)
+        self._unread = prompt_ids[self.cached_tokens :]
+        self._logits: deque[Logits] = deque()  # of the last step, from which no token is chosen yet
+        self._is_partial = False
 
     def __iter__(self) -> Iterator[SampledToken]:
-        unread: Sequence[int] = self.prompt_ids
-        for _ in range(self._steps):
-            token = self._step(unread)
+        while self.n_chosen < self._steps:
+            token = self._next()
             if token.id in self._eos_ids:
                 self.finish_reason = "stop"
-                return
+                break
             self.token_ids.append(token.id)
             if self.logprobs is not None and token.logprob is not None:
                 self.logprobs.append(token.logprob)
-            yield token
-            unread = [token.id]
-        self.finish_reason = "length"
+            try:
+                yield token
+            except GeneratorExit:
+                self._keep()
+                raise
+        else:
+            self.finish_reason = "length"
+        self._keep()
 
-    def _step(self, unread: Sequence[int]) -> SampledToken:
+    def _next(self) -> SampledToken:
+        """Choose a token, as if every token took a step; what was proposed in its place proves right or wrong."""
         started = time.perf_counter()
-        needed = None if self.params.logprobs is not None else self._needed()
-        before = self.work.rescored_rows
-        logits = self.transformer.forward(np.asarray(unread, np.int32), self._cache, self.work, needed=needed)
-        is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
-        if is_partial and self.work.rescored_rows - before == logits.shape[1]:
-            self._steps_in_full = STEPS_IN_FULL
-        token = self.sampler.pick(logits[0], is_partial=is_partial)
-        self.step_seconds.append(time.perf_counter() - started)
+        is_step = not self._logits
+        if is_step:
+            self._step()
+        token = self.sampler.pick(self._logits.popleft(), is_partial=self._is_partial)
+        self.n_chosen += 1
+        self._unread = [token.id]
+        if n_wrong := self.lookup.refuted(token.id):
+            self._logits.clear()
+            self._cache.truncate(self._cache.length - n_wrong)
+        if is_step:
+            self.step_seconds.append(0.0)
+        self.step_seconds[-1] += time.perf_counter() - started
         return token
 
-    def _needed(self) -> NeededLogits:
+    def _step(self) -> None:
+        """Read what is unread, and behind it what is expected to come."""
+        n_left = self._steps - self.n_chosen
+        expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
+        needed = None if self.params.logprobs is not None else self._needed(expected)
+        before = self.work.rescored_rows
+        unread = np.asarray([*self._unread, *expected], np.int32)
+        logits = self.transformer.forward(unread, self._cache, self.work, "all" if expected else "last", needed)
+        self._is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
+        if self._is_partial and self.work.rescored_rows - before == logits.size:
+            self._steps_in_full = STEPS_IN_FULL
+        self._logits.extend(logits)
+
+    def _needed(self, expected: Sequence[int]) -> NeededLogits:
         """What the sampler needs; for a while all, where screening has been of no use."""
         if self._steps_in_full:
             self._steps_in_full -= 1
             return NeededLogits()
-        return self.sampler.needed()
+        return self.sampler.needed(expected)
+
+    def _keep(self) -> None:
+        """Let later sequences begin with what was read of this one; not after an error, whose traces nobody knows."""
+        self.transformer.keep([*self.prompt_ids, *self.token_ids], self._cache)
 
 
 def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> Iterator[Chunk]:
@@ -245,8 +292,9 @@ def _result(tokens: TokenStream[CacheT], text: str, reason: FinishReason, load_m
         logprobs=None if tokens.logprobs is None else list(tokens.logprobs),
         prompt_tokens=len(tokens.prompt_ids),
         generation_tokens=len(tokens.token_ids),
-        prompt_tps=_rate(len(tokens.prompt_ids), prefill_seconds),
-        generation_tps=_rate(len(decode_seconds), sum(decode_seconds)),
+        cached_tokens=tokens.cached_tokens,
+        prompt_tps=_rate(len(tokens.prompt_ids) - tokens.cached_tokens, prefill_seconds),
+        generation_tps=_rate(tokens.n_chosen - 1, sum(decode_seconds)),
         first_token_ms=1000 * prefill_seconds,
         load_ms=load_ms,
         peak_memory_mb=peak_memory_mb(),
@@ -255,6 +303,8 @@ def _result(tokens: TokenStream[CacheT], text: str, reason: FinishReason, load_m
         isa=tokens.transformer.isa,
         head=tokens.transformer.head,
         rescored_rows=tokens.work.rescored_rows,
+        proposed_tokens=tokens.lookup.proposed_tokens,
+        accepted_tokens=tokens.lookup.accepted_tokens,
     )
 
 

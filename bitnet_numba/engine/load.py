@@ -26,6 +26,7 @@ from bitnet_numba.settings import read_settings
 from bitnet_numba.simd import cpu
 
 MAX_THREADS = 256
+MAX_KEPT = 64  # prefixes
 
 
 def load_model(
@@ -36,6 +37,7 @@ def load_model(
     max_context: int | None = None,
     chat_template: str | None = None,
     head: HeadType = "exact",
+    kept_prefixes: int = 4,
 ) -> LanguageModel:
     """Load a model; :func:`bitnet_numba.load` says what the arguments mean.
 
@@ -50,6 +52,8 @@ def load_model(
         raise ParameterError(f"kv_type '{kv_type}': choose one of {', '.join(KV_DTYPES)}")
     if head not in HEAD_TYPES:
         raise ParameterError(f"head '{head}': choose one of {', '.join(HEAD_TYPES)}")
+    if isinstance(kept_prefixes, bool) or not isinstance(kept_prefixes, int) or not 0 <= kept_prefixes <= MAX_KEPT:
+        raise ParameterError(f"kept_prefixes is {kept_prefixes}, expected a whole number from 0 to {MAX_KEPT}")
     source = open_source(model)
     context = choose_context(max_context, source)
     tokenizer = source.tokenizer()
@@ -68,6 +72,7 @@ def load_model(
         info=describe(source, transformer, None if template is None else template.name),
         load_ms=1000 * (time.perf_counter() - started),
         max_context=context,
+        kept_prefixes=kept_prefixes,
         notes=tokenizer.notes,
     )
 

@@ -124,8 +124,8 @@ class Transformer:
         chunk_size : int
             Tokens a step, 1 to 512.
         needed : NeededLogits, optional
-            Of the last token's logits, which ones must be exact: with ``head="exact"``, others are minus infinity; with
-            ``"int8"``, all are rough. By default all are exact.
+            Of each token's logits, which ones must be exact: with ``head="exact"``, others are minus infinity; with
+            ``"int8"``, all are rough. Of steps with more than 16 logits, and by default, all are exact.
 
         Returns
         -------
@@ -148,7 +148,7 @@ class Transformer:
         for start in range(0, tokens.size, chunk_size):
             chunk = tokens[start : start + chunk_size]
             rows = slice(max(0, start - tokens.size + n_rows), max(0, start + chunk.size - tokens.size + n_rows))
-            piece = Piece(chunk, cache, rows.stop - rows.start, needed if logits == "last" else None)
+            piece = Piece(chunk, cache, rows.stop - rows.start, needed)
             self._step([piece], out[rows])
         return out
 

@@ -1,7 +1,7 @@
 """What generation asks of a transformer and of a tokenizer."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,23 @@ from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.head import HeadType
 
-CacheT = TypeVar("CacheT")
+
+class Cache(Protocol):
+    """What a transformer has read of one sequence; see :class:`bitnet_numba.engine.cache.KVCache`."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def pages(self) -> Sequence[object]:
+        """Its memory, in pages of one size, which caches share."""
+        ...
+
+    def truncate(self, length: int) -> None: ...
+    def fork(self, capacity: int, length: int) -> Self: ...
+    def resize(self, capacity: int) -> None: ...
+
+
+CacheT = TypeVar("CacheT", bound=Cache)
 
 
 class Transformer(Protocol[CacheT]):

@@ -88,20 +88,23 @@ class Sampler:
         self._always = self._changed_tokens(vocab_size)
         self._counts = None if params.temperature == 0 and params.logprobs is None else jit.new_counts()
 
-    def needed(self) -> NeededLogits:
-        """Return which logits the next choice can depend on.
+    def needed(self, expected: Sequence[int] = ()) -> NeededLogits:
+        """Return which logits the next choice can depend on, and those after it as long as ``expected`` tokens come.
 
         What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
         the k highest: changed tokens can only push them out. ``min_p`` alone needs what is near enough to the highest:
         changed tokens can only raise what it is measured against. ``top_p`` alone is a share of all.
         """
-        params = self._params
+        params, always = self._params, self._always
+        if expected and self._changes_answer():
+            always = always.copy()
+            always[list(expected)] = 1
         if params.temperature == 0 or params.top_k:
-            return NeededLogits(n_best=params.top_k if params.temperature else 1, always=self._always)
+            return NeededLogits(n_best=params.top_k if params.temperature else 1, always=always)
         if params.min_p and params.top_p >= 1:
             # the distance times temperature is rounded, so a little more is asked for
             margin = self._largest_distance() * params.temperature * (1 + 1e-9)
-            return NeededLogits(margin=margin, always=self._always)
+            return NeededLogits(margin=margin, always=always)
         return NeededLogits()
 
     def pick(self, logits: Logits, *, is_partial: bool = False) -> SampledToken:

@@ -1,14 +1,17 @@
 """One transformer that several Python threads may use at the same time."""
 
+from collections.abc import Sequence
 from typing import Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.prefix import PrefixStore
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.engine.scheduler import Scheduler, Work
 from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.kernels.attention import BLOCK
 
 
 class SharedTransformer(Generic[CacheT]):
@@ -20,6 +23,9 @@ class SharedTransformer(Generic[CacheT]):
         From now on used and closed by this object alone.
     max_context : int, optional
         The most positions of a sequence; by default ``transformer.config.max_seq_len``.
+    kept_prefixes : int
+        How many of the last sequences are kept, so that what begins alike is not read again: together at most as many
+        pages as a sequence of the whole context has, but one each.
 
     Raises
     ------
@@ -27,7 +33,9 @@ class SharedTransformer(Generic[CacheT]):
         If the model was not made for so long a context.
     """
 
-    def __init__(self, transformer: Transformer[CacheT], max_context: int | None = None) -> None:
+    def __init__(
+        self, transformer: Transformer[CacheT], max_context: int | None = None, kept_prefixes: int = 4
+    ) -> None:
         longest = transformer.config.max_seq_len
         self.max_context = longest if max_context is None else max_context
         if not 1 <= self.max_context <= longest:
@@ -38,6 +46,7 @@ class SharedTransformer(Generic[CacheT]):
         self.head = transformer.head
         self._transformer = transformer
         self._scheduler = Scheduler(transformer)
+        self._prefixes = PrefixStore(self._allocate, kept_prefixes, max(kept_prefixes, -(-self.max_context // BLOCK)))
 
     def check_fits(self, n_tokens: int) -> None:
         """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""
@@ -54,10 +63,25 @@ class SharedTransformer(Generic[CacheT]):
         Raises
         ------
         ResourceError
-            If memory does not allow it.
+            If memory does not allow it, even with nothing kept of other sequences.
         """
-        self._scheduler.check_open()
-        return self._transformer.new_cache(n_positions)
+        return self._prefixes.new_cache(n_positions)
+
+    def begin(self, token_ids: Sequence[int], n_positions: int) -> CacheT:
+        """Allocate what a sequence that begins with ``token_ids`` needs; as many of these as are kept are read already.
+
+        At least the last one is not.
+
+        Raises
+        ------
+        ResourceError
+            If memory does not allow it, even with nothing kept of other sequences.
+        """
+        return self._prefixes.begin(token_ids, n_positions)
+
+    def keep(self, token_ids: Sequence[int], cache: CacheT) -> None:
+        """Keep what was read of a sequence that has ended: at most ``token_ids``; nobody else may use the cache."""
+        self._prefixes.keep(token_ids, cache)
 
     def forward(
         self,
@@ -87,3 +111,8 @@ class SharedTransformer(Generic[CacheT]):
     def close(self) -> None:
         """Wait for the step that runs, if any, and give threads and memory back; later steps are refused."""
         self._scheduler.close()
+        self._prefixes.close()
+
+    def _allocate(self, n_positions: int) -> CacheT:
+        self._scheduler.check_open()
+        return self._transformer.new_cache(n_positions)

@@ -1,5 +1,6 @@
 """Text to token ids and back; the only room that knows the ``tokenizers`` package."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,16 +125,19 @@ class Tokenizer:
         """Return where a text spells special tokens: from left to right, the longest first."""
         return list(self._find(self._special_pattern, text))
 
-    def encode_spans(self, text: str, spans: Sequence[SpecialSpan]) -> list[int]:
-        """Return the token ids of a text whose special tokens are known; the rest is plain whatever it spells."""
+    def encode_spans(self, text: str, spans: Sequence[SpecialSpan], cuts: Sequence[int] = ()) -> list[int]:
+        """Return the token ids of a text whose special tokens are known; the rest is plain whatever it spells.
+
+        No token reaches across a cut.
+        """
         _check_text(text)
         ids: list[int] = []
         position = 0
         for span in spans:
-            ids += self._encode_plain(text, position, span.start)
+            ids += self._encode_pieces(text, position, span.start, cuts)
             ids.append(span.token_id)
             position = span.stop
-        return ids + self._encode_plain(text, position, len(text))
+        return ids + self._encode_pieces(text, position, len(text), cuts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
@@ -165,6 +169,11 @@ class Tokenizer:
             return b"" if token_id in hidden else self._vocabulary.token_bytes(token_id)
 
         return StreamDecoder(bytes_of, drops_space=at_start and self._drops_space)
+
+    def _encode_pieces(self, text: str, start: int, stop: int, cuts: Sequence[int]) -> list[int]:
+        borders = [start, *(cut for cut in cuts if start < cut < stop), stop]
+        pieces = (self._encode_plain(text, first, end) for first, end in itertools.pairwise(borders))
+        return list(itertools.chain.from_iterable(pieces))
 
     def _encode_plain(self, text: str, start: int, stop: int) -> list[int]:
         ids: list[int] = []

@@ -99,6 +99,13 @@ _SAMPLING = (
         metavar="TEXT",
         help="End before this text. Can be given more than once.",
     ),
+    click.option(
+        "--lookup",
+        type=int,
+        metavar="N",
+        help="Guess up to N tokens a step, at most 15, from where the text has been like this before: the same answer,"
+        " sooner where texts repeat. Default: 0, none.",
+    ),
 )
 
 _SAMPLING_NAMES = (
@@ -112,6 +119,7 @@ _SAMPLING_NAMES = (
     "presence_penalty",
     "seed",
     "stop",
+    "lookup",
 )
 
 

@@ -36,9 +36,11 @@ def stderr_is_terminal() -> bool:
 
 def timings(result: "GenerationResult") -> str:
     """Return one line on how fast a generation was."""
+    known = f" ({result.cached_tokens} known)" if result.cached_tokens else ""
+    guessed = f" ({result.accepted_tokens} of {result.proposed_tokens} guessed)" if result.proposed_tokens else ""
     return (
-        f"prompt {result.prompt_tokens} tokens, {result.prompt_tps:.1f} tokens/s"
-        f" | answer {result.generation_tokens} tokens, {result.generation_tps:.1f} tokens/s"
+        f"prompt {result.prompt_tokens} tokens{known}, {result.prompt_tps:.1f} tokens/s"
+        f" | answer {result.generation_tokens} tokens{guessed}, {result.generation_tps:.1f} tokens/s"
         f" | first token after {result.first_token_ms:.0f} ms"
         f" | ended by {result.finish_reason}"
     )

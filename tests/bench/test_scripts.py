@@ -39,6 +39,24 @@ def test_context() -> None:
     )
 
 
+def test_lookup() -> None:
+    result = result_of("lookup", "--lookup", "4", "--tokens", "48", *TINY)
+    plain, guessed = result["widths"]
+    assert result["same"]
+    assert (plain["lookup"], plain["proposed_tokens"], plain["speed_up"]) == (0, 0, 1)
+    assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
+
+
+def test_kv() -> None:
+    result = result_of("kv", "--context", "64", "--tokens", "2", *TINY)
+    assert result["positions"] > 300
+    single, half, whole = result["kv_types"]
+    assert [row["kv_type"] for row in (single, half, whole)] == ["f32", "f16", "int8"]
+    assert single["max_logit_difference"] == 0 < half["max_kl_nats"] < whole["max_kl_nats"]
+    assert 0.9 < whole["greedy_agreement"] <= single["greedy_agreement"] == 1
+    assert single["bytes_per_position"] == 2 * half["bytes_per_position"] > 3 * whole["bytes_per_position"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="pins processes to cores")
 def test_contend() -> None:
     result = result_of("contend", "-m", "demo", "--tokens", "2", *TINY)

@@ -21,6 +21,7 @@ class FakeResult:
     finish_reason: str = "stop"
     logprobs: None = None
     generation_tokens: int = 3
+    cached_tokens: int = 0
     prompt_tps: float = 100.0
     generation_tps: float = 50.0
     first_token_ms: float = 12.0
@@ -31,6 +32,8 @@ class FakeResult:
     isa: str = "generic"
     head: str = "exact"
     rescored_rows: int = 7
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

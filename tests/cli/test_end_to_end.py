@@ -78,6 +78,27 @@ def test_chat_answers_line_by_line(invoke: Invoke) -> None:
     assert result.stdout == "Hello! How can I help you?\nThe capital of Japan is Tokyo.\n"
 
 
+def test_a_second_turn_does_not_read_the_first_again(invoke: Invoke) -> None:
+    result = invoke("chat", "-m", "demo", stdin="What is the capital of Japan?\n/stats\nHello!\n/stats\n")
+    assert result.stdout == "The capital of Japan is Tokyo.\nHello! How can I help you?\n"
+    first, second = result.stderr.splitlines()
+    assert first.startswith("prompt 18 tokens, ")
+    assert second.startswith("prompt 41 tokens (30 known), ")  # 18, and 12 of the answer
+
+
+def test_lookup_changes_nothing_but_the_steps(invoke: Invoke) -> None:
+    command = ("run", "-m", "demo", "--json", "Max is a big dog. Max likes to play. Max is a")
+    plain, guessed = (json.loads(invoke(*command, *more).stdout) for more in ((), ("--lookup", "8")))
+    assert guessed["text"] == plain["text"]
+    assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
+    assert plain["proposed_tokens"] == plain["cached_tokens"] == 0
+
+
+def test_keys_and_values_may_be_int8(invoke: Invoke) -> None:
+    result = invoke("run", "-m", "demo", PROMPT, "--kv-type", "int8", "--json")
+    assert json.loads(result.stdout)["text"].startswith(" Paris")
+
+
 def test_dumped_logits_are_those_of_the_library(invoke: Invoke, tmp_path: Path) -> None:
     path = tmp_path / "out.npz"
     assert invoke("run", "-m", "demo", PROMPT, "--max-tokens", "2", "--dump-logits", str(path)).exit_code == 0

@@ -58,6 +58,19 @@ class FakeCache:
     def length(self) -> int:
         return len(self.tokens)
 
+    @property
+    def pages(self) -> list[Any]:
+        return [self]
+
+    def truncate(self, length: int) -> None:
+        del self.tokens[length:]
+
+    def resize(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def fork(self, capacity: int, length: int) -> "FakeCache":
+        return FakeCache(capacity, self.tokens[:length])
+
 
 LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
 

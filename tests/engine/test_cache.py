@@ -77,6 +77,37 @@ def test_allocated_arrays_are_zeros_of_the_shape_asked_for() -> None:
         assert not array.any()
 
 
+def test_resized_it_keeps_the_pages_that_it_needs() -> None:
+    cache = KVCache(1, 1, 32, 600, "f16")
+    cache.length = 300
+    before = list(cache.pages)
+    cache.resize(300)
+    assert (cache.capacity, len(cache.pages)) == (300, 2)
+    cache.resize(1000)
+    assert (cache.capacity, len(cache.pages), cache.length) == (1000, 4, 300)
+    assert all(old is new for old, new in zip(before[:2], cache.pages, strict=False))
+    np.testing.assert_array_equal(cache.addresses[0], [page.ctypes.data for page in cache.pages])
+    with pytest.raises(ParameterError, match=r"^cache: 300 positions are filled, it cannot hold 299$"):
+        cache.resize(299)
+
+
+def test_pages_that_were_shared_once_are_not_written_after_resizing() -> None:
+    cache = KVCache(1, 1, 32, 600, "f16")
+    cache.length = 600
+    fork = cache.fork()
+    cache.resize(700)
+    cache.truncate(100)
+    assert [page in map(id, fork.pages) for page in map(id, cache.pages)] == [False] * 3
+
+
+def test_nothing_changes_where_there_is_no_memory_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = KVCache(1, 1, 32, 10, "f16")
+    monkeypatch.setattr(cache_room, "available_bytes", lambda: 1000)
+    with pytest.raises(ResourceError, match=r"^KV cache: 300 positions need"):
+        cache.resize(300)
+    assert (cache.capacity, len(cache.pages)) == (10, 1)
+
+
 @pytest.mark.parametrize(("length", "capacity"), [(-1, 10), (1, 10), (0, -1)])
 def test_refuses_forks_outside(length: int, capacity: int) -> None:
     with pytest.raises(ParameterError, match=f"^cache: cannot begin with {length} of 0 positions and hold {capacity}$"):

@@ -78,6 +78,49 @@ def test_ids_are_those_of_the_whole_rendered_text(name: str, contents: list[str]
     assert ids.count(BEGIN) == 1
 
 
+@pytest.mark.parametrize("name", ["bitnet", "llama3", "raw"])
+@given(contents=st.lists(CONTENTS.map(str.strip), min_size=3, max_size=3), more=st.booleans())
+def test_a_longer_chat_begins_with_the_ids_of_the_shorter_one_and_its_answer(
+    name: str, contents: list[str], more: bool
+) -> None:
+    template, (question, answer, following) = NAMED_TEMPLATES[name], contents
+    before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}] if more else []
+    asked = [*before, {"role": "user", "content": question}]
+    answered = [*asked, {"role": "assistant", "content": answer}, {"role": "user", "content": following}]
+    ids, longer = (encode_chat(TOKENIZER, template, messages) for messages in (asked, answered))
+    if name != "raw":  # whose answers end in nothing that stands for an end
+        ids += [*TOKENIZER.encode(answer, add_bos=False), EOT]
+    assert longer[: len(ids)] == ids
+    text = template.render(answered, bos_token="<|begin_of_text|>")
+    shown = TOKENIZER.decode(longer, skip_special=False)
+    assert shown == ("<|begin_of_text|>" if name == "raw" else "") + text
+
+
+def test_an_answer_is_cut_off_from_the_space_before_it() -> None:
+    chat = [{"role": role, "content": content} for role, content in (("user", "Hi"), ("assistant", " Hello "))]
+    expected = [BEGIN, *(token for text in ("User: Hi", "Assistant: ", "Hello") for token in _plain(text))]
+    expected[1 + len(_plain("User: Hi")) : 1 + len(_plain("User: Hi"))] = [EOT]
+    assert encode_chat(TOKENIZER, NAMED_TEMPLATES["bitnet"], chat, add_generation_prompt=False) == [*expected, EOT]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}{{ m.content.split('</think>')[-1] }}.{% endfor %}",
+        "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+        "{{ messages | length }}",
+    ],
+)
+def test_answers_that_a_template_rewrites_are_not_cut_off(source: str) -> None:
+    chat = [{"role": role, "content": f"<think>x</think>{role} y"} for role in ("user", "assistant", "user")]
+    template = ChatTemplate("rewriter", source)
+    assert encode_chat(TOKENIZER, template, chat) == TOKENIZER.encode(template.render(chat))
+
+
+def _plain(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_bos=False)
+
+
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
 @given(contents=st.lists(CONTENTS, min_size=1, max_size=3))
 def test_no_message_can_forge_a_token(name: str, contents: list[str]) -> None:

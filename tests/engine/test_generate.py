@@ -158,6 +158,7 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "logprobs": None,
         "prompt_tokens": 3,
         "generation_tokens": 3,
+        "cached_tokens": 0,
         "prompt_tps": 6.0,
         "first_token_ms": 500.0,
         "load_ms": 12.5,
@@ -166,6 +167,8 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "isa": "fake",
         "head": "f16",
         "rescored_rows": 0,
+        "proposed_tokens": 0,
+        "accepted_tokens": 0,
     }
 
 
@@ -185,6 +188,7 @@ def test_the_result_is_json() -> None:
         "logprobs",
         "prompt_tokens",
         "generation_tokens",
+        "cached_tokens",
         "prompt_tps",
         "generation_tps",
         "first_token_ms",
@@ -195,6 +199,8 @@ def test_the_result_is_json() -> None:
         "isa",
         "head",
         "rescored_rows",
+        "proposed_tokens",
+        "accepted_tokens",
     ]
     assert parsed["logprobs"][0]["token_id"] == 97
     assert parsed["logprobs"][0]["top"][0][0] == 97

@@ -27,6 +27,7 @@ def test_defaults_change_nothing() -> None:
         "stop": (),
         "logprobs": None,
         "ignore_eos": False,
+        "lookup": 0,
     }
 
 
