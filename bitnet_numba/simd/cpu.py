@@ -148,6 +148,11 @@ def isa() -> str:
     return forced
 
 
+def target_features() -> frozenset[str]:
+    """Return LLVM's names of the features that compiled code may use: of a forced instruction set only its own."""
+    return frozenset(REQUIRED_FEATURES[vector_isa()]) if read_settings().isa else features()
+
+
 def _compile_for_told_features() -> None:
     """Add what Linux told to Numba's target: Numba asks only LLVM."""
     told = sorted(_told_by_linux())

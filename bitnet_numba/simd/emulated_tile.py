@@ -7,7 +7,7 @@ configuration clears the tiles; without one they have no rows, so a kernel that 
 from llvmlite import ir
 from numba.core import cgutils
 
-from bitnet_numba.simd.dot import BODIES
+from bitnet_numba.simd.dot import dot_plain
 from bitnet_numba.simd.operation import I32, I64, Builder, Value, spread
 from bitnet_numba.simd.types import I32x16, U8x64
 
@@ -18,7 +18,7 @@ _TILE = 1024  # bytes
 STATE_BYTES = 64 + 8 * _TILE
 """Bytes of memory behind a configuration."""
 
-_product = BODIES["generic"]
+_product = dot_plain
 
 
 def _at(b: Builder, base: Value, offset: Value | int) -> Value:

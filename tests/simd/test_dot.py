@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.settings import read_settings
 from bitnet_numba.simd import cpu
-from bitnet_numba.simd.dot import BODIES, dot
+from bitnet_numba.simd.dot import BODIES, dot, dot_plain, dot_sse2, dot_ssse3
 from bitnet_numba.simd.memory import load_bytes, load_i32, store_i32
 from tests.kernels.inputs import SEEDS
 
@@ -25,9 +24,12 @@ def compiled(body: Any) -> Callable[..., None]:
     return product  # type: ignore[no-any-return]
 
 
-COMPILED_FOR = frozenset(cpu.REQUIRED_FEATURES[cpu.vector_isa()]) if read_settings().isa else cpu.features()
-PRODUCTS = {isa: compiled(body) for isa, body in BODIES.items() if COMPILED_FOR.issuperset(cpu.REQUIRED_FEATURES[isa])}
-LARGEST_BYTE = {isa: 127 if isa == "neon_dotprod" else 128 for isa in BODIES}
+TARGET = cpu.target_features()
+CHOSEN = {isa: compiled(body) for isa, body in BODIES.items() if TARGET.issuperset(cpu.REQUIRED_FEATURES[isa])}
+SSE2 = {"sse2": compiled(dot_sse2)} if cpu.is_x86() else {}
+SSSE3 = {"ssse3": compiled(dot_ssse3)} if "ssse3" in TARGET else {}
+PRODUCTS = CHOSEN | SSE2 | SSSE3 | {"plain": compiled(dot_plain)}
+LARGEST_BYTE = {body: 127 if body == "neon_dotprod" else 128 for body in (*BODIES, *PRODUCTS)}
 
 
 def check(isa: str, acc: npt.NDArray[np.int32], unsigned: npt.NDArray[np.uint8], signed: npt.NDArray[np.int8]) -> None:
