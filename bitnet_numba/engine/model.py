@@ -227,11 +227,12 @@ class Transformer:
         """Return how the logits of some tokens are computed, and what of them is needed."""
         rows = [logits for logits in needed if logits is not None]
         request = request_of(rows, self.config.vocab_size)
-        if self.weights.head_screen.size == 0 or not 0 < len(rows) == len(needed) <= SCREENED_TOKENS:
+        if self.weights.head_screen.size == 0 or not 0 < len(rows) == len(needed):
             return FULL_HEAD, request
         if self.head == "int8":
             return APPROXIMATE_HEAD, request
-        screened = self.head == "exact" and all(logits.is_partial for logits in rows)
+        few = self.head == "exact" and len(rows) <= SCREENED_TOKENS
+        screened = few and all(logits.is_partial for logits in rows)
         return SCREENED_HEAD if screened else FULL_HEAD, request
 
     def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:

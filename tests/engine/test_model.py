@@ -8,6 +8,7 @@ import pytest
 
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache, KVType
+from bitnet_numba.engine.head import HeadType, NeededLogits
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
@@ -120,6 +121,21 @@ def test_a_batch_of_single_tokens_continues_as_each_alone(model: Transformer) ->
         last, _ = model.forward_batch([Piece(tokens[i : i + 1], cache) for i, cache in enumerate(caches)])
     for prompt, row in zip(prompts, last, strict=True):
         assert (logits_of(model, prompt)[-1] == row).all()
+
+
+@pytest.mark.parametrize("n_sequences", [3, 16, 17, 40])
+@pytest.mark.parametrize("head", ["exact", "f16", "int8"])
+def test_every_head_gives_a_sequence_the_same_in_any_batch(head: HeadType, n_sequences: int, tmp_path: Path) -> None:
+    model = transformer(toy_file(tmp_path, "bitnet-b1.58")[1], head=head)
+    tokens = np.arange(3, dtype=np.int32)
+    pieces = [Piece(tokens + place, model.new_cache(3), 1, NeededLogits(n_best=1)) for place in range(n_sequences)]
+    together, _ = model.forward_batch(pieces)
+    for place in range(n_sequences):
+        alone = model.forward(tokens + place, model.new_cache(3), needed=NeededLogits(n_best=1))[0]
+        assert together[place].argmax() == alone.argmax()
+        assert together[place].max() == alone.max()
+        if head != "exact":  # which leaves out what cannot be the highest
+            assert (together[place] == alone).all()
 
 
 def test_refuses_batches(model: Transformer) -> None:

@@ -14,6 +14,7 @@ from bitnet_numba.engine.forward.arrays import (
     GATE,
     OUTPUT,
     SCREENED_HEAD,
+    SCREENED_TOKENS,
     UP,
     RunState,
     Step,
@@ -128,7 +129,10 @@ def output(crew: Crew, step: Step, logits: Floats) -> None:
             crew, state.counts, weights.head, weights.head_screen, hidden, step.request, state.screen, logits
         )
     elif step.head_way == APPROXIMATE_HEAD:
-        approximate_worker(crew, state.counts, weights.head_screen, hidden, state.screen, logits)
+        for first in range(0, n_wanted, SCREENED_TOKENS):  # as many as there is scratch memory for
+            some = slice(first, min(first + SCREENED_TOKENS, n_wanted))
+            approximate_worker(crew, state.counts, weights.head_screen, hidden[some], state.screen, logits[some])
+            barrier(crew)
     else:
         head_worker(crew, weights.head, weights.head_scales, hidden, logits)
     barrier(crew)
