@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    with bitnet_numba.load(arguments.model, threads=arguments.threads) as model:
+    with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
         tokens_per_second(model, max(arguments.sizes), arguments.context, 2)
         speeds: dict[int, list[float]] = {size: [] for size in arguments.sizes}
         for _ in range(arguments.rounds):  # interleaved, since machines are noisy

@@ -67,7 +67,7 @@ def runs() -> list[Run]:
     found += [
         Run("context", "context", [], MAIN_SHAPE),
         Run("prompts", "prefill", ["--tokens", *LONG_PROMPTS, "--rounds", "2"], MAIN_SHAPE),
-        *(Run(f"kernels-{n}", "kernels", ["--threads", str(n), "--rounds", "3"]) for n in THREADS),
+        *(Run(f"kernels-{n}", "kernels", ["--threads", str(n), "--rounds", "9"]) for n in THREADS),
         Run("batch", "batch", [], MAIN_SHAPE),
         Run("startup", "startup", [], MAIN_SHAPE),
         Run("contend", "contend", [], MAIN_SHAPE),
