@@ -45,8 +45,10 @@ class _Request(Generic[CacheT]):
         n_logits: int,
         needed: NeededLogits | None,
         work: Work,
+        changed: threading.Condition,
     ) -> None:
         self.tokens, self.cache, self.n_logits, self.needed, self.work = tokens, cache, n_logits, needed, work
+        self.changed = changed  # wakes the thread that waits for it
         self.rows: list[NDArray[np.float32]] = []
         self.failure: BaseException | None = None
         self._read = 0
@@ -90,7 +92,9 @@ class Scheduler(Generic[CacheT]):
 
     def __init__(self, transformer: Transformer[CacheT]) -> None:
         self._transformer = transformer
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._all_arrived = threading.Condition(self._lock)
+        self._not_led = threading.Condition(self._lock)
         self._waiting: list[_Request[CacheT]] = []
         self._is_led = self._is_closed = False
         self._expected = 0
@@ -116,28 +120,28 @@ class Scheduler(Generic[CacheT]):
         BitNetError
             If the model was closed.
         """
-        request = _Request(tokens, cache, n_logits, needed, work)
-        with self._changed:
+        request = _Request(tokens, cache, n_logits, needed, work, threading.Condition(self._lock))
+        with self._lock:
             self.check_open()
             self._waiting.append(request)
-            self._changed.notify_all()
+            if len(self._waiting) >= self._expected:
+                self._all_arrived.notify()
             try:
                 self._wait_or_lead(request)
-            except BaseException:  # an interrupt: whoever was to be served by this thread finds another
+            finally:  # after an interrupt too: whoever was to be served by this thread finds another
                 self._waiting = [other for other in self._waiting if other is not request]
-                self._changed.notify_all()
-                raise
+                self._find_leader()
         if request.failure is not None:
             raise request.failure
         return request.logits(self._transformer.config.vocab_size)
 
     def close(self) -> None:
         """Wait for the step that runs, if any, and close the transformer; what still waits is refused."""
-        with self._changed:
+        with self._lock:
             was_closed, self._is_closed = self._is_closed, True
-            self._changed.notify_all()
+            self._all_arrived.notify()
             while self._is_led:
-                self._changed.wait()
+                self._not_led.wait()
         if not was_closed:
             self._transformer.close()
 
@@ -149,7 +153,7 @@ class Scheduler(Generic[CacheT]):
     def _wait_or_lead(self, request: _Request[CacheT]) -> None:
         """Return when the request is done; the lock is held here, but for waits and the steps themselves."""
         while self._is_led and not request.is_done:
-            self._changed.wait()
+            request.changed.wait()
         if request.is_done:
             return
         self._is_led = True
@@ -160,27 +164,35 @@ class Scheduler(Generic[CacheT]):
                 self._lead_step()
         finally:
             self._is_led = False
-            self._changed.notify_all()
+
+    def _find_leader(self) -> None:
+        """Wake one of those that wait, if nobody leads; waking all each time would cost as much as some layers."""
+        if not self._is_led:
+            self._not_led.notify_all()
+            if self._waiting:
+                self._waiting[0].changed.notify()
 
     def _gather(self) -> None:
         """Wait a little for the other sequences of the last step, whose next tokens are being chosen."""
         deadline = time.monotonic() + min(LONGEST_WAIT, PATIENCE * self._last_seconds)
-        while len(self._waiting) < self._expected:
+        while len(self._waiting) < self._expected and not self._is_closed:
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or not self._changed.wait(remaining):
+            if remaining <= 0 or not self._all_arrived.wait(remaining):
                 return
 
     def _lead_step(self) -> None:
         batch = _shares(self._waiting)
-        self._changed.release()
+        self._lock.release()
         try:
             self._step(batch)
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
         # whoever was left out comes next, beside those who come again
         self._expected = max(len(batch), len(self._waiting))
+        for request in self._waiting:
+            if request.is_done:
+                request.changed.notify()
         self._waiting = [request for request in self._waiting if not request.is_done]
-        self._changed.notify_all()
 
     def _step(self, batch: Sequence[tuple[_Request[CacheT], Piece[CacheT]]]) -> None:
         """Run one step, and give everyone in it what is theirs."""

@@ -1,7 +1,7 @@
 """Bounds of every logit from the int8 copy of the head: proven for the very bits that the full pass would give.
 
-Write a row of the matrix as x = s c + e (:mod:`bitnet_numba.kernels.head_rows`) and the hidden state as h = t q + d,
-with whole numbers c and q. Then, exactly,
+Write a row of the matrix as x = s c + e (:mod:`bitnet_numba.kernels.head_rows`) and the hidden state as h = t q + d
+(:mod:`bitnet_numba.kernels.head_hidden`), with whole numbers c and q. Then, exactly,
 
     x . h = s t (c . q)  +  s (c . d)  +  e . h.
 
@@ -18,176 +18,139 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
-from bitnet_numba.kernels.head import STEP
-from bitnet_numba.kernels.head_rows import (
-    BIAS,
-    CORRECTION,
-    ERROR,
-    HEADER,
-    NORM,
-    ROUNDING,
-    ROWS,
-    SCALE,
-    SMALLEST_MAXIMUM,
-    WORD,
-    above,
-    largest_magnitude,
-    norm_above,
-    rounded,
+from bitnet_numba.kernels.head_hidden import (
+    BASE,
+    FLOOR,
+    HIDDEN_ERROR,
+    HIDDEN_NORM,
+    ROUNDINGS,
+    STEP_SIZE,
+    HiddenCodes,
+    new_hidden_codes,
+    quantize_hidden,
 )
+from bitnet_numba.kernels.head_rows import CORRECTION, ERROR, HEADER, NORM, ROUNDING, ROWS, SCALE, WORD
 from bitnet_numba.kernels.jit import HEAD_SCREEN, jit
-from bitnet_numba.simd.memory import (
-    broadcast_from,
-    load_bytes,
-    load_f32,
-    load_i32,
-    prefetch,
-    store_f32,
-    store_i32,
-)
+from bitnet_numba.simd.memory import broadcast_from, load_bytes, load_f32, load_i32, prefetch, store_f32
 from bitnet_numba.simd.register_tile import add_unsigned_products, store_totals, zero_totals
 from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
-from bitnet_numba.simd.types import LANES
 
-BASE = np.float32(127)  # a hidden element is 127 * high + low: so both bytes fit the dot product of every CPU
-LARGEST_HIDDEN = np.float32(BASE * BIAS + BIAS)
-TOKENS = 4  # at once: as many sums as hide the latency of a dot product, while each line is loaded once
-_SUMS_OF_ONE, _SUMS_OF_ALL = 4, 4 * TOKENS  # names of constants, which Numba knows by value
+BLOCKS = 2  # at once, from distant places: two streams keep memory busier than one
+PARTS = 8  # bytes of hidden states' elements at once: of four tokens, or of eight where they have one byte
+_SUMS_OF_ONE, _SUMS_OF_ALL = 2 * BLOCKS, PARTS * BLOCKS  # names of constants, which Numba knows by value
 AHEAD = 512  # words of prefetch: 2 kB, which hides the latency of memory
 LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full pass can overflow
 CENTRE_ROUNDINGS = np.float32(8 * ROUNDING)  # five of the term that is computed, one when the bound is added to it
 SLACK = np.float32(1 + 2.0**-19)  # for the roundings of the bound itself, nine at most, and one when it is added
-DENORMAL_FLOOR = 2.0**-128  # an element: what products of denormal numbers can be off by
-
-STEP_SIZE, HIDDEN_NORM, HIDDEN_ERROR, ROUNDINGS, FLOOR = range(5)
-"""Columns of ``ScreenState.measures``: what one unit of the hidden state stands for; at least its norm; at least the
-norm of its error; the roundings of a logit, relative to the norms; and what denormal numbers can be off by."""
 
 Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
+Marks = npt.NDArray[np.uint8]
 
 
 class ScreenState(NamedTuple):
-    """Buffers of a screened head.
+    """Buffers of a screened head; slots as in the forward pass's other buffers.
 
     Attributes
     ----------
-    hidden : uint8[slots, 2, hidden_size]
-        High and low parts of each hidden state; slots as in the forward pass's other buffers.
-    measures : float32[slots, 5]
-        Of each hidden state; columns ``STEP_SIZE`` to ``FLOOR``.
-    sums : int32[n_threads, 4, 2, 2, 16]
-        Products of up to four tokens' high and low parts with two blocks.
+    fine, coarse : HiddenCodes
+        The hidden states in two bytes an element, and in one.
+    sums : int32[n_threads, 8, 2, 16]
+        Products of the parts of a few hidden states with two blocks.
     lower, upper : float32[n_tokens, 16 * n_blocks]
         Bounds of each logit.
-    best : float32[n_tokens, n_blocks]
-        The highest lower bound of each block.
+    best, highest : float32[n_tokens, n_blocks]
+        The highest lower and the highest upper bound of each block.
     thresholds : float32[slots]
         What a logit must be able to reach.
     rescored : int64[slots]
         How many logits the last call computed exactly; ``vocab_size`` where it was the full pass.
+    is_open : bool[slots]
+        Whether a token's logits are to be bounded, for the first time or more closely.
+    rest : int64[1]
+        How many calls do without coarse bounds, which have been of no use.
     """
 
-    hidden: npt.NDArray[np.uint8]
-    measures: Floats
+    fine: HiddenCodes
+    coarse: HiddenCodes
     sums: npt.NDArray[np.int32]
     lower: Floats
     upper: Floats
     best: Floats
+    highest: Floats
     thresholds: Floats
     rescored: npt.NDArray[np.int64]
+    is_open: npt.NDArray[np.bool_]
+    rest: npt.NDArray[np.int64]
 
 
 def new_screen_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads: int) -> ScreenState:
     """Allocate the buffers for up to ``n_tokens`` on ``n_threads`` threads."""
     n_blocks = -(-vocab_size // (2 * ROWS)) * 2
-    slots = max(n_tokens, n_threads)
+    slots = -(-max(n_tokens, n_threads) // PARTS) * PARTS  # what lies behind the last token is multiplied too
     return ScreenState(
-        hidden=np.zeros((slots, 2, hidden_size), np.uint8),
-        measures=np.zeros((slots, 5), np.float32),
-        sums=np.zeros((n_threads, TOKENS, 2, 2, ROWS), np.int32),
+        fine=new_hidden_codes(slots, 2, hidden_size),
+        coarse=new_hidden_codes(slots, 1, hidden_size),
+        sums=np.zeros((n_threads, PARTS, BLOCKS, ROWS), np.int32),
         lower=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
         upper=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
         best=np.zeros((n_tokens, n_blocks), np.float32),
+        highest=np.zeros((n_tokens, n_blocks), np.float32),
         thresholds=np.zeros(slots, np.float32),
         rescored=np.zeros(slots, np.int64),
+        is_open=np.zeros(slots, np.bool_),
+        rest=np.zeros(1, np.int64),
     )
 
 
 @jit
-def screen_worker(
-    crew: Crew,
-    counts: npt.NDArray[np.int64],
-    screen: Words,
-    hidden: Floats,
-    always: npt.NDArray[np.uint8],
-    state: ScreenState,
-) -> None:
-    """Write the bounds of all logits; two distant blocks at once keep memory busier than one."""
-    n_tokens, half = hidden.shape[0], screen.shape[0] // 2
-    _begin(crew, counts, hidden, state)
+def begin_worker(crew: Crew, counts: npt.NDArray[np.int64], hidden: Floats, state: ScreenState) -> None:
+    """Write the codes of all hidden states; all of them are open."""
+    n_tokens = hidden.shape[0]
+    if crew.thread == 0:
+        counts[HEAD_SCREEN] += 1
+    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
+        quantize_hidden(hidden[min(slot, n_tokens - 1)], slot, state.fine, state.coarse)
+        state.is_open[slot] = True
+    meet_for(crew, n_tokens)
+
+
+@jit
+def screen_worker(crew: Crew, screen: Words, hidden: HiddenCodes, always: Marks, state: ScreenState) -> None:
+    """Write the bounds of all logits, where :func:`is_bounded`."""
+    n_tokens, half = always.shape[0], screen.shape[0] // BLOCKS
+    together = tokens_together(hidden, n_tokens)
     block = claim(crew, half)
     while block >= 0:
-        token = 0
-        while token < n_tokens:
-            taken = _take_blocks(crew, screen, block, n_tokens, token, state)
-            for each in range(taken):
-                _bound_both(crew, screen, block, n_tokens, token + each, state.sums[crew.thread, each], always, state)
-            token += taken
+        for first in range(0, n_tokens, together):
+            slot, count = first if n_tokens > 1 else crew.thread, min(together, n_tokens - first)
+            if is_bounded(hidden, slot, n_tokens, state):
+                multiply_blocks(crew, screen, block, hidden, slot, n_tokens, state)
+                for each in range(count):
+                    _bound_both(crew, screen, block, hidden, slot + each, each, state, first + each)
+                    if always.shape[1]:
+                        _exempt(always[first + each], block, state, first + each)
+                        _exempt(always[first + each], block + half, state, first + each)
         block = claim(crew, half)
-
-
-@jit
-def _take_blocks(crew: Crew, screen: Words, block: int, n_tokens: int, token: int, state: ScreenState) -> int:
-    """Multiply two blocks with four tokens, or with one where there are fewer; return how many."""
-    second, sums = screen.shape[0] // 2 + block, state.sums[crew.thread]
-    if n_tokens - token >= TOKENS:
-        _two_blocks(zero_totals(_SUMS_OF_ALL), screen, block, second, state.hidden, token, sums)
-        return TOKENS
-    _two_blocks(
-        zero_totals(_SUMS_OF_ONE), screen, block, second, state.hidden, token if n_tokens > 1 else crew.thread, sums
-    )
-    return 1
-
-
-@jit
-def _bound_both(
-    crew: Crew,
-    screen: Words,
-    block: int,
-    n_tokens: int,
-    token: int,
-    sums: npt.NDArray[np.int32],
-    always: npt.NDArray[np.uint8],
-    state: ScreenState,
-) -> None:
-    measures = state.measures[token if n_tokens > 1 else crew.thread]
-    bounds = state.lower[token], state.upper[token], state.best[token]
-    for which in range(2):
-        number = block + which * (screen.shape[0] // 2)
-        _bound_block(screen[number], number, sums, which, measures, bounds)
-        if always.shape[1]:
-            _exempt(always[token], number, *bounds)
 
 
 @jit
 def approximate_worker(
     crew: Crew, counts: npt.NDArray[np.int64], screen: Words, hidden: Floats, state: ScreenState, out: Floats
 ) -> None:
-    n_tokens, half = hidden.shape[0], screen.shape[0] // 2
-    _begin(crew, counts, hidden, state)
+    n_tokens, half = hidden.shape[0], screen.shape[0] // BLOCKS
+    begin_worker(crew, counts, hidden, state)
+    together = tokens_together(state.fine, n_tokens)
     block = claim(crew, half)
     while block >= 0:
-        token = 0
-        while token < n_tokens:
-            taken = _take_blocks(crew, screen, block, n_tokens, token, state)
-            for each in range(taken):
-                measures = state.measures[token + each if n_tokens > 1 else crew.thread]
-                for which in range(2):
+        for first in range(0, n_tokens, together):
+            slot = first if n_tokens > 1 else crew.thread
+            multiply_blocks(crew, screen, block, state.fine, slot, n_tokens, state)
+            for each in range(min(together, n_tokens - first)):
+                for which in range(BLOCKS):
                     number = block + which * half
-                    centre, _ = _centre(screen[number], state.sums[crew.thread, each], which, measures)
-                    store_f32(state.upper[token + each], number * ROWS, centre)
-            token += taken
+                    centre, _ = _centre(crew, screen[number], state.fine, slot + each, each, which, state)
+                    store_f32(state.upper[first + each], number * ROWS, centre)
         block = claim(crew, half)
     barrier(crew)
     for token in range(crew.thread, n_tokens, crew.n_threads):
@@ -196,104 +159,108 @@ def approximate_worker(
 
 
 @jit
-def _begin(crew: Crew, counts: npt.NDArray[np.int64], hidden: Floats, state: ScreenState) -> None:
-    n_tokens = hidden.shape[0]
-    if crew.thread == 0:
-        counts[HEAD_SCREEN] += 1
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        _quantize_hidden(hidden[min(slot, n_tokens - 1)], state.hidden[slot], state.measures[slot])
-    meet_for(crew, n_tokens)
+def is_bounded(hidden: HiddenCodes, slot: int, n_tokens: int, state: ScreenState) -> Any:
+    """Tell whether a token is open, or one of those that are multiplied with it."""
+    together = tokens_together(hidden, n_tokens)
+    first = slot // together * together
+    return n_tokens == 1 or state.is_open[first : min(first + together, n_tokens)].any()
 
 
 @jit
-def _quantize_hidden(values: Floats, out: npt.NDArray[np.uint8], measures: Floats) -> None:
-    """Write ``127 * high + low``, the nearest of values / step, as bytes; and the step and the norms."""
-    n = values.size
-    largest = max(largest_magnitude(values), SMALLEST_MAXIMUM)
-    step = largest / LARGEST_HIDDEN
-    factor, minus_step = v.broadcast_f32(LARGEST_HIDDEN / largest), v.broadcast_f32(-step)
-    base, minus_base = v.broadcast_f32(np.float32(1) / BASE), v.broadcast_f32(-BASE)
-    bias = v.broadcast_i32(np.int32(BIAS))
-    squares = error_squares = v.zero_f32()
-    for i in range(0, n, LANES):
-        h = load_f32(values, i)
-        q = rounded(v.mul_f32(h, factor), LARGEST_HIDDEN)
-        high = v.round_f32(v.mul_f32(q, base))
-        low = v.fma_f32(high, minus_base, q)
-        store_i32(out[0], i, v.add_i32(v.to_i32(high), bias))
-        store_i32(out[1], i, v.add_i32(v.to_i32(low), bias))
-        error = v.fma_f32(q, minus_step, h)
-        squares, error_squares = v.fma_f32(h, h, squares), v.fma_f32(error, error, error_squares)
-    measures[STEP_SIZE] = step
-    measures[HIDDEN_NORM] = above(norm_above(v.sum_f32(squares), n))
-    measures[HIDDEN_ERROR] = above(norm_above(v.sum_f32(error_squares), n))
-    measures[ROUNDINGS] = above((n // STEP + 8) * ROUNDING)
-    measures[FLOOR] = above(n * DENORMAL_FLOOR)
+def tokens_together(hidden: HiddenCodes, n_tokens: int) -> int:
+    """Return how many tokens are multiplied at once."""
+    return PARTS // hidden.codes.shape[1] if n_tokens > 1 else 1
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+@jit
+def multiply_blocks(
+    crew: Crew, screen: Words, block: int, hidden: HiddenCodes, slot: int, n_tokens: int, state: ScreenState
+) -> None:
+    """Multiply a block of each half of the matrix with the hidden states from ``slot`` on."""
+    sums = state.sums[crew.thread].reshape(-1)
+    if n_tokens > 1:
+        _two_blocks(zero_totals(_SUMS_OF_ALL), screen, block, hidden.codes, slot, sums)
+    else:
+        _two_blocks(zero_totals(_SUMS_OF_ONE), screen, block, hidden.codes, slot, sums)
 
 
 @jit
 def _two_blocks(
-    zeros: Any, screen: Words, first: int, second: int, hidden: npt.NDArray[np.uint8], slot: int, sums: Any
+    zeros: Any, screen: Words, block: int, codes: npt.NDArray[np.uint8], slot: int, sums: npt.NDArray[np.int32]
 ) -> None:
-    """Write the products of sixteen rows of each half of the matrix with hidden states from ``slot`` on.
-
-    ``zeros`` has four vectors for each of them: high and low part times either block.
-    """
-    flat, of_hidden = screen.reshape(-1), hidden.reshape(-1)
-    n, first_byte = hidden.shape[2], slot * 2 * hidden.shape[2]
-    at_1 = (first * screen.shape[1] + HEADER) * ROWS
-    at_2 = (second * screen.shape[1] + HEADER) * ROWS
+    """``zeros`` has two vectors, one for either block, for each part of each hidden state."""
+    flat, of_hidden = screen.reshape(-1), codes.reshape(-1)
+    n, first_byte = codes.shape[2], slot * codes.shape[1] * codes.shape[2]
+    at_1 = (block * screen.shape[1] + HEADER) * ROWS
+    at_2 = at_1 + screen.shape[0] // BLOCKS * screen.shape[1] * ROWS
     totals = zeros
     for word in range(n // WORD):
         line_1, line_2 = at_1 + word * ROWS, at_2 + word * ROWS
         prefetch(flat, line_1 + AHEAD)
         prefetch(flat, line_2 + AHEAD)
-        codes = load_bytes(flat, line_1), load_bytes(flat, line_2)
-        totals = add_unsigned_products(totals, codes, of_hidden, first_byte + word * WORD, n)
-    store_totals(sums.reshape(-1), 0, totals)
+        lines = load_bytes(flat, line_1), load_bytes(flat, line_2)
+        totals = add_unsigned_products(totals, lines, of_hidden, first_byte + word * WORD, n)
+    store_totals(sums, 0, totals)
 
 
 @jit
-def _centre(lines: Words, sums: npt.NDArray[np.int32], which: int, measures: Floats) -> Any:
+def _centre(
+    crew: Crew, lines: Words, hidden: HiddenCodes, slot: int, each: int, which: int, state: ScreenState
+) -> Any:
     """Return s t (c . q) of sixteen rows, and the sum of its parts' magnitudes, to which its roundings are relative."""
-    unit = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(measures, STEP_SIZE))
+    unit = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], STEP_SIZE))
     correction = load_i32(lines[CORRECTION], 0)  # takes off what the bias of the hidden state's bytes has added
-    high = v.to_f32(v.add_i32(load_i32(sums[0, which], 0), correction))
-    low = v.to_f32(v.add_i32(load_i32(sums[1, which], 0), correction))
-    base = v.broadcast_f32(BASE)
-    size = v.mul_f32(unit, v.fma_f32(v.abs_f32(high), base, v.abs_f32(low)))
-    return v.mul_f32(unit, v.fma_f32(high, base, low)), size
+    parts = hidden.codes.shape[1]
+    total = v.to_f32(v.add_i32(load_i32(state.sums[crew.thread, each * parts, which], 0), correction))
+    size = v.abs_f32(total)
+    if parts == 2:
+        low = v.to_f32(v.add_i32(load_i32(state.sums[crew.thread, each * parts + 1, which], 0), correction))
+        size = v.fma_f32(size, v.broadcast_f32(BASE), v.abs_f32(low))
+        total = v.fma_f32(total, v.broadcast_f32(BASE), low)
+    return v.mul_f32(unit, total), v.mul_f32(unit, size)
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+@jit
+def _bound_both(
+    crew: Crew, screen: Words, block: int, hidden: HiddenCodes, slot: int, each: int, state: ScreenState, token: int
+) -> None:
+    """Write the bounds of the logits of two blocks, and the highest ones."""
+    for which in range(BLOCKS):
+        number = block + which * (screen.shape[0] // BLOCKS)
+        centre, size = _centre(crew, screen[number], hidden, slot, each, which, state)
+        width = _width(screen[number].view(np.float32), size, hidden.measures[slot])
+        lower, upper = v.sub_f32(centre, width), v.add_f32(centre, width)
+        lower = v.max_f32(lower, v.broadcast_f32(np.float32(-np.inf)))  # NaN is no bound at all
+        upper = v.min_f32(upper, v.broadcast_f32(np.float32(np.inf)))
+        store_f32(state.lower[token], number * ROWS, lower)
+        store_f32(state.upper[token], number * ROWS, upper)
+        state.best[token, number] = v.largest_f32(lower)
+        state.highest[token, number] = v.largest_f32(upper)
 
 
 @jit
-def _bound_block(
-    lines: Words, block: int, sums: npt.NDArray[np.int32], which: int, measures: Floats, bounds: Any
-) -> None:
-    """Write the bounds of sixteen logits, and the highest lower one."""
-    lower, upper, best = bounds
-    notes = lines[:HEADER].view(np.float32)
-    centre, size = _centre(lines, sums, which, measures)
+def _width(notes: Floats, size: Any, measures: Floats) -> Any:
+    """Return how far sixteen logits can be from their centres."""
     norm, error = load_f32(notes[NORM], 0), load_f32(notes[ERROR], 0)
     hidden_norm, infinity = broadcast_from(measures, HIDDEN_NORM), v.broadcast_f32(np.float32(np.inf))
     most = v.mul_f32(v.add_f32(norm, error), hidden_norm)
-    bound = v.fma_f32(size, v.broadcast_f32(CENTRE_ROUNDINGS), broadcast_from(measures, FLOOR))
-    bound = v.fma_f32(error, hidden_norm, bound)
-    bound = v.fma_f32(norm, broadcast_from(measures, HIDDEN_ERROR), bound)
-    bound = v.fma_f32(most, broadcast_from(measures, ROUNDINGS), bound)
-    bound = v.mul_f32(bound, v.broadcast_f32(SLACK))
-    bound = v.where_greater(most, v.broadcast_f32(LARGEST_LOGIT), infinity, bound)
-    lowest = v.max_f32(v.sub_f32(centre, bound), v.broadcast_f32(np.float32(-np.inf)))  # NaN is no bound at all
-    store_f32(lower, block * ROWS, lowest)
-    store_f32(upper, block * ROWS, v.add_f32(centre, bound))
-    best[block] = v.largest_f32(lowest)
+    width = v.fma_f32(size, v.broadcast_f32(CENTRE_ROUNDINGS), broadcast_from(measures, FLOOR))
+    width = v.fma_f32(error, hidden_norm, width)
+    width = v.fma_f32(norm, broadcast_from(measures, HIDDEN_ERROR), width)
+    width = v.fma_f32(most, broadcast_from(measures, ROUNDINGS), width)
+    width = v.mul_f32(width, v.broadcast_f32(SLACK))
+    return v.where_greater(most, v.broadcast_f32(LARGEST_LOGIT), infinity, width)
 
 
 @jit
-def _exempt(always: npt.NDArray[np.uint8], block: int, lower: Floats, upper: Floats, best: Floats) -> None:
+def _exempt(always: Marks, block: int, state: ScreenState, token: int) -> None:
     """Let the tokens that are always exact survive, and take no part in setting the threshold."""
-    highest = np.float32(-np.inf)
+    best, highest = np.float32(-np.inf), state.highest[token, block]
     for row in range(block * ROWS, min((block + 1) * ROWS, always.size)):
         if always[row]:
-            lower[row], upper[row] = np.float32(-np.inf), np.float32(np.inf)
-        highest = max(highest, lower[row])
-    best[block] = highest
+            state.lower[token, row], state.upper[token, row] = np.float32(-np.inf), np.float32(np.inf)
+            highest = np.float32(np.inf)
+        best = max(best, state.lower[token, row])
+    state.best[token, block], state.highest[token, block] = best, highest

@@ -10,12 +10,16 @@ import numpy.typing as npt
 from bitnet_numba.kernels.checks import check_array, check_rank
 from bitnet_numba.kernels.head import ROWS as CHUNK
 from bitnet_numba.kernels.head import row_product
-from bitnet_numba.kernels.head_bounds import ScreenState, approximate_worker, screen_worker
-from bitnet_numba.kernels.head_rows import below, check_screen
+from bitnet_numba.kernels.head_bounds import ScreenState, approximate_worker, begin_worker, is_bounded, screen_worker
+from bitnet_numba.kernels.head_hidden import HiddenCodes
+from bitnet_numba.kernels.head_rows import ROWS, below, check_screen
 from bitnet_numba.kernels.jit import HEAD_RESCORE, jit, new_counts
 from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
 
 MOST = 0.5  # of the rows: when more survive, reading all of them in order is as fast
+COARSE_MOST = 1 / 64  # of the rows: when more survive one byte of the hidden state, the other one is multiplied too
+REST = 15  # calls without coarse bounds, after one in which they were of no use: it would most likely be so again
+FEW_TOKENS = 8  # up to here memory is the bound, and multiplying both bytes costs nothing
 
 Matrix = npt.NDArray[Any]
 Words = npt.NDArray[np.uint32]
@@ -97,7 +101,7 @@ def _check(crew: Crew, matrix: Matrix, screen: Words, hidden: Floats, state: Scr
     n_tokens, (vocab_size, hidden_size) = hidden.shape[0], matrix.shape
     check_array("hidden", hidden, np.float32, (n_tokens, hidden_size))
     check_array("out", out, np.float32, (n_tokens, vocab_size), written=True)
-    if state.best.shape[0] < n_tokens or state.best.shape[1:] + state.hidden.shape[2:] != (
+    if state.best.shape[0] < n_tokens or state.best.shape[1:] + state.fine.codes.shape[2:] != (
         screen.shape[0],
         hidden_size,
     ):
@@ -143,27 +147,56 @@ def screened_head_worker(
     vocab_size, n_tokens = matrix.shape[0], hidden.shape[0]
     if crew.thread == 0:
         counts[HEAD_RESCORE] += 1
-    screen_worker(crew, counts, screen, hidden, request.always, state)
-    barrier(crew)
-    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
-        token = min(slot, n_tokens - 1)
-        threshold = _threshold(state.best[token], request.n_best[token], request.margin[token])
-        survivors = _survivors(state.upper[token, :vocab_size], threshold)
-        is_full = survivors > MOST * vocab_size
-        state.thresholds[slot] = -np.inf if is_full else threshold
-        state.rescored[slot] = vocab_size if is_full else survivors
-    meet_for(crew, n_tokens)
+    is_coarse = n_tokens > FEW_TOKENS and state.rest[0] == 0
+    begin_worker(crew, counts, hidden, state)
+    if is_coarse:
+        screen_worker(crew, screen, state.coarse, request.always, state)
+        barrier(crew)
+        _choose(crew, vocab_size, state.coarse, request, state)
+        for token in range(crew.thread, n_tokens, crew.n_threads):
+            state.is_open[token] = state.rescored[token] > COARSE_MOST * vocab_size
+        barrier(crew)
+    if crew.thread == 0 and n_tokens > FEW_TOKENS:
+        _plan_rest(is_coarse, n_tokens, state)
+    if not is_coarse or state.is_open[:n_tokens].any():
+        screen_worker(crew, screen, state.fine, request.always, state)
+        barrier(crew)
+        _choose(crew, vocab_size, state.fine, request, state)
+        meet_for(crew, n_tokens)
     n_tasks = (vocab_size + CHUNK - 1) // CHUNK
     task = claim(crew, n_tasks)
     while task >= 0:
         first, end = task * CHUNK, min((task + 1) * CHUNK, vocab_size)
         for token in range(n_tokens):
             threshold = state.thresholds[token if n_tokens > 1 else crew.thread]
-            _rescore(matrix, hidden[token], state.upper[token], threshold, first, end, out[token])
+            _rescore(matrix, hidden[token], state, token, threshold, first, end, out[token])
         task = claim(crew, n_tasks)
 
 
 # ---- what survives ---------------------------------------------------------------------------------------------------
+@jit
+def _choose(crew: Crew, vocab_size: int, hidden: HiddenCodes, request: HeadRequest, state: ScreenState) -> None:
+    """Set the thresholds of the tokens whose bounds are new, and count what survives."""
+    n_tokens = request.n_best.size
+    for slot in range(crew.thread, slots_end(crew, n_tokens), crew.n_threads):
+        if is_bounded(hidden, slot, n_tokens, state):
+            token = min(slot, n_tokens - 1)
+            threshold = _threshold(state.best[token], request.n_best[token], request.margin[token])
+            survivors = _survivors(state, token, vocab_size, threshold)
+            is_full = survivors > MOST * vocab_size
+            state.thresholds[slot] = -np.inf if is_full else threshold
+            state.rescored[slot] = vocab_size if is_full else survivors
+
+
+@jit
+def _plan_rest(is_coarse: bool, n_tokens: int, state: ScreenState) -> None:
+    """Let the next calls go without coarse bounds where these have closed few tokens."""
+    if not is_coarse:
+        state.rest[0] -= 1
+    elif 2 * state.is_open[:n_tokens].sum() > n_tokens:
+        state.rest[0] = REST
+
+
 @jit
 def _threshold(best: Floats, n_best: int, margin: float) -> Any:
     """Return what a logit must be able to reach, or minus infinity."""
@@ -201,19 +234,25 @@ def _nth_best(best: Floats, n: int) -> Any:
 
 
 @jit
-def _survivors(upper: Floats, threshold: Any) -> Any:
+def _survivors(state: ScreenState, token: int, vocab_size: int, threshold: Any) -> Any:
     """Count the logits that may reach the threshold; what cannot be compared may."""
-    dropped = 0
-    for bound in upper:
-        dropped += bound < threshold
-    return upper.size - dropped
+    count = 0
+    for block in range(state.highest.shape[1]):
+        if not state.highest[token, block] < threshold:
+            for row in range(block * ROWS, min((block + 1) * ROWS, vocab_size)):
+                count += not state.upper[token, row] < threshold
+    return count
 
 
 @jit
-def _rescore(matrix: Matrix, hidden: Floats, upper: Floats, threshold: Any, first: int, end: int, out: Floats) -> None:
+def _rescore(
+    matrix: Matrix, hidden: Floats, state: ScreenState, token: int, threshold: Any, first: int, end: int, out: Floats
+) -> None:
     """Compute the logits of the rows that survive, as the full pass does; minus infinity means left out alone."""
-    for row in range(first, end):
-        out[row] = -np.inf
-        if not upper[row] < threshold:
-            logit = row_product(matrix[row], hidden)
-            out[row] = logit if logit > -np.inf else np.nan
+    out[first:end] = -np.inf
+    for start in range(first, end, ROWS):
+        if not state.highest[token, start // ROWS] < threshold:
+            for row in range(start, min(start + ROWS, end)):
+                if not state.upper[token, row] < threshold:
+                    logit = row_product(matrix[row], hidden)
+                    out[row] = logit if logit > -np.inf else np.nan

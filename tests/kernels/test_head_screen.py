@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
 from bitnet_numba.kernels.head import head_product
-from bitnet_numba.kernels.head_bounds import ScreenState, new_screen_state
+from bitnet_numba.kernels.head_bounds import ScreenState, begin_worker, new_screen_state, screen_worker
 from bitnet_numba.kernels.head_rows import CORRECTION, ERROR, HEADER, NORM, SCALE, quantize_rows, screen_shape
-from bitnet_numba.kernels.head_screen import HeadRequest, approximate_head, screened_head
+from bitnet_numba.kernels.head_screen import REST, HeadRequest, approximate_head, screened_head
+from bitnet_numba.kernels.jit import new_counts
 from tests.kernels.inputs import SEEDS, Floats, alone, normal
 from tests.kernels.stored import Matrix, stored_floats
 from tests.kernels.teams import SIZES, team_of
@@ -159,6 +160,32 @@ def test_rows_of_many_magnitudes(seed: int) -> None:
         assert_bounded(weights, normal(rng, (2, 96), magnitude))
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@given(hidden_size=HIDDEN, seed=SEEDS, power=st.integers(0, 20))
+def test_logits_lie_within_the_bounds_of_one_byte(form: str, hidden_size: int, seed: int, power: int) -> None:
+    """Hidden states along rows' errors and with outliers, and along what the byte of another hidden state loses."""
+    rng = np.random.default_rng(seed)
+    weights = normal(rng, (70, hidden_size), 0.02)
+    hidden = normal(rng, (16, hidden_size))
+    hidden[:, 3] *= 2.0**power
+    step = np.abs(hidden).max(axis=1, keepdims=True) / 8064 * 127
+    weights[:16] = 0.02 * (hidden - step * np.rint(hidden / step)) / step  # what the bound of one byte is about
+    matrix = stored_floats(weights, form)
+    errors = errors_of(matrix)[16:20]
+    hidden[12:] = errors / np.abs(errors).max(axis=1, keepdims=True)
+    state, screen = new_screen_state(*matrix.shape, 16, 1), screen_of(matrix)
+    begin_worker(alone(), new_counts(), hidden, state)
+    screen_worker(alone(), screen, state.coarse, np.zeros((16, 0), np.uint8), state)
+    exact = full(matrix, hidden)
+    widths = []
+    for codes in (state.coarse, state.fine):
+        screen_worker(alone(), screen, codes, np.zeros((16, 0), np.uint8), state)
+        lower, upper = state.lower[:, :70], state.upper[:, :70]
+        assert ((lower <= exact) & (exact <= upper)).all()
+        widths.append(upper - lower)
+    assert (widths[1] < widths[0]).all()
+
+
 def test_bounds_are_tight_enough_to_be_of_use() -> None:
     rng = np.random.default_rng(0)
     matrix = stored_floats(normal(rng, (2000, 640), 0.02), "f16")
@@ -195,6 +222,42 @@ def test_needed_logits_have_the_bits_of_the_full_pass(
         assert not (reference.needed_logits(exact[token], n_best, margin, marked[token]) & ~computed).any()
         np.testing.assert_array_equal(out[token, computed], exact[token, computed])
         assert state.rescored[token] == computed.sum()
+
+
+@given(seed=SEEDS, n_tokens=st.integers(9, 16), peaked=st.integers(0, 16), n_best=st.sampled_from([1, 5, 60]))
+def test_many_tokens_are_screened_with_one_byte_where_it_is_enough(
+    seed: int, n_tokens: int, peaked: int, n_best: int
+) -> None:
+    """Of the first ones a logit stands out, which one byte shows; the others need both."""
+    rng = np.random.default_rng(seed)
+    matrix = stored_floats(normal(rng, (3000, 64), 0.02), "f16")
+    hidden = normal(rng, (n_tokens, 64))
+    favoured = rng.choice(3000, n_tokens, replace=False)
+    hidden[:peaked] += 200 * matrix.view(np.float16)[favoured[:peaked]].astype(np.float32)
+    always = rng.random((n_tokens, 3000)) < 0.001
+    exact, asked = full(matrix, hidden), request(n_tokens, n_best, always=always)
+    state, out = new_screen_state(3000, 64, 16, 1), np.empty((n_tokens, 3000), np.float32)
+    for _ in range(2):  # with coarse bounds, and perhaps without
+        screened_head(alone(), matrix, screen_of(matrix), hidden, asked, state, out)
+        for token in range(n_tokens):
+            computed = out[token] != -np.inf
+            assert not (reference.needed_logits(exact[token], n_best, INFINITY, always[token]) & ~computed).any()
+            np.testing.assert_array_equal(out[token, computed], exact[token, computed])
+            assert state.rescored[token] == computed.sum()
+    assert (state.rest[0] > 0) == (2 * state.is_open[:n_tokens].sum() > n_tokens)
+
+
+def test_coarse_bounds_rest_where_they_are_of_no_use() -> None:
+    rng = np.random.default_rng(8)
+    matrix, hidden = stored_floats(normal(rng, (3000, 64), 0.02), "f16"), normal(rng, (16, 64))
+    state, out, screen = new_screen_state(3000, 64, 16, 1), np.empty((16, 3000), np.float32), screen_of(matrix)
+
+    def rests(n_best: int) -> int:
+        screened_head(alone(), matrix, screen, hidden, request(16, n_best), state, out)
+        return int(state.rest[0])
+
+    assert [rests(1) for _ in range(2)] == [0, 0]
+    assert [rests(300) for _ in range(REST + 2)] == [REST, *range(REST - 1, -1, -1), REST]
 
 
 @given(seed=SEEDS)
