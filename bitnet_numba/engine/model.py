@@ -186,7 +186,7 @@ class Transformer:
             if not 0 <= piece.n_logits <= piece.tokens.size:
                 raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
         out = np.empty((sum(piece.n_logits for piece in checked), self.config.vocab_size), np.float32)
-        return out, self._step(checked, out)
+        return out, self._apart(checked, out) if self._is_mixed(checked) else self._step(checked, out)
 
     def kernel_counts(self) -> dict[str, int]:
         """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
@@ -200,6 +200,31 @@ class Transformer:
     def state_bytes(self) -> int:
         """Bytes of scratch memory."""
         return n_bytes(self._state)
+
+    def _is_mixed(self, pieces: Sequence[Piece[KVCache]]) -> bool:
+        """Whether some logits are to be rough and others exact."""
+        is_exact = {piece.needed is None for piece in pieces if piece.n_logits}
+        return self.head == "int8" and self.weights.head_screen.size > 0 and len(is_exact) == 2
+
+    def _apart(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Take rough and exact logits in a step each: which ones a sequence gets must not depend on its company."""
+        rescored = np.zeros(logits.shape[0], np.int64)
+        owners = np.repeat(np.arange(len(pieces)), [piece.n_logits for piece in pieces])
+        is_exact = np.array([piece.needed is None for piece in pieces])
+        lengths = [piece.cache.length for piece in pieces]
+        try:
+            for together in (is_exact, ~is_exact):
+                rows = np.flatnonzero(together[owners])
+                some = np.empty((rows.size, logits.shape[1]), np.float32)
+                rescored[rows] = self._step(
+                    [piece for piece, is_one in zip(pieces, together, strict=True) if is_one], some
+                )
+                logits[rows] = some
+        except BaseException:  # a batch is read as a whole or not at all
+            for piece, length in zip(pieces, lengths, strict=True):
+                piece.cache.length = length
+            raise
+        return rescored
 
     def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         pages = [piece.cache.pages for piece in pieces]

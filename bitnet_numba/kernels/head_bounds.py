@@ -205,9 +205,7 @@ def _two_blocks(
 
 
 @jit
-def _centre(
-    crew: Crew, lines: Words, hidden: HiddenCodes, slot: int, each: int, which: int, state: ScreenState
-) -> Any:
+def _centre(crew: Crew, lines: Words, hidden: HiddenCodes, slot: int, each: int, which: int, state: ScreenState) -> Any:
     """Return s t (c . q) of sixteen rows, and the sum of its parts' magnitudes, to which its roundings are relative."""
     unit = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], STEP_SIZE))
     correction = load_i32(lines[CORRECTION], 0)  # takes off what the bias of the hidden state's bytes has added

@@ -138,6 +138,26 @@ def test_every_head_gives_a_sequence_the_same_in_any_batch(head: HeadType, n_seq
             assert (together[place] == alone).all()
 
 
+@pytest.mark.parametrize("head", ["exact", "f16", "int8"])
+def test_who_asks_for_all_logits_exactly_changes_nobody_elses(head: HeadType, tmp_path: Path) -> None:
+    model = transformer(toy_file(tmp_path, "bitnet-b1.58")[1], head=head)
+    needs = [None, NeededLogits(n_best=1), None, NeededLogits(), NeededLogits(n_best=3)]
+    texts = [np.arange(place, place + 3, dtype=np.int32) for place in range(len(needs))]
+    counts = [1, 1, 3, 2, 0]
+    caches = [model.new_cache(4) for _ in needs]
+    pieces = [Piece(*piece) for piece in zip(texts, caches, counts, needs, strict=True)]
+    together, rescored = model.forward_batch(pieces)
+    alone = [model.forward_batch([piece._replace(cache=model.new_cache(4))]) for piece in pieces if piece.n_logits]
+    rows = np.concatenate([logits for logits, _ in alone])
+    for row, of_one in zip(together, rows, strict=True):
+        assert (row.argmax(), row.max()) == (of_one.argmax(), of_one.max())
+    if head == "int8":
+        np.testing.assert_array_equal(together, rows)
+        assert (together[0] != model.forward(texts[0], model.new_cache(3), needed=NeededLogits())[0]).any()
+    assert rescored.shape == (7,)
+    assert [cache.length for cache in caches] == [3] * len(caches)
+
+
 def test_refuses_batches(model: Transformer) -> None:
     cache, token = model.new_cache(LENGTH), np.zeros(1, np.int32)
     with pytest.raises(ParameterError, match=r"^batch: 0 tokens in one step, expected 1 to 512$"):
