@@ -69,7 +69,7 @@ def load_model(
         transformer,
         tokenizer,
         functools.partial(encode_chat, tokenizer, template),
-        info=describe(source, transformer, None if template is None else template.name),
+        info=describe(source, transformer, None if template is None else template.name, kept_prefixes),
         load_ms=1000 * (time.perf_counter() - started),
         max_context=context,
         kept_prefixes=kept_prefixes,
