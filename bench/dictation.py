@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitnet_numba.engine.assemble import choose_threads
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache
 from bitnet_numba.engine.generate import TokenStream
 from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.load import choose_threads, open_source
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.sources import open_source
 from bitnet_numba.engine.weights import load_weights
 
 

@@ -213,8 +213,8 @@ def number_formats(found: Records) -> Iterator[str]:
     run = found["kv"]
     result = run["result"]
     yield (
-        f"Accuracy is that of the embedded model at {result['positions']} positions of a text, against f32; speed that\n"
-        f"of the 2B-4T shape at context {result['context']:,}.\n"
+        f"Accuracy is that of the embedded model at {result['positions']} positions of a text, against f32;\n"
+        f"speed that of the 2B-4T shape at context {result['context']:,}.\n"
     )
     yield table(
         ["", "bytes a position", "tokens/s", "mean divergence, nats", "greatest", "same likeliest token"],
@@ -241,16 +241,16 @@ def looked_up(found: Records) -> Iterator[str]:
     run = found["lookup"]
     result = run["result"]
     yield (
-        "A step of several tokens reads each weight once, as a step of one does, until arithmetic is the bound. Time of\n"
-        "a step of so many tokens, all of them checked, in steps of one:\n"
+        "A step of several tokens reads each weight once, as a step of one does, until arithmetic is the bound.\n"
+        "Time of a step of so many tokens, all of them checked, in steps of one:\n"
     )
     times = result["step_ms"]
     yield table(["tokens", *times], [["2B-4T", *(f"{time / times['1']:.2f}" for time in times.values())]])
     yield (
-        "The embedded model retells a story in its own words. To the 2B-4T shape, whose random weights cannot summarise,\n"
-        f"a summary of {result['summary_tokens']} tokens that was written beforehand is dictated, after its text of\n"
-        f"{result['text_tokens']}: steps, guesses and checks are those of a model that would choose these words. The\n"
-        "expected speed-up is that of its steps at the times above.\n"
+        "The embedded model retells a story in its own words. To the 2B-4T shape, whose random weights cannot\n"
+        f"summarise, a summary of {result['summary_tokens']} tokens that was written beforehand is dictated,\n"
+        f"after its text of {result['text_tokens']}. Steps, guesses and checks are those of a model that would\n"
+        "choose these words. The expected speed-up is that of its steps at the times above.\n"
     )
     yield table(
         ["", "`--lookup`", "tokens a step", "guessed", "right", "tokens/s", "speed-up", "expected"],
