@@ -27,8 +27,8 @@ from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
-from bitnet_numba.simd import cpu
 from bitnet_numba.kernels.standby import Standby
+from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Team
 
 _HEAD_KERNELS = {

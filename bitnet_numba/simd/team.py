@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from bitnet_numba.simd.waiting import LINE, fetch_add, load_acquire, pause, sleep_while, store_release, wake_all
+from bitnet_numba.simd.waiting import LINE, fetch_add, load_acquire, pause, yield_core
 
-SPINS = 2000  # about 0.1 ms of waiting before a core is given back: a barrier is shorter, a lost core is longer
-SLEEPERS = 4
-SLEEP_MICROSECONDS = 2000
+SPINS = 500  # some 20 us of waiting before a core is given back: a barrier is shorter, a lost core is longer
 _LISTEN_SECONDS = 0.1  # a signal that comes just before the wait begins does not end it: the next round hears it
 
 
@@ -49,22 +47,14 @@ def barrier(crew: Crew) -> None:
         for victim in range(n_threads):
             sync[1 + (phase + 1) % 2 * n_threads + victim, 0] = 0
     sync[own, 0] = phase + 1
-    everybody = (phase + 1) * n_threads
-    if fetch_add(sync, 0) + 1 == everybody:
-        if fetch_add(sync, SLEEPERS) > 0:
-            store_release(sync, SLEEPERS, 0)
-            wake_all(sync, 0)
-        return
+    fetch_add(sync, 0)
     spins = 0
-    arrived = load_acquire(sync, 0)
-    while arrived < everybody:
+    while load_acquire(sync, 0) < (phase + 1) * n_threads:
         spins += 1
         if spins < SPINS:
             pause()
         else:
-            fetch_add(sync, SLEEPERS)
-            sleep_while(sync, 0, arrived, SLEEP_MICROSECONDS)
-        arrived = load_acquire(sync, 0)
+            yield_core()
 
 
 @register_jitable

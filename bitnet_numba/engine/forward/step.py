@@ -28,8 +28,8 @@ from bitnet_numba.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, R
 from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
-from bitnet_numba.kernels.standby import Mail, begin, finish, is_called, next_arguments
 from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
+from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_arguments
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
