@@ -25,7 +25,8 @@ def _call(mail: Mail, arguments: Any, n_threads: int) -> int:
 
 @jit
 def _is_done(mail: Mail, n_threads: int) -> bool:
-    return is_done(mail, n_threads, _LISTEN_MICROSECONDS)
+    finished: bool = is_done(mail, n_threads, _LISTEN_MICROSECONDS)
+    return finished
 
 
 @jit

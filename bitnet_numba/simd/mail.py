@@ -44,7 +44,7 @@ def new_mail(stage: int) -> Mail:
 
 # ---- the box ---------------------------------------------------------------------------------------------------------
 @array_op
-def put(_: Any, box: types.Array, value: types.BaseTuple) -> Any:
+def put(_: Any, box: types.Array, value: types.Type) -> Any:
     """Write a tuple into the box as it stands in registers: arrays as addresses and lengths."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -55,7 +55,7 @@ def put(_: Any, box: types.Array, value: types.BaseTuple) -> Any:
 
 
 @array_op
-def taken(_: Any, box: types.Array, like: types.BaseTuple) -> Any:
+def taken(_: Any, box: types.Array, like: types.Type) -> Any:
     """Return the tuple in the box, of the type of another."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -65,7 +65,7 @@ def taken(_: Any, box: types.Array, like: types.BaseTuple) -> Any:
 
 
 @array_op
-def kind(_: Any, value: types.BaseTuple) -> Any:
+def kind(_: Any, value: types.Type) -> Any:
     """Return a number that stands for a tuple's type."""
     number = zlib.crc32(str(value).encode())
 
@@ -101,7 +101,8 @@ def is_called(mail: Mail, n_calls: int) -> bool:
     """Sleep until a next call comes, or the dismissal; tell which."""
     while load_acquire(mail.words, STAGE) == 2 * n_calls:
         sleep_while(mail.words, STAGE, 2 * n_calls, _SLEEP_MICROSECONDS)
-    return load_acquire(mail.words, STAGE) == 2 * (n_calls + 1)
+    called: bool = load_acquire(mail.words, STAGE) == 2 * (n_calls + 1)
+    return called
 
 
 @register_jitable
@@ -131,7 +132,8 @@ def is_done(mail: Mail, n_threads: int, microseconds: int) -> bool:
     if done < everybody:
         sleep_while(mail.words, DONE, done, microseconds)
         done = load_acquire(mail.words, DONE)
-    return done == everybody
+    finished: bool = done == everybody
+    return finished
 
 
 @register_jitable
