@@ -22,6 +22,8 @@ from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.sources import open_source
 from bitnet_numba.engine.weights import load_weights
 
+STEPS_IN_ROW = 4  # of as many tokens
+
 
 class _Dictation(Sampler):
     """Chooses as ever, and gives out the next token of an answer instead."""
@@ -101,19 +103,26 @@ class DictatedModel:
         seconds = sum(tokens.step_seconds[1:])
         return Dictated((len(answer) - 1) / seconds, watched.widths, watched.proposed_tokens, watched.accepted_tokens)
 
-    def step_seconds(self, prompt: Sequence[int], widths: Sequence[int], rounds: int) -> dict[int, float]:
-        """Return the median time of steps of so many tokens after a prompt, greedy, all of them checked."""
+    def step_seconds(
+        self, prompt: Sequence[int], answer: Sequence[int], widths: Sequence[int], rounds: int
+    ) -> dict[int, float]:
+        """Return the median time of steps of so many tokens of an answer, greedy, all of them checked."""
         cache = self._transformer.new_cache(len(prompt) + max(widths))
         self._transformer.forward(np.asarray(prompt, np.int32), cache, "none")
         taken: dict[int, list[float]] = {width: [] for width in widths}
-        for _ in range(rounds + 1):  # the first one finds caches cold
+        for _ in range(rounds):
             for width, times in taken.items():
-                piece = Piece(np.asarray(prompt[:width], np.int32), cache, width, NeededLogits(n_best=1))
-                started = time.perf_counter()
-                self._transformer.forward_batch([piece])
-                times.append(time.perf_counter() - started)
-                cache.truncate(len(prompt))
-        return {width: statistics.median(times[1:]) for width, times in taken.items()}
+                piece = Piece(np.asarray(answer[:width], np.int32), cache, width, NeededLogits(n_best=1))
+                times += [self._seconds(piece) for _ in range(STEPS_IN_ROW)][1:]  # the first finds another's traces
+        return {width: statistics.median(times) for width, times in taken.items()}
+
+    def _seconds(self, piece: Piece[KVCache]) -> float:
+        """Return the time of a step, which leaves no trace in its cache."""
+        before, started = piece.cache.length, time.perf_counter()
+        self._transformer.forward_batch([piece])
+        taken = time.perf_counter() - started
+        piece.cache.truncate(before)
+        return taken
 
     def close(self) -> None:
         """Give threads and memory back."""

@@ -66,7 +66,7 @@ def dictated_summary(
 
     tokens_per_second(widths[-1])
     speeds = interleaved(rounds, *(lambda width=width: tokens_per_second(width) for width in widths))
-    seconds = model.step_seconds(prompt, range(1, MOST_PROPOSED + 2), rounds)
+    seconds = model.step_seconds(prompt, answer, range(1, MOST_PROPOSED + 2), rounds)
     rows: list[Row] = []
     for width, speed in zip(widths, speeds, strict=True):
         result = last[width]
