@@ -1,5 +1,6 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,8 +27,9 @@ from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
+from bitnet_numba.kernels.standby import Standby
 from bitnet_numba.simd import cpu
-from bitnet_numba.simd.team import Crew, Team
+from bitnet_numba.simd.team import Team
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): HEAD_F16,
@@ -86,6 +88,8 @@ class Transformer:
         self._element = np.empty(0, KV_DTYPES[kv_type])
         self._state = allocate_state(layout, threads, MAX_CHUNK, max_context)
         self._team = Team(threads)
+        self._standby = Standby(self._team, forward)
+        self._end = weakref.finalize(self, self._standby.close)
 
     def new_cache(self, n_positions: int) -> KVCache:
         """Return an empty cache for a sequence of up to ``n_positions``.
@@ -202,6 +206,7 @@ class Transformer:
 
     def close(self) -> None:
         """End the team's threads; the model cannot run again."""
+        self._end()
         self._team.close()
 
     @property
@@ -235,7 +240,6 @@ class Transformer:
         return rescored
 
     def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        pages = [piece.cache.pages for piece in pieces]
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         step = Step(
             shape=self._shape,
@@ -247,10 +251,7 @@ class Transformer:
             **place_tokens(pieces)._asdict(),
         )
 
-        def work(crew: Crew, _in_use: object = pages) -> None:  # by their addresses, also after an interrupt
-            forward(crew, step, logits)
-
-        self._team.run(work)
+        self._standby.call(step, logits, in_use=[piece.cache.pages for piece in pieces])
         for piece in pieces:
             piece.cache.length += piece.tokens.size
         n_rows = logits.shape[0]

@@ -7,20 +7,16 @@ returns to Python. No threading layer is needed, and a thread that loses its cor
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba.core import types
 from numba.extending import register_jitable
 
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.operation import I32, I64, Builder, Value, address, array_op, call, vector_op
+from bitnet_numba.simd.waiting import LINE, fetch_add, load_acquire, pause, yield_core
 
-SPINS = 2000  # about 0.1 ms of waiting before a core is given back: a barrier is shorter, a lost core is longer
+SPINS = 500  # some 20 us of waiting before a core is given back: a barrier is shorter, a lost core is longer
 _LISTEN_SECONDS = 0.1  # a signal that comes just before the wait begins does not end it: the next round hears it
-_LINE = 8  # int64s in a cache line: no two threads write the same one without meaning to
 
 
 class Crew(NamedTuple):
@@ -40,39 +36,6 @@ class Crew(NamedTuple):
     n_threads: int
 
 
-# ---- atomics ---------------------------------------------------------------------------------------------------------
-@array_op
-def _fetch_add(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Add one to ``array[index]`` and return what it was."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        return b.atomic_rmw("add", at, ir.Constant(I64, 1), "seq_cst")
-
-    return types.int64(array, types.intp), lower
-
-
-@array_op
-def _load_acquire(_: Any, array: types.Array, index: types.Integer) -> Any:
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        return b.load_atomic(at, "acquire", 8)
-
-    return types.int64(array, types.intp), lower
-
-
-@vector_op(types.void)
-def _pause(b: Builder) -> Value:
-    if cpu.is_x86():
-        return call(b, "llvm.x86.sse2.pause", ir.VoidType())
-    return call(b, "llvm.aarch64.hint", ir.VoidType(), ir.Constant(I32, 1))
-
-
-@vector_op(types.int32)
-def _yield_core(b: Builder) -> Value:
-    return call(b, "sched_yield", I32)
-
-
 # ---- inside jitted code ----------------------------------------------------------------------------------------------
 @register_jitable
 def barrier(crew: Crew) -> None:
@@ -84,14 +47,14 @@ def barrier(crew: Crew) -> None:
         for victim in range(n_threads):
             sync[1 + (phase + 1) % 2 * n_threads + victim, 0] = 0
     sync[own, 0] = phase + 1
-    _fetch_add(sync, 0)
+    fetch_add(sync, 0)
     spins = 0
-    while _load_acquire(sync, 0) < (phase + 1) * n_threads:
+    while load_acquire(sync, 0) < (phase + 1) * n_threads:
         spins += 1
         if spins < SPINS:
-            _pause()
+            pause()
         else:
-            _yield_core()
+            yield_core()
 
 
 @register_jitable
@@ -106,7 +69,7 @@ def claim(crew: Crew, n_tasks: int) -> int:
         victim = (crew.thread + distance) % n_threads
         first = n_tasks * victim // n_threads
         end = n_tasks * (victim + 1) // n_threads
-        task: int = first + _fetch_add(sync, (bank + victim) * _LINE)
+        task: int = first + fetch_add(sync, (bank + victim) * LINE)
         if task < end:
             return task
     return -1
@@ -130,7 +93,7 @@ def meet_for(crew: Crew, n_tokens: int) -> None:
 
 # ---- outside ---------------------------------------------------------------------------------------------------------
 def _new_sync(n_threads: int) -> npt.NDArray[np.int64]:
-    return np.zeros((2 + 3 * n_threads, _LINE), np.int64)
+    return np.zeros((2 + 3 * n_threads, LINE), np.int64)
 
 
 def alone() -> Crew:
@@ -138,7 +101,7 @@ def alone() -> Crew:
     return Crew(_new_sync(1), 0, 1)
 
 
-class _Job:
+class Job:
     """Work for the team, and how it ended."""
 
     def __init__(self, work: Callable[[Crew], None]) -> None:
@@ -163,7 +126,7 @@ class Team:
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
         self._sync = _new_sync(n_threads)
-        self._queues: list[queue.SimpleQueue[_Job | None]] = [queue.SimpleQueue() for _ in range(n_threads)]
+        self._queues: list[queue.SimpleQueue[Job | None]] = [queue.SimpleQueue() for _ in range(n_threads)]
         self._arrivals = queue.SimpleQueue[None]()
         self._threads = [
             threading.Thread(target=self._lead if thread == 0 else self._follow, args=(thread,), daemon=True)
@@ -187,14 +150,25 @@ class Team:
         RuntimeError
             If the team has been closed.
         """
-        if not self._threads:
-            raise RuntimeError("the team is closed")
-        job = _Job(work)
-        self._queues[0].put(job)
+        job = self.start(work)
         while not job.finished.acquire(timeout=_LISTEN_SECONDS):
             pass
         if job.failures:
             raise job.failures[0]
+
+    def start(self, work: Callable[[Crew], None]) -> Job:
+        """Let the team call ``work`` when it is done with what came before, and do not wait.
+
+        Raises
+        ------
+        RuntimeError
+            If the team has been closed.
+        """
+        if not self._threads:
+            raise RuntimeError("the team is closed")
+        job = Job(work)
+        self._queues[0].put(job)
+        return job
 
     def close(self) -> None:
         """End the team's threads when they have done their work; it cannot run again."""
@@ -224,7 +198,7 @@ class Team:
             del job
             self._arrivals.put(None)
 
-    def _work(self, job: _Job, thread: int) -> None:
+    def _work(self, job: Job, thread: int) -> None:
         try:
             job.work(Crew(self._sync, thread, self.n_threads))
         except BaseException as failure:  # the caller's to handle, whatever it is

@@ -1,5 +1,7 @@
 """One sequence through the model: the same bits in any chunks and on any number of threads; what it refuses."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +284,16 @@ def test_state_is_counted(model: Transformer) -> None:
 def test_ends(model: Transformer) -> None:
     model.close()
     assert model._team._threads == []
+
+
+def test_a_model_that_is_dropped_gives_its_memory_back(tmp_path: Path) -> None:
+    model = transformer(toy_file(tmp_path, "bitnet-b1.58")[1])
+    logits_of(model, np.arange(3, dtype=np.int32))
+    weights, team = weakref.ref(model.weights.qkv), model._team
+    del model
+    gc.collect()
+    team.close()  # its threads have left the last step for good
+    assert weights() is None
 
 
 def test_refuses_the_cache_of_a_model_of_other_sizes(model: Transformer) -> None:

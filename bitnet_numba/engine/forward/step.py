@@ -29,6 +29,7 @@ from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
 from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
+from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_arguments
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
@@ -38,7 +39,21 @@ Sums = npt.NDArray[np.int32]
 
 
 @jit
-def forward(crew: Crew, step: Step, logits: Floats) -> None:
+def forward(crew: Crew, mail: Mail, step: Step, logits: Floats) -> None:
+    """Run a step, and then those that are called for; see :class:`bitnet_numba.kernels.standby.Standby`."""
+    begin(mail, (step, logits))
+    n_calls = 1
+    while True:
+        run_step(crew, step, logits)
+        finish(crew, mail, n_calls)
+        if not is_called(mail, n_calls):
+            return
+        step, logits = next_arguments(mail, (step, logits))
+        n_calls += 1
+
+
+@jit_inline
+def run_step(crew: Crew, step: Step, logits: Floats) -> None:
     """Run the tokens; write the logits of those that are wanted, float32[n_logits, vocab_size]."""
     embed(crew, step)
     for layer in range(step.shape.n_layers):
