@@ -41,7 +41,7 @@ def load_vectors(_: Any, tile: UniTuple, array: types.Array, index: Any, distanc
         place = address(context, b, signature.args[1], args[1], args[2], lane_type(array))
         loaded = []
         for _ in range(row.count):
-            if not isinstance(ahead, types.NoneType):
+            if ahead != types.none:
                 ask_for(b, b.gep(place, [args[4]]))
             loaded.append(lanes_at(b, array, place))
             place = b.gep(place, [args[3]])

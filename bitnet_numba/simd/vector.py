@@ -18,7 +18,7 @@ _F64x16 = ir.VectorType(F64, 16)
 _I64x16 = ir.VectorType(I64, 16)
 
 WHOLE = np.float32(1.5 * 2.0**23)
-"""Added to a number within 2**22 it leaves no room for a fraction: the nearest whole number, ties to even, plus this."""
+"""Added to a number within 2**22 it leaves no room for a fraction: this plus the nearest whole one, ties to even."""
 
 
 # ---- float32 -------------------------------------------------------------------------------------------------------

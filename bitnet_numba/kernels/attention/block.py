@@ -143,34 +143,43 @@ def attend_block_worker(queries: Floats, block: HeadBlock, seen: Seen, scratch: 
     ``queries`` are rows of head_dim elements, at least as many as the next multiple of four.
     """
     unpacked, scores, results = scratch.unpacked, scratch.scores, scratch.found
-    size, head_dim = unpacked.size, unpacked.size // TILE
-    unpacks = seen.n_queries > UNPACKED_QUERIES
-    for first in range(0, count_of(seen, seen.n_queries - 1), TILE):
-        at = first // TILE * size
+    head_dim = unpacked.size // TILE
+    unpacks, most = seen.n_queries > UNPACKED_QUERIES, count_of(seen, seen.n_queries - 1)
+    for first in range(0, most, TILE):
+        ahead = ahead_of(first, most, head_dim)
+        keys = Tile(block.keys, first * head_dim, ahead, first, head_dim)
         if unpacks:
-            _unpack(block.keys, at, unpacked)
-            _score(queries, Tile(unpacked, 0, None, first, head_dim), block.key_scales, seen, scores)
+            _score(queries, _unpack(keys, ahead, unpacked), block.key_scales, seen, scores)
         else:
-            _score(queries, Tile(block.keys, at, size, first, head_dim), block.key_scales, seen, scores)
+            _score(queries, keys, block.key_scales, seen, scores)
     _find_maxima(seen, scores, results.maxima)
     _weigh_scores(block.value_scales, seen, scores, results)
     results.values[: (seen.n_queries + ROWS - 1) // ROWS * ROWS * head_dim] = 0
-    for first in range(0, count_of(seen, seen.n_queries - 1), TILE):
-        at = first // TILE * size
+    for first in range(0, most, TILE):
+        ahead = ahead_of(first, most, head_dim)
+        values = Tile(block.values, first * head_dim, ahead, first, head_dim)
         if unpacks:
-            _unpack(block.values, at, unpacked)
-            _weigh_values(Tile(unpacked, 0, None, first, head_dim), seen, scores, results.values)
+            _weigh_values(_unpack(values, ahead, unpacked), seen, scores, results.values)
         else:
-            _weigh_values(Tile(block.values, at, size, first, head_dim), seen, scores, results.values)
+            _weigh_values(values, seen, scores, results.values)
+
+
+@jit_inline
+def ahead_of(first: int, most: int, head_dim: int) -> int:
+    """Return how far ahead of a tile the next one lies: after the last keys come values, then the next head's keys."""
+    places: int = TILE if first + TILE < most else BLOCK - first
+    return places * head_dim
 
 
 @jit
-def _unpack(stored: npt.NDArray[Any], at: int, unpacked: Floats) -> None:
-    """Make a tile of stored numbers float32, and ask for the next tile."""
+def _unpack(stored: Tile, ahead: int, unpacked: Floats) -> Tile:
+    """Make a tile of stored numbers float32, and ask for what lies ``ahead``."""
     for i in range(0, unpacked.size, 2 * LANES):
-        prefetch(stored, at + unpacked.size + i)
-        store_f32(unpacked, i, load_f32(stored, at + i))
-        store_f32(unpacked, i + LANES, load_f32(stored, at + i + LANES))
+        at = stored.at + i
+        prefetch(stored.numbers, at + ahead)
+        store_f32(unpacked, i, load_f32(stored.numbers, at))
+        store_f32(unpacked, i + LANES, load_f32(stored.numbers, at + LANES))
+    return Tile(unpacked, 0, None, stored.first, stored.head_dim)
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -190,7 +199,7 @@ def _score(queries: Floats, keys: Tile, scales: Floats, seen: Seen, scores: Floa
 
 @jit
 def _products(sums: Any, queries: Floats, query: int, keys: Tile, place: int) -> Any:
-    """Multiply rows of elements by keys from ``place`` of the tile on: a lane is a position, so no sum crosses lanes."""
+    """Multiply queries by keys from ``place`` of the tile on: a lane is a position, so no sum crosses lanes."""
     at, head_dim = keys.at + place * keys.head_dim, keys.head_dim
     for i in range(head_dim):
         vectors = load_vectors(sums, keys.numbers, at + LANES * i, LANES * head_dim, keys.ahead)

@@ -44,6 +44,9 @@ def attend(query: Floats, cache: HeadBlock, n_positions: int, out: Floats) -> No
     ----------
     Ainslie et al., "GQA", 2023; blocks are merged as in Milakov and Gimelshein, "Online normalizer", 2018.
     """
+    check_lanes("query", query.size)
+    check_array("query", query, np.float32, (query.size,))
+    check_array("out", out, np.float32, (query.size,), written=True)
     attend_many(query.reshape(1, -1), cache, n_positions, 1, out.reshape(1, -1))
 
 
@@ -69,7 +72,9 @@ def attend_many(queries: Floats, cache: HeadBlock, n_positions: int, group: int,
     check_rank("queries", queries, 2)
     n_queries, head_dim = queries.shape
     check_lanes("queries", head_dim)
-    if group < 1 or n_queries == 0 or n_queries % group:
+    if group < 1:
+        raise ValueError(f"group: expected at least 1, got {group}")
+    if n_queries == 0 or n_queries % group:
         raise ValueError(f"queries: expected a multiple of group = {group}, got {n_queries}")
     _check_cache(cache, head_dim)
     last = n_positions + n_queries // group - 1
