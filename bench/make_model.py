@@ -1,6 +1,10 @@
 """Write a model of a known shape with random weights, so that speed can be measured without a download.
 
     python bench/make_model.py 2B-4T /tmp/2b.gguf
+    python bench/make_model.py 2B-4T /tmp/2b-tq2.gguf --for-llama-cpp
+
+llama.cpp reads no I2_S and knows no bitnet-b1.58: for it, linear layers are TQ2_0 and the architecture is its own
+bitnet, of the same sizes and matrices, with another activation. This engine reads both.
 
 Weights are ternary with mean zero (other random codes let the activations collapse), scales keep the activations near
 one, the tokenizer is one token a byte and as many unused ones as the vocabulary needs.
@@ -8,17 +12,19 @@ one, the tokenizer is one token a byte and as many unused ones as the vocabulary
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType
+from bitnet_numba.formats.gguf_types import FILE_TYPE_I2_S
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
-from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.formats.packing import pack_i2s, pack_tq2_0
 
 CODES = 1 << 22  # random weights, of which every matrix takes its own stretch
+FILE_TYPES = {TensorType.I2_S: FILE_TYPE_I2_S, TensorType.TQ2_0: 37}  # as llama.cpp numbers them
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 
 
@@ -44,7 +50,7 @@ SHAPES = {
 }
 
 
-def metadata(name: str, shape: Shape) -> dict[str, object]:
+def metadata(name: str, shape: Shape, linear_type: TensorType = TensorType.I2_S) -> dict[str, object]:
     """Return the keys of a GGUF file."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {byte: chr(byte) for byte in printable}
@@ -66,7 +72,7 @@ def metadata(name: str, shape: Shape) -> dict[str, object]:
         f"{prefix}.attention.head_count_kv": shape.n_kv_heads,
         f"{prefix}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{prefix}.rope.freq_base": 500000.0,
-        "general.file_type": 40,
+        "general.file_type": FILE_TYPES[linear_type],
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "llama-bpe",
         "tokenizer.ggml.tokens": [*words, *SPECIAL],
@@ -81,8 +87,8 @@ def metadata(name: str, shape: Shape) -> dict[str, object]:
 class RandomTensors:
     """Random tensors of a shape, made one at a time."""
 
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
+    def __init__(self, shape: Shape, linear_type: TensorType = TensorType.I2_S) -> None:
+        self._shape, self._linear_type = shape, linear_type
         self._rng = np.random.default_rng(0)
         self._ternary = self._rng.integers(-1, 2, CODES).astype(np.int8)
 
@@ -120,9 +126,10 @@ class RandomTensors:
         def read() -> npt.NDArray[np.uint8]:
             start = int(self._rng.integers(CODES))
             weights = np.resize(np.roll(self._ternary, start), size)
-            return pack_i2s(weights, float(np.sqrt(1.5 / size[1])))  # two thirds of the weights are not zero
+            pack = pack_i2s if self._linear_type is TensorType.I2_S else pack_tq2_0
+            return pack(weights, float(np.sqrt(1.5 / size[1])))  # two thirds of the weights are not zero
 
-        return TensorSource(name, TensorType.I2_S, size, read)
+        return TensorSource(name, self._linear_type, size, read)
 
     def _norm(self, name: str, length: int) -> TensorSource:
         def read() -> npt.NDArray[np.float32]:
@@ -131,10 +138,15 @@ class RandomTensors:
         return TensorSource(name, TensorType.F32, (length,), read)
 
 
-def make_model(name: str, path: Path) -> None:
+def make_model(name: str, path: Path, *, for_llama_cpp: bool = False) -> None:
     """Write the model of a shape, in a folder that is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gguf(path, metadata(name, SHAPES[name]), RandomTensors(SHAPES[name]).tensors())
+    shape, linear_type = SHAPES[name], TensorType.I2_S
+    if for_llama_cpp:
+        linear_type = TensorType.TQ2_0
+        if shape.architecture != "llama":
+            shape = replace(shape, architecture="bitnet")
+    write_gguf(path, metadata(name, shape, linear_type), RandomTensors(shape, linear_type).tensors())
 
 
 def main() -> None:
@@ -142,8 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--for-llama-cpp", action="store_true", help="write what it reads: TQ2_0, architecture bitnet")
     arguments = parser.parse_args()
-    make_model(arguments.shape, arguments.out)
+    make_model(arguments.shape, arguments.out, for_llama_cpp=arguments.for_llama_cpp)
 
 
 if __name__ == "__main__":

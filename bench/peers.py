@@ -3,12 +3,16 @@
     python -m bench.peers -m /tmp/2b.gguf
     python -m bench.peers -m /tmp/2b.gguf --llama-bench ~/llama.cpp/build/bin/llama-bench --llama-model /tmp/2b-tq2.gguf
     python -m bench.peers -m /tmp/2b.gguf --transformers-model ~/bitnet-b1.58-2B-4T
+    python bench/make_model.py 2B-4T /tmp/2b-tq2.gguf --for-llama-cpp
+    python -m bench.peers -m /tmp/2b-tq2.gguf
 
 Whatever is installed reads the same number of tokens and writes the same number, in turns; the rest is named, with the
-reason. Nothing is downloaded. Decoding is bound by memory and reading a prompt by arithmetic, for everybody.
+reason. Nothing is downloaded. llama.cpp reads TQ2_0, of which it screens nothing in the head, and no I2_S; transformers
+unpacks ternary weights to bf16. Decoding is bound by memory and reading a prompt by arithmetic, for everybody.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -65,12 +69,9 @@ def transformers(arguments: Namespace) -> Peer:
     prompt = torch.arange(arguments.prompt_tokens).remainder(256).unsqueeze(0)
 
     def measure() -> Speed:
-        def seconds(n_tokens: int) -> float:
-            return _seconds(
-                lambda: model.generate(prompt, max_new_tokens=n_tokens, min_new_tokens=n_tokens, do_sample=False)
-            )
-
-        return _speed(arguments, seconds)
+        clock, n_tokens = _Clock(), arguments.tokens + 1
+        model.generate(prompt, max_new_tokens=n_tokens, min_new_tokens=n_tokens, do_sample=False, streamer=clock)
+        return clock.speed(arguments)
 
     return measure
 
@@ -80,17 +81,17 @@ def llama_cpp(arguments: Namespace) -> Peer:
     _require_module("llama_cpp")
     from llama_cpp import Llama  # only where it is installed
 
-    path, n_tokens = _llama_model(arguments), arguments.prompt_tokens + arguments.tokens
+    path, n_tokens = _llama_model(arguments), arguments.prompt_tokens + arguments.tokens + 1
     model = Llama(path, n_ctx=n_tokens, n_threads=arguments.threads, n_threads_batch=arguments.threads, verbose=False)
     prompt = [i % 256 for i in range(arguments.prompt_tokens)]
 
     def measure() -> Speed:
-        def seconds(n_tokens: int) -> float:
-            model.reset()
-            tokens = model.generate(prompt, top_k=1)
-            return _seconds(lambda: [next(tokens) for _ in range(n_tokens)])
-
-        return _speed(arguments, seconds)
+        model.reset()
+        clock = _Clock()
+        clock.put(prompt)
+        for token in itertools.islice(model.generate(prompt, top_k=1), arguments.tokens + 1):
+            clock.put(token)
+        return clock.speed(arguments)
 
     return measure
 
@@ -127,16 +128,24 @@ def _llama_model(arguments: Namespace) -> str:
     return str(path)
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+class _Clock:
+    """Notes when the prompt and each token of its answer came; transformers takes it for a streamer."""
 
+    def __init__(self) -> None:
+        self._times: list[float] = []
 
-def _speed(arguments: Namespace, seconds: Callable[[int], float]) -> Speed:
-    """Return the speeds of an engine that only tells how long a prompt with an answer of some tokens takes."""
-    first, whole = seconds(1), seconds(arguments.tokens + 1)
-    return Speed(arguments.prompt_tokens / first, arguments.tokens / (whole - first))
+    def put(self, _: object) -> None:
+        self._times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Do nothing: the last token has come already."""
+
+    def speed(self, arguments: Namespace) -> Speed:
+        """Return the speeds of an engine that gave one token more than ``arguments`` ask for."""
+        started, first, *_, last = self._times
+        if len(self._times) != arguments.tokens + 2:
+            raise Skipped(f"{len(self._times) - 1} tokens came, {arguments.tokens + 1} were asked for")
+        return Speed(arguments.prompt_tokens / (first - started), arguments.tokens / (last - first))
 
 
 def engines(arguments: Namespace) -> dict[str, Callable[[], Peer]]:

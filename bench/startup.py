@@ -3,20 +3,22 @@
     python bench/make_model.py 2B-4T /tmp/2b.gguf
     python -m bench.startup -m /tmp/2b.gguf
 
-Each start is a process of its own: interpreter, imports, loading, compiled kernels and one token. The bound is the time
-of reading the file, once into a buffer that is used again and once into new memory, which the system must first find.
+Each start is a process of its own: interpreter, imports, loading, compiled kernels and the first byte of text; Python
+may keep its bytecode, as it does for what is installed. The bound is the time of reading the file, once into a buffer
+that is used again and once into new memory, which the system must first find.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from bench.common import interleaved
 
 BUFFER_BYTES = 16 << 20
 
@@ -36,36 +38,55 @@ def read_again(path: Path) -> None:
             pass
 
 
-def first_token(model: str, cache: str | None = None) -> None:
-    """Run a process until it has generated one token."""
-    environment = os.environ if cache is None else {**os.environ, "BITNET_CACHE_DIR": cache}
+def start(model: str, cache: str | None = None) -> tuple[float, float]:
+    """Run a process until it has generated one token; return the seconds to its first byte of text, and to its end."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if cache is not None:
+        environment["BITNET_CACHE_DIR"] = cache
     command = [sys.executable, "-m", "bitnet_numba", "run", "-m", model, "Hi", "--max-tokens", "1"]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        text, errors = process.stdout, process.stderr
+        if text is None or errors is None:
+            raise RuntimeError("a pipe was asked for, and none is there")
+        first_byte = text.read(1)
+        until_first = time.perf_counter() - started
+        message = errors.read().decode()
+    if process.returncode or not first_byte:
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {message}")
+    return until_first, time.perf_counter() - started
+
+
+def first_token(model: str) -> float:
+    """Return the seconds from the start of a process to its first byte of text."""
+    return start(model)[0]
 
 
 def cold_start() -> float:
     """Return the seconds of a first start, which compiles every kernel."""
     with tempfile.TemporaryDirectory() as cache:
-        return seconds(lambda: first_token("demo", cache))
+        return start("demo", cache)[0]
 
 
 def main() -> None:
     """Print a table and a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", action=argparse.BooleanOptionalAction, default=True, help="compile everything once")
     arguments = parser.parse_args()
     path: Path = arguments.model
     first_token("demo")  # its kernels are compiled, and files lie in the page cache, before anything is measured
-    measures = {
-        "read_seconds": lambda: read_again(path),
-        "read_new_memory_seconds": path.read_bytes,
+    measures: dict[str, Callable[[], float]] = {
+        "read_seconds": lambda: seconds(lambda: read_again(path)),
+        "read_new_memory_seconds": lambda: seconds(path.read_bytes),
         "first_token_seconds": lambda: first_token(str(path)),
         "embedded_first_token_seconds": lambda: first_token("demo"),
     }
-    taken = [{name: seconds(action) for name, action in measures.items()} for _ in range(arguments.rounds)]
-    result = {name: round(statistics.median(row[name] for row in taken), 3) for name in measures}
+    medians = interleaved(arguments.rounds, *measures.values())
+    result = {name: round(median, 3) for name, median in zip(measures, medians, strict=True)}
     if arguments.cold:
         result["cold_first_token_seconds"] = round(cold_start(), 2)
     size = path.stat().st_size

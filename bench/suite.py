@@ -78,7 +78,7 @@ def runs() -> list[Run]:
             SMALL_SHAPE,
         ),
         Run("kv", "kv", ["--context", "2048"], MAIN_SHAPE),
-        Run("lookup", "lookup"),
+        Run("lookup", "lookup", [], MAIN_SHAPE),
         Run("peers", "peers", [], MAIN_SHAPE),
     ]
     return found

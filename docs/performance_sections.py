@@ -205,6 +205,77 @@ def instruction_sets(found: Records) -> Iterator[str]:
     yield source_of(run)
 
 
+def number_formats(found: Records) -> Iterator[str]:
+    yield "## Number formats of keys and values\n"
+    if "kv" not in found:
+        yield "Not measured yet; `python -m bench.suite kv` does.\n"
+        return
+    run = found["kv"]
+    result = run["result"]
+    yield (
+        f"Accuracy is that of the embedded model at {result['positions']} positions of a text, against f32;\n"
+        f"speed that of the 2B-4T shape at context {result['context']:,}.\n"
+    )
+    yield table(
+        ["", "bytes a position", "tokens/s", "mean divergence, nats", "greatest", "same likeliest token"],
+        [
+            [
+                row["kv_type"],
+                f"{row['bytes_per_position']:,}",
+                f"{row['tokens_per_second']:.1f}",
+                f"{row['mean_kl_nats']:.1e}",
+                f"{row['max_kl_nats']:.1e}",
+                percent(row["greedy_agreement"]),
+            ]
+            for row in result["kv_types"]
+        ],
+    )
+    yield source_of(run)
+
+
+def looked_up(found: Records) -> Iterator[str]:
+    yield "## Prompt lookup\n"
+    if "lookup" not in found:
+        yield "Not measured yet; `python -m bench.suite lookup` does.\n"
+        return
+    run = found["lookup"]
+    result = run["result"]
+    yield (
+        "A step of several tokens reads each weight once, as a step of one does, until arithmetic is the bound.\n"
+        "Time of a step of so many tokens, all of them checked, in steps of one:\n"
+    )
+    times = result["step_ms"]
+    yield table(["tokens", *times], [["2B-4T", *(f"{time / times['1']:.2f}" for time in times.values())]])
+    yield (
+        "The embedded model retells a story in its own words. To the 2B-4T shape, whose random weights cannot\n"
+        f"summarise, a summary of {result['summary_tokens']} tokens that was written beforehand is dictated,\n"
+        f"after its text of {result['text_tokens']}. Steps, guesses and checks are those of a model that would\n"
+        "choose these words. The expected speed-up is that of its steps at the times above.\n"
+    )
+    yield table(
+        ["", "`--lookup`", "tokens a step", "guessed", "right", "tokens/s", "speed-up", "expected"],
+        [
+            *(_lookup_row("embedded model, own words", row, result["own_tokens"]) for row in result["own"]),
+            *(_lookup_row("2B-4T, dictated summary", row, result["summary_tokens"]) for row in result["summary"]),
+        ],
+    )
+    yield source_of(run)
+
+
+def _lookup_row(what: str, row: Mapping[str, Any], n_tokens: int) -> list[str]:
+    expected = row.get("expected_speed_up")
+    return [
+        what,
+        str(row["lookup"]),
+        f"{(n_tokens - 1) / row['steps']:.2f}",
+        str(row["proposed_tokens"]),
+        str(row["accepted_tokens"]),
+        f"{row['tokens_per_second']:,.1f}",
+        f"x {row['speed_up']:.2f}",
+        "" if expected is None else f"x {expected:.2f}",
+    ]
+
+
 def peers(found: Records) -> Iterator[str]:
     run = found["peers"]
     yield "## Other programs\n"
@@ -230,5 +301,7 @@ SECTIONS = (
     start,
     contention,
     instruction_sets,
+    number_formats,
+    looked_up,
     peers,
 )

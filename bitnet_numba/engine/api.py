@@ -95,6 +95,11 @@ class LanguageModel:
         """The instruction set that the kernels were compiled for."""
         return self._transformer.isa
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values that are kept of sequences that have ended, for those that begin alike."""
+        return self._transformer.kept_bytes
+
     def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
         """Continue a prompt.
 

@@ -9,6 +9,7 @@ from bitnet_numba.engine.cache import KV_DTYPES
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.layout import round_up
 from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.prefix import most_pages
 from bitnet_numba.engine.source import ModelSource, expected_shapes
 from bitnet_numba.formats.names import LINEAR_ROLES
 from bitnet_numba.kernels.attention import BLOCK, head_block_bytes
@@ -16,9 +17,9 @@ from bitnet_numba.kernels.attention import BLOCK, head_block_bytes
 Facts = dict[str, dict[str, Any]]
 
 
-def describe(source: ModelSource, transformer: Transformer, chat_template: str | None) -> Facts:
+def describe(source: ModelSource, transformer: Transformer, chat_template: str | None, kept_prefixes: int) -> Facts:
     """Return facts by section: ``model``, and ``memory`` in bytes."""
-    return {"model": _model(source, chat_template), "memory": _memory(transformer)}
+    return {"model": _model(source, chat_template), "memory": _memory(transformer, kept_prefixes)}
 
 
 def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
@@ -46,8 +47,11 @@ def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
     }
 
 
-def _memory(transformer: Transformer) -> dict[str, int]:
-    """Return bytes by role; a tied head has none; keys and values for a sequence that fills the context."""
+def _memory(transformer: Transformer, kept_prefixes: int) -> dict[str, int]:
+    """Return bytes by role; a tied head has none; keys and values for a sequence that fills the context.
+
+    What is kept of sequences before it comes beside them, at the most.
+    """
     weights, config = transformer.weights, transformer.config
     ternary = weights.qkv.nbytes + weights.attn_output.nbytes + weights.gate_up.nbytes + weights.down.nbytes
     embedding = weights.embedding.nbytes + weights.embedding_scales.nbytes
@@ -55,6 +59,7 @@ def _memory(transformer: Transformer) -> dict[str, int]:
     every = sum({id(array): array.nbytes for array in weights}.values())
     head_bytes = head_block_bytes(transformer.layout.head_dim, KV_DTYPES[transformer.kv_type])
     per_position = config.n_layers * config.n_kv_heads * head_bytes // BLOCK
+    kept = per_position * BLOCK * most_pages(kept_prefixes, transformer.max_context)
     full_cache = per_position * round_up(transformer.max_context, BLOCK)
     return {
         "ternary_weights": ternary,
@@ -67,7 +72,8 @@ def _memory(transformer: Transformer) -> dict[str, int]:
         "scratch": transformer.state_bytes,
         "kv_cache_per_position": per_position,
         "kv_cache_of_full_context": full_cache,
-        "total": every + transformer.state_bytes + full_cache,
+        "kept_prefixes_at_most": kept,
+        "total": every + transformer.state_bytes + full_cache + kept,
     }
 
 

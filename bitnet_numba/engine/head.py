@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.memory import allocate
+from bitnet_numba.engine.memory import Allocate, allocate
 from bitnet_numba.kernels.head_rows import MAX_HIDDEN, quantize_rows, screen_shape
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.simd.team import Crew, Team
@@ -59,7 +59,7 @@ def no_screen() -> Words:
     return np.zeros((0, *screen_shape(0, 0)[1:]), np.uint32)
 
 
-def screen_of(matrix: npt.NDArray[Any], threads: int) -> Words:
+def screen_of(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = allocate) -> Words:
     """Make the int8 copy of a head, if it would be smaller than the head and no exactness stands against it.
 
     Parameters
@@ -68,6 +68,8 @@ def screen_of(matrix: npt.NDArray[Any], threads: int) -> Words:
         Of int8, which is small already, no copy is made.
     threads : int
         How many share the work.
+    allocate : callable
+        Where the memory comes from.
 
     Returns
     -------

@@ -2,6 +2,8 @@
 
 import math
 import mmap
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,11 @@ from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 
 HUGE_PAGE = 2 << 20
+LEAST_RESERVE = 64 << 20  # bytes: less is found in no time
+_ARRAYS = 6  # that are taken, at most, each of which begins on a page of its own
+_STRETCH = 16 << 20  # bytes that are found in one go
+
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike, str], npt.NDArray[np.generic]]
 
 
 def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.NDArray[np.generic]:
@@ -47,6 +54,44 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.
     whole = np.frombuffer(pages, np.uint8)
     start = -whole.ctypes.data % HUGE_PAGE
     return np.asarray(whole[start : start + n_bytes].view(dtype).reshape(shape))
+
+
+class Reserve:
+    """Memory whose pages another thread finds before they are needed: new memory can cost as much as reading a file.
+
+    Parameters
+    ----------
+    n_bytes : int
+        An estimate. Of little, and of more than is free, nothing is reserved.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        free = available_bytes()
+        n_bytes += _ARRAYS * HUGE_PAGE
+        n_bytes = n_bytes if n_bytes >= LEAST_RESERVE and (free is None or n_bytes < free) else 0
+        self._memory = np.asarray(allocate((n_bytes,), np.uint8, "model weights"), np.uint8)
+        self._n_taken = self._n_found = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._find, daemon=True).start()
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.NDArray[np.generic]:
+        """Take an array out of the reserve, once its pages are there; as :func:`allocate` where it is used up."""
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        start, end = self._n_taken, self._n_taken + n_bytes
+        if end > self._memory.size:
+            return allocate(shape, dtype, purpose)
+        self._n_taken = -(-end // HUGE_PAGE) * HUGE_PAGE
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_found >= end)
+        return np.asarray(self._memory[start:end].view(dtype).reshape(shape))
+
+    def _find(self) -> None:
+        for start in range(0, self._memory.size, _STRETCH):
+            stretch = self._memory[start : start + _STRETCH]
+            stretch[:: mmap.PAGESIZE] = 0  # without the interpreter's lock
+            with self._changed:
+                self._n_found = start + stretch.size
+                self._changed.notify_all()
 
 
 def available_bytes() -> int | None:

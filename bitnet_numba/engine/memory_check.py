@@ -17,7 +17,9 @@ _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(?P<path>.*)$")
 _RESIDENT = re.compile(r"^Rss: +(?P<kilobytes>\d+) kB$")
 
 
-def check_memory(facts: Mapping[str, Mapping[str, Any]], n_positions: int, *, compiled: bool) -> dict[str, Any]:
+def check_memory(
+    facts: Mapping[str, Mapping[str, Any]], n_positions: int, kept_bytes: int, *, compiled: bool
+) -> dict[str, Any]:
     """Compare the most memory that this process has held with what its model needs.
 
     Parameters
@@ -26,6 +28,8 @@ def check_memory(facts: Mapping[str, Mapping[str, Any]], n_positions: int, *, co
         Of ``model.info()``.
     n_positions : int
         Of the sequence that has been read and written.
+    kept_bytes : int
+        Keys and values that were kept of sequences before it.
     compiled : bool
         Whether kernels were compiled in this process: the compiler's memory is no part of the plan.
 
@@ -41,6 +45,7 @@ def check_memory(facts: Mapping[str, Mapping[str, Any]], n_positions: int, *, co
         "head_int8_copy": memory["head_int8_copy"],
         "embedding_and_head_copied": memory["embedding_and_head_copied"],
         "kv_cache": memory["kv_cache_per_position"] * round_up(n_positions, BLOCK),
+        "kept_prefixes": kept_bytes,
         "file_pages_touched": touched,
         "everything_else": ALLOWANCE,
     }

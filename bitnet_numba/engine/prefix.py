@@ -11,8 +11,14 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.protocols import CacheT
 from bitnet_numba.errors import ResourceError
+from bitnet_numba.kernels.attention import BLOCK
 
 LEAST_COMMON = 8  # tokens: fewer are read in less time than the page that holds them is copied in
+
+
+def most_pages(max_kept: int, max_context: int) -> int:
+    """Return how many pages so many kept sequences may have: those of one whole context, but one each."""
+    return max(max_kept, -(-max_context // BLOCK)) if max_kept else 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,6 +97,13 @@ class PrefixStore(Generic[CacheT]):
                 self._sort_in()
             finally:
                 self._lock.release()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the pages that are kept; one that several share counts once."""
+        with self._lock:
+            self._sort_in()
+            return sum({id(page): page.nbytes for kept in self._kept for page in kept.cache.pages}.values())
 
     def close(self) -> None:
         """Drop everything, also what comes later."""

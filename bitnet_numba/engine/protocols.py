@@ -11,13 +11,20 @@ from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.head import HeadType
 
 
+class Page(Protocol):
+    """A piece of a cache's memory."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Cache(Protocol):
     """What a transformer has read of one sequence; see :class:`bitnet_numba.engine.cache.KVCache`."""
 
     @property
     def length(self) -> int: ...
     @property
-    def pages(self) -> Sequence[object]:
+    def pages(self) -> Sequence[Page]:
         """Its memory, in pages of one size, which caches share."""
         ...
 

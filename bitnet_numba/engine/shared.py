@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits
-from bitnet_numba.engine.prefix import PrefixStore
+from bitnet_numba.engine.prefix import PrefixStore, most_pages
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.engine.scheduler import Scheduler, Work
 from bitnet_numba.errors import ParameterError, ResourceError
-from bitnet_numba.kernels.attention import BLOCK
 
 
 class SharedTransformer(Generic[CacheT]):
@@ -46,7 +45,12 @@ class SharedTransformer(Generic[CacheT]):
         self.head = transformer.head
         self._transformer = transformer
         self._scheduler = Scheduler(transformer)
-        self._prefixes = PrefixStore(self._allocate, kept_prefixes, max(kept_prefixes, -(-self.max_context // BLOCK)))
+        self._prefixes = PrefixStore(self._allocate, kept_prefixes, most_pages(kept_prefixes, self.max_context))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values that are kept of sequences that have ended."""
+        return self._prefixes.n_bytes
 
     def check_fits(self, n_tokens: int) -> None:
         """Raise ResourceError unless ``n_tokens`` can be read in one sequence."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.engine.head import no_screen, screen_of
 from bitnet_numba.engine.layout import Layout, Places
-from bitnet_numba.engine.memory import allocate, available_bytes
+from bitnet_numba.engine.memory import Allocate, allocate, available_bytes
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
@@ -26,7 +26,13 @@ Floats = npt.NDArray[np.float32]
 
 
 def load_weights(
-    source: ModelSource, layout: Layout, max_context: int, *, is_screened: bool = False, threads: int = 1
+    source: ModelSource,
+    layout: Layout,
+    max_context: int,
+    *,
+    is_screened: bool = False,
+    threads: int = 1,
+    allocate: Allocate = allocate,
 ) -> Weights:
     """Bring every tensor of a model into the kernels' layout.
 
@@ -40,6 +46,8 @@ def load_weights(
         Whether to make an int8 copy of the head.
     threads : int
         How many share the packing.
+    allocate : callable
+        Where the memory comes from.
 
     Raises
     ------
@@ -50,7 +58,7 @@ def load_weights(
     """
     config = source.config
     n_layers = config.n_layers
-    packer = _Packer(source, layout, threads)
+    packer = _Packer(source, layout, threads, allocate)
     embedding = _padded_matrix(source.matrix("token_embd"), layout.hidden)
     head = embedding if source.tied else _padded_matrix(source.matrix("output"), layout.hidden)
     attended = layout.head_places(config.n_heads)
@@ -70,7 +78,7 @@ def load_weights(
         embedding_scales=embedding.scales,
         head=head.values,
         head_scales=head.scales,
-        head_screen=screen_of(head.values, threads) if is_screened else no_screen(),
+        head_screen=screen_of(head.values, threads, allocate) if is_screened else no_screen(),
         rope=_rope(source, layout, max_context),
     )
     for array in weights:
@@ -81,8 +89,8 @@ def load_weights(
 class _Packer:
     """Packs the linear layers of a model, and notes their scales."""
 
-    def __init__(self, source: ModelSource, layout: Layout, threads: int) -> None:
-        self._source, self._layout, self._threads = source, layout, threads
+    def __init__(self, source: ModelSource, layout: Layout, threads: int, allocate: Allocate) -> None:
+        self._source, self._layout, self._threads, self._allocate = source, layout, threads, allocate
         config = source.config
         self.scales = np.zeros((config.n_layers, 7), np.float32)
         self._queries = layout.head_places(config.n_heads, adjacent=config.adjacent_pairs)
@@ -95,7 +103,7 @@ class _Packer:
     def stack(self, parts_of_layer: Callable[[int], Iterable[Bytes]], n_weights: int) -> Bytes:
         """Pack one role of every layer into one array; its parts follow each other, as I2_S bytes."""
         n_layers = self._source.config.n_layers
-        stacked = np.asarray(allocate((n_layers, n_weights // 4), np.uint8, "model weights"), np.uint8)
+        stacked = np.asarray(self._allocate((n_layers, n_weights // 4), np.uint8, "model weights"), np.uint8)
 
         def pack(layer: int) -> None:
             begin = 0

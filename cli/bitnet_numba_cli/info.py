@@ -31,14 +31,15 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
     """Show the model, the CPU, the kernels chosen, the threads, the kernel cache and the memory plan.
 
     The kernels are those that ran when the model read two tokens and wrote two. The memory check compares the most that
-    the process has held by then with the plan: packed weights, the head's int8 copy, keys and values, the pages of the
-    file that were touched, and 300 MB for everything else.
+    the process has held by then with the plan: packed weights, the head's int8 copy, keys and values of this sequence
+    and of those kept before, the pages of the file that were touched, and 300 MB for everything else.
     """
     loading = loading_arguments(options)
     cache = _cache()
     with loaded(loading) as model:
+        kept_bytes = model.kept_bytes
         kernels = _kernels(model)
-        check = _memory_check(model, compiled=not cache["warm"])
+        check = _memory_check(model, kept_bytes, compiled=not cache["warm"])
         sections = {**model.info(), "memory_check": check, "cpu": _cpu(), "kernels": kernels, "kernel_cache": cache}
     if memory_only:
         sections = {name: sections[name] for name in ("memory", "memory_check")}
@@ -53,11 +54,11 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
         )
 
 
-def _memory_check(model: "LanguageModel", *, compiled: bool) -> dict[str, Any]:
-    """Check the memory of a process that has read and written the tokens of :func:`_kernels`."""
+def _memory_check(model: "LanguageModel", kept_bytes: int, *, compiled: bool) -> dict[str, Any]:
+    """Check the memory of a process that has read and written what :func:`_kernels` does, and kept so much before."""
     from bitnet_numba.engine.memory_check import check_memory  # here, because it imports numba
 
-    return check_memory(model.info(), min(2 * N_TOKENS, model.max_context), compiled=compiled)
+    return check_memory(model.info(), min(2 * N_TOKENS, model.max_context), kept_bytes, compiled=compiled)
 
 
 def _cpu() -> dict[str, Any]:

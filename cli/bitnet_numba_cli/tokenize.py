@@ -69,7 +69,7 @@ def command(
 
 def _load_tokenizer(model: str | None) -> "Tokenizer":
     """Read the tokenizer of a model and leave the weights where they are."""
-    from bitnet_numba.engine.load import open_source  # here, because it imports numba
+    from bitnet_numba.engine.sources import open_source  # here, so that the help text does not pay for it
 
     with closing(open_source(model)) as source:
         tokenizer = source.tokenizer()

@@ -8,6 +8,7 @@ import pytest
 from bench.common import interleaved, print_table
 from bench.contend import ALONE, ONE_THREAD, PYTHON_THREAD, process_case, ratios
 from bench.decode import bytes_per_token
+from bench.lookup import expected_speed_up
 from tests.bench.scripts import result_of
 from tests.subprocesses import run_python
 
@@ -40,11 +41,20 @@ def test_context() -> None:
 
 
 def test_lookup() -> None:
-    result = result_of("lookup", "--lookup", "4", "--tokens", "48", *TINY)
-    plain, guessed = result["widths"]
+    result = result_of("lookup", "--lookup", "4", *TINY)
     assert result["same"]
-    assert (plain["lookup"], plain["proposed_tokens"], plain["speed_up"]) == (0, 0, 1)
-    assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
+    assert list(result["step_ms"]) == [str(width) for width in range(1, 17)]
+    for what in ("own", "summary"):
+        plain, guessed = result[what]
+        assert (plain["lookup"], plain["proposed_tokens"], plain["speed_up"]) == (0, 0, 1)
+        assert plain["steps"] == result[f"{what}_tokens"] - 1
+        assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
+        assert plain["steps"] - guessed["accepted_tokens"] <= guessed["steps"] < plain["steps"]
+
+
+def test_the_speed_up_expected_is_that_of_steps_with_the_tokens_they_had() -> None:
+    assert expected_speed_up([1, 4, 4], 6, {1: 1.0, 4: 1.5}) == 1.5
+    assert expected_speed_up([1, 1], 2, {1: 0.1}) == 1
 
 
 def test_kv() -> None:

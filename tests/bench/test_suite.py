@@ -38,13 +38,21 @@ def test_a_model_of_one_s_own_stands_in_for_the_main_one_and_is_never_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("for_llama_cpp", [False, True])
 @pytest.mark.parametrize("name", make_model.SHAPES)
-def test_models_of_every_architecture_are_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_of_every_architecture_are_read(
+    name: str, for_llama_cpp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = make_model.SHAPES[name]
-    few = {"n_layers": 2, "hidden_size": 128, "intermediate_size": 256, "n_heads": 4, "n_kv_heads": 2}
+    few = {"n_layers": 2, "hidden_size": 256, "intermediate_size": 512, "n_heads": 4, "n_kv_heads": 2}
     monkeypatch.setitem(make_model.SHAPES, name, replace(shape, vocab_size=300, max_seq_len=64, **few))
-    make_model.make_model(name, tmp_path / "folder" / "model.gguf")
+    make_model.make_model(name, tmp_path / "folder" / "model.gguf", for_llama_cpp=for_llama_cpp)
     with bitnet_numba.load(tmp_path / "folder" / "model.gguf", threads=1) as model:
         facts = model.info()["model"]
-        assert (facts["architecture"], facts["tied_head"]) == (shape.architecture, shape.tied)
+        own = {"bitnet-b1.58": "bitnet"} if for_llama_cpp else {}
+        assert (facts["architecture"], facts["tied_head"]) == (
+            own.get(shape.architecture, shape.architecture),
+            shape.tied,
+        )
+        assert set(facts["tensor_types"]) == {"F16", "F32", "TQ2_0" if for_llama_cpp else "I2_S"}
         assert len(model.generate([1, 2, 3], max_tokens=4, ignore_eos=True).token_ids) == 4

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitnet_numba.engine.assemble import choose_context
 from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.load import choose_context, open_source
+from bitnet_numba.engine.sources import open_source
 from bitnet_numba.engine.weights import load_weights
 from bitnet_numba.errors import BitNetError
 from tests.tiny import toy_model

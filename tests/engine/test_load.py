@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import bitnet_numba
-from bitnet_numba.engine.load import MAX_THREADS, choose_context, choose_threads, load_model, open_source
+from bitnet_numba.engine.assemble import MAX_THREADS, choose_context, choose_threads
+from bitnet_numba.engine.load import load_model
+from bitnet_numba.engine.sources import open_source
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.simd import cpu

@@ -17,6 +17,7 @@ from bitnet_numba.engine.head import HEAD_TYPES
 from bitnet_numba.engine.lookup import LONGEST_MATCH, PromptLookup
 from bitnet_numba.engine.sampling import MOST_PROPOSED, SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.together import generate_together
 from bitnet_numba.errors import BitNetError
 from tests.engine.fakes import CONTEXT, EOS, VOCAB_SIZE, ByteDecoder, FakeTransformer, always_answering
 from tests.engine.running import transformer
@@ -196,6 +197,23 @@ def test_a_model_says_the_same(
     assert observed(proposed) == observed(plain)
 
 
+@given(
+    sampling=SAMPLING,
+    lookup=LOOKUPS,
+    seed=SEEDS,
+    lengths=st.lists(st.sampled_from([3, 20, 290]), min_size=2, max_size=4),
+)
+def test_sequences_whose_steps_are_shared_say_the_same(
+    toy: SharedTransformer[Any], sampling: dict[str, Any], lookup: int, seed: int, lengths: list[int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    prompts = [np.resize(rng.integers(0, 64, min(9, length)), length).tolist() for length in lengths]
+    plain = [result_of(toy, prompt, **sampling) for prompt in prompts]
+    params = SamplingParams(**sampling, lookup=lookup)
+    streams = [(TokenStream(toy, prompt, params, frozenset[int]()), ByteDecoder(), 0.0) for prompt in prompts]
+    assert [observed(result) for result in generate_together(streams)] == [observed(result) for result in plain]
+
+
 STORY = "Max is a big dog. Max likes to play. Max is a big dog. Max likes"
 
 
@@ -212,3 +230,15 @@ def test_the_embedded_model_says_the_same_in_fewer_steps(model: LanguageModel, s
     assert proposed.accepted_tokens > 0
     steps = proposed.kernels["embedding_lookup"]
     assert steps == plain.kernels["embedding_lookup"] - proposed.accepted_tokens
+
+
+def test_the_embedded_model_says_the_same_to_several_at_once(model: LanguageModel) -> None:
+    prompts = [STORY, "Once upon a time", "Lily has a red ball. Tom has a red ball. Lily has", STORY[:40]]
+    plain = [model.generate(prompt, max_tokens=80) for prompt in prompts]
+    together = model.generate_batch(prompts, max_tokens=80, lookup=7)
+    assert [observed(result) for result in together] == [observed(result) for result in plain]
+    assert sum(result.accepted_tokens for result in together) > 0
+    assert any(name.startswith("i2s_gemm") for name in together[1].kernels)
+    most = max(result.kernels["embedding_lookup"] for result in together)
+    alone = sum(result.kernels["embedding_lookup"] - result.accepted_tokens for result in plain)
+    assert most < alone  # steps were shared

@@ -42,7 +42,7 @@ class PagedCache:
     memory: Memory
     capacity: int
     tokens: list[int] = field(default_factory=list)
-    pages: list[object] = field(default_factory=list)
+    pages: list["Page"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.resize(self.capacity)
@@ -71,6 +71,8 @@ class PagedCache:
 
 class Page:
     """Is taken as long as it lives."""
+
+    nbytes = 8
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -186,11 +188,15 @@ def test_pages_that_are_shared_count_once() -> None:
     run(prefixes, [*trunk, 1])
     run(prefixes, [*trunk, 2])
     assert memory.taken == 5  # the second ones would be the sixth
+    assert prefixes.n_bytes == 5 * Page.nbytes
     assert run(prefixes, [*trunk, 2, 3]) == len(trunk) + 1
     prefixes = store(memory, max_pages=6)
     run(prefixes, [*trunk, 1])
     run(prefixes, [*trunk, 2])
     assert run(prefixes, [*trunk, 1, 3]) == len(trunk) + 1
+    assert prefixes.n_bytes == memory.taken * Page.nbytes
+    prefixes.close()
+    assert prefixes.n_bytes == 0
 
 
 def test_what_is_larger_than_all_that_may_be_kept_is_not_kept() -> None:

@@ -1,0 +1,43 @@
+"""From a name to the files of a model."""
+
+from pathlib import Path
+
+from bitnet_numba.demo import demo_model_path
+from bitnet_numba.engine.gguf_source import GGUFSource
+from bitnet_numba.engine.hf_source import HuggingFaceSource
+from bitnet_numba.engine.source import ModelSource
+from bitnet_numba.errors import BitNetError
+from bitnet_numba.settings import read_settings
+
+
+def open_source(model: str | Path | None) -> ModelSource:
+    """Open a model by name, without loading its weights.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        A GGUF file, a Hugging Face directory, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model, or it cannot be read.
+    """
+    name = model if model is not None else read_settings().model
+    if name is None or str(name) == "demo":
+        return GGUFSource(demo_model_path())
+    path = _expanded(Path(name))
+    if path.is_dir():
+        return HuggingFaceSource(path)
+    if not path.exists():
+        raise BitNetError(
+            f"{path}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
+        )
+    return GGUFSource(path)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # "~somebody" whom the system does not know
+        return path
