@@ -95,9 +95,10 @@ def attended(rng: np.random.Generator) -> Iterator[Array]:
                 out = np.zeros(head_dim, np.float32)
                 attention.attend(normal(rng, head_dim, 0.5), cache, n, out)
                 yield out
-            together = np.zeros((4, head_dim), np.float32)
-            attention.attend_four(normal(rng, (4, head_dim), 0.5), cache, (1, 65, 255, 256), together)
-            yield together
+            for n_queries, n, group in ((4, 1, 4), (15, 254, 3), (9, 65, 1)):
+                together = np.zeros((n_queries, head_dim), np.float32)
+                attention.attend_many(normal(rng, (n_queries, head_dim), 0.5), cache, n, group, together)
+                yield together
 
 
 def gated(rng: np.random.Generator) -> Iterator[Array]:

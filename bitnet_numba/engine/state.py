@@ -6,7 +6,7 @@ import numpy as np
 
 from bitnet_numba.engine.forward.arrays import QUERY_TILE, SCREENED_TOKENS, RunState
 from bitnet_numba.engine.layout import Layout, round_up
-from bitnet_numba.kernels.attention import BLOCK, HEADER
+from bitnet_numba.kernels.attention import BLOCK, ROWS, attention_scratch, new_results
 from bitnet_numba.kernels.head_bounds import new_screen_state
 from bitnet_numba.kernels.jit import new_counts
 from bitnet_numba.kernels.ternary import TOKENS, gemm_scratch
@@ -41,15 +41,13 @@ def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int)
         attn_output=np.zeros((chunk, layout.hidden), np.int32),
         gate_up=np.zeros((chunk, 2 * layout.ffn), np.int32),
         down=np.zeros((chunk, layout.hidden), np.int32),
-        query=np.zeros((slots, config.n_heads * layout.head_dim), np.float32),
+        query=np.zeros((slots * config.n_heads + ROWS) * layout.head_dim, np.float32),
         attended=np.zeros((slots, layout.attended), np.float32),
         gated=np.zeros((slots, layout.ffn), np.float32),
         key=np.zeros((n_threads, layout.head_dim), np.float32),
         value=np.zeros((n_threads, layout.head_dim), np.float32),
-        scores=np.zeros((n_threads, 4, BLOCK), np.float32),
-        partials=np.zeros((config.n_heads, n_blocks, HEADER + layout.head_dim), np.float32),
-        partial=np.zeros((n_threads, 4, HEADER + layout.head_dim), np.float32),
-        merged=np.zeros((n_threads, QUERY_TILE * group, HEADER + layout.head_dim), np.float32),
+        attention=attention_scratch(n_threads, max(QUERY_TILE * group, config.n_heads), layout.head_dim),
+        blocks=new_results(n_blocks, config.n_heads, layout.head_dim),
         gemm=gemm_scratch(n_threads, slots, max(layout.hidden, layout.attended, layout.ffn)),
         screen=new_screen_state(config.vocab_size, layout.hidden, SCREENED_TOKENS, n_threads),
     )

@@ -10,18 +10,17 @@ from bitnet_numba.kernels.jit import SOFTMAX, jit, new_counts
 from bitnet_numba.simd.memory import load_f32, store_f32
 from bitnet_numba.simd.types import LANES
 from bitnet_numba.simd.vector import (
+    WHOLE,
     add_f32,
+    add_to_exponent,
     broadcast_f32,
     fma_f32,
     largest_f32,
     max_f32,
     min_f32,
     mul_f32,
-    power_of_two,
-    round_f32,
     sub_f32,
     sum_f32,
-    to_i32,
     where_greater,
     zero_f32,
 )
@@ -64,8 +63,20 @@ def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None)
 @jit
 def exp_f32(x: Any) -> Any:
     """Sixteen exponentials: relative error below 2e-7, exactly 0 up to -64, and exp(88) from 88 on."""
-    y = min_f32(max_f32(x, broadcast_f32(LOWEST)), broadcast_f32(_HIGHEST))
-    n = round_f32(mul_f32(y, broadcast_f32(_LOG2_E)))
+    return _exp_of(x, min_f32(max_f32(x, broadcast_f32(LOWEST)), broadcast_f32(_HIGHEST)))
+
+
+@jit
+def exp_to_1(x: Any) -> Any:
+    """Sixteen exponentials, as :func:`exp_f32` has them, of numbers up to 0, as a softmax has them."""
+    return _exp_of(x, max_f32(x, broadcast_f32(LOWEST)))
+
+
+@jit
+def _exp_of(x: Any, y: Any) -> Any:
+    """The exponentials of y, which is x within bounds, and 0 where x is too low."""
+    shifted = add_f32(mul_f32(y, broadcast_f32(_LOG2_E)), broadcast_f32(WHOLE))
+    n = sub_f32(shifted, broadcast_f32(WHOLE))
     r = fma_f32(n, broadcast_f32(-_LN_2_HIGH), y)
     r = fma_f32(n, broadcast_f32(-_LN_2_LOW), r)
     t5040, t720, t120, t24, t6, t2 = _TERMS
@@ -75,7 +86,7 @@ def exp_f32(x: Any) -> Any:
     p = fma_f32(p, r, broadcast_f32(t6))
     p = fma_f32(p, r, broadcast_f32(t2))
     p = add_f32(fma_f32(mul_f32(r, r), p, r), broadcast_f32(np.float32(1)))
-    return where_greater(x, broadcast_f32(LOWEST), mul_f32(p, power_of_two(to_i32(n))), zero_f32())
+    return where_greater(x, broadcast_f32(LOWEST), add_to_exponent(p, shifted), zero_f32())
 
 
 @jit
@@ -87,7 +98,7 @@ def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
     offset = broadcast_f32(largest_f32(largest))
     total = zero_f32()
     for i in range(0, x.size, LANES):
-        e = exp_f32(sub_f32(load_f32(x, i), offset))
+        e = exp_to_1(sub_f32(load_f32(x, i), offset))
         total = add_f32(total, e)
         store_f32(x, i, e)
     share = broadcast_f32(np.float32(1) / sum_f32(total))

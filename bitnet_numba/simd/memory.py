@@ -90,16 +90,25 @@ _FROM_F32: Mapping[Any, _Conversion] = MappingProxyType(
 )
 
 
+def lane_type(array: types.Array) -> Any:
+    """Return the LLVM type of a number as an array stores it."""
+    return _TO_F32[array.dtype][0]
+
+
+def lanes_at(b: Builder, array: types.Array, place: Value) -> Value:
+    """Load the sixteen numbers at a place in an array, as float32 whatever it holds."""
+    lane, convert = _TO_F32[array.dtype]
+    return convert(b, b.load(b.bitcast(place, ir.VectorType(lane, 16).as_pointer()), align=1))
+
+
 # ---- float32 lanes ---------------------------------------------------------------------------------------------------
 @array_op
 def load_f32(_: Any, array: types.Array, index: types.Integer) -> Any:
     """The lanes from ``array[index:]``, as float32 whatever the array holds."""
-    lane, convert = _TO_F32[array.dtype]
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        vector = ir.VectorType(lane, 16)
-        at = address(context, b, signature.args[0], args[0], args[1], vector)
-        return convert(b, b.load(at, align=1))
+        at = address(context, b, signature.args[0], args[0], args[1], lane_type(array))
+        return lanes_at(b, array, at)
 
     return F32x16(array, types.intp), lower
 
@@ -210,14 +219,18 @@ def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
     return U8x64(array, types.intp), lower
 
 
+def ask_for(b: Builder, place: Value) -> None:
+    """Ask for the cache line of a place, which need not be one that can be read."""
+    read, keep, data = (ir.Constant(I32, x) for x in (0, 3, 1))
+    call(b, "llvm.prefetch.p0", ir.VoidType(), b.bitcast(place, I8.as_pointer()), read, keep, data)
+
+
 @array_op
 def prefetch(_: Any, array: types.Array, index: types.Integer) -> Any:
     """Ask for the cache line of ``array[index]``; any index is allowed, also one past the end."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I8)
-        read, keep, data = (ir.Constant(I32, x) for x in (0, 3, 1))
-        call(b, "llvm.prefetch.p0", ir.VoidType(), at, read, keep, data)
+        ask_for(b, address(context, b, signature.args[0], args[0], args[1], I8))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), lower

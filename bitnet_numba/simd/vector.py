@@ -6,6 +6,7 @@ gives the same bits everywhere. What a CPU lacks is composed of exact operations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 
@@ -15,6 +16,9 @@ from bitnet_numba.simd.types import F32x16, I32x16, U8x64
 
 _F64x16 = ir.VectorType(F64, 16)
 _I64x16 = ir.VectorType(I64, 16)
+
+WHOLE = np.float32(1.5 * 2.0**23)
+"""Added to a number within 2**22 it leaves no room for a fraction: this plus the nearest whole one, ties to even."""
 
 
 # ---- float32 -------------------------------------------------------------------------------------------------------
@@ -67,8 +71,8 @@ def abs_f32(b: Builder, x: Value) -> Value:
 
 @vector_op(F32x16, F32x16)
 def round_f32(b: Builder, x: Value) -> Value:
-    """The nearest whole number, ties to even, for x within 2**22: adding 1.5 * 2**23 leaves no room for a fraction."""
-    magic = splat(F32x16.llvm, 1.5 * 2.0**23)
+    """The nearest whole number, ties to even, for x within 2**22."""
+    magic = splat(F32x16.llvm, float(WHOLE))
     return b.fsub(b.fadd(x, magic), magic)
 
 
@@ -167,11 +171,11 @@ def to_i32(b: Builder, x: Value) -> Value:
     return b.fptosi(x, I32x16.llvm)
 
 
-@vector_op(F32x16, I32x16)
-def power_of_two(b: Builder, exponent: Value) -> Value:
-    """2.0**exponent, for exponents from -126 to 127."""
-    biased = b.add(exponent, splat(I32x16.llvm, 127))
-    return b.bitcast(b.shl(biased, splat(I32x16.llvm, 23)), F32x16.llvm)
+@vector_op(F32x16, F32x16, F32x16)
+def add_to_exponent(b: Builder, x: Value, whole: Value) -> Value:
+    """x * 2.0**n where that is a normal number; ``whole`` is n + WHOLE, whose lowest bits are those of n."""
+    n = b.shl(b.bitcast(whole, I32x16.llvm), splat(I32x16.llvm, 23))
+    return b.bitcast(b.add(b.bitcast(x, I32x16.llvm), n), F32x16.llvm)
 
 
 def _shift_right(bits: int) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.attention import BLOCK, TILE, HeadBlock, attend, attend_four, store_position
+from bitnet_numba.kernels.attention import BLOCK, TILE, HeadBlock, attend, attend_many, store_position
 from tests.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
 
 CAPACITY = 704  # eleven tiles
@@ -91,23 +91,26 @@ def test_later_positions_change_no_bit(n: int, dtype: Any) -> None:
 
 
 @given(
-    counts=st.lists(st.integers(1, BLOCK), min_size=4, max_size=4) | st.integers(1, BLOCK - 3).map(lambda n: [n] * 4),
-    head_dim=st.integers(1, 4).map(lambda blocks: 32 * blocks),
+    n=st.sampled_from([border - 1 for border in BORDERS]) | st.integers(1, 600),
+    n_tokens=st.integers(1, 17),
+    group=st.integers(1, 6),
+    head_dim=HEAD_DIMS,
     dtype=DTYPES,
     seed=SEEDS,
 )
-@example(counts=[253, 254, 255, 256], head_dim=128, dtype=np.uint16, seed=0)
-def test_four_queries_at_once_give_the_bits_of_each_alone(
-    counts: list[int], head_dim: int, dtype: Any, seed: int
+@example(n=250, n_tokens=16, group=4, head_dim=128, dtype=np.uint16, seed=0)  # all that a tile holds, over a border
+@example(n=256, n_tokens=1, group=4, head_dim=128, dtype=np.uint16, seed=0)
+def test_queries_together_have_the_bits_of_each_alone(
+    n: int, n_tokens: int, group: int, head_dim: int, dtype: Any, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    queries = normal(rng, (4, head_dim), 2 / np.sqrt(head_dim))
+    queries = normal(rng, (n_tokens * group, head_dim), 2 / np.sqrt(head_dim))
     cache, _, _ = stored(normal(rng, (CAPACITY, head_dim)), normal(rng, (CAPACITY, head_dim)), dtype)
-    block = garbage_after(cache, max(counts), BLOCK)
-    together, alone = np.empty((4, head_dim), np.float32), np.empty((4, head_dim), np.float32)
-    attend_four(queries, block, (counts[0], counts[1], counts[2], counts[3]), together)
-    for query, count in enumerate(counts):
-        attend(queries[query], block, count, alone[query])
+    together, alone = np.empty_like(queries), np.empty_like(queries)
+    attend_many(queries, garbage_after(cache, n + n_tokens - 1), n, group, together)
+    for query in range(n_tokens * group):
+        n_seen = n + query // group
+        attend(queries[query], garbage_after(cache, n_seen), n_seen, alone[query])
     np.testing.assert_array_equal(together.view(np.uint32), alone.view(np.uint32))
 
 
@@ -238,25 +241,33 @@ def test_int8_alone_has_scales(name: str, dtype: Any, n_scales: int) -> None:
         store_position(cache, 0, np.ones(16, np.float32), np.ones(16, np.float32))
 
 
-FOUR: dict[str, Any] = {
-    "queries": np.ones((4, 32), np.float32),
-    "block": ones(512, 32, np.float32),
-    "counts": (1, 2, 3, 256),
-    "out": np.ones((4, 32), np.float32),
+MANY: dict[str, Any] = {
+    "queries": np.ones((4, 16), np.float32),
+    "cache": ones(64, 16, np.float32),
+    "n_positions": 63,
+    "group": 2,
+    "out": np.ones((4, 16), np.float32),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("queries", np.ones((4, 16), np.float32)),
-        ("queries", np.ones((3, 32), np.float32)),
-        ("queries", np.ones(32, np.float32)),
-        ("counts", (1, 2, 3, 257)),
-        ("counts", (0, 2, 3, 4)),
-        ("out", np.ones((3, 32), np.float32)),
+        ("queries", np.ones((4, 8), np.float32)),
+        ("queries", np.ones((3, 16), np.float32)),
+        ("queries", np.ones((0, 16), np.float32)),
+        ("queries", np.ones(16, np.float32)),
+        ("n_positions", 0),
+        ("n_positions", 64),
+        ("out", np.ones((3, 16), np.float32)),
     ],
 )
-def test_four_refuse(name: str, wrong: Any) -> None:
+def test_many_refuse(name: str, wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        attend_four(**{**FOUR, name: wrong})
+        attend_many(**{**MANY, name: wrong})
+
+
+@pytest.mark.parametrize("group", [0, -1])
+def test_a_token_has_queries(group: int) -> None:
+    with pytest.raises(ValueError, match=r"^group: expected"):
+        attend_many(**{**MANY, "group": group})

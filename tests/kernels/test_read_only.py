@@ -51,7 +51,7 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     ("x", ones(F32, 32), lambda a: residual.add_scaled(a, ones(I32, 32), 1.0)),
     ("out", ones(F32, 32), lambda a: residual.scale(ones(I32, 32), 1.0, a)),
     ("out", ones(F32, 16), lambda a: attention.attend(ones(F32, 16), cache(), 9, a)),
-    ("out", ones(F32, 4, 32), lambda a: attention.attend_four(ones(F32, 4, 32), cache(), (1, 2, 3, 4), a)),
+    ("out", ones(F32, 4, 32), lambda a: attention.attend_many(ones(F32, 4, 32), cache(), 9, 2, a)),
     ("keys", ones(F32, 2048), lambda a: store_in(cache()._replace(keys=a))),
     ("values", ones(F32, 2048), lambda a: store_in(cache()._replace(values=a))),
     ("out", ones(F32, 1, 1), lambda a: head.head_product(alone(), ones(F32, 1, 32), NO_SCALES, ones(F32, 1, 32), a)),

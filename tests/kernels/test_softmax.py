@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
 from bitnet_numba.kernels.jit import jit
-from bitnet_numba.kernels.softmax import LOWEST, exp_f32, softmax
+from bitnet_numba.kernels.softmax import LOWEST, exp_f32, exp_to_1, softmax
 from bitnet_numba.simd.memory import load_f32, store_f32
 from tests.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
 
@@ -19,6 +19,12 @@ EXP_ERROR = 2e-7  # what exp_f32 promises, relative
 def exponentials(x: Floats, out: Floats) -> None:
     for i in range(0, x.size, 16):
         store_f32(out, i, exp_f32(load_f32(x, i)))
+
+
+@jit
+def exponentials_to_1(x: Floats, out: Floats) -> None:
+    for i in range(0, x.size, 16):
+        store_f32(out, i, exp_to_1(load_f32(x, i)))
 
 
 def exp(values: npt.ArrayLike) -> Floats:
@@ -45,6 +51,15 @@ def test_matches_its_twin(n: int, magnitude: float, seed: int) -> None:
     softmax(x, out)
     expected = reference.softmax(x)
     assert_within(out, expected, bound(x, expected))
+
+
+@given(seed=SEEDS, magnitude=st.sampled_from([1e-30, 1e-3, 1.0, 30.0, 1e4, np.inf]))
+def test_the_exponential_of_a_softmax_is_the_same_one(seed: int, magnitude: float) -> None:
+    x = -np.abs(normal(np.random.default_rng(seed), 64, magnitude))
+    out = np.empty_like(x)
+    exponentials_to_1(x, out)
+    np.testing.assert_array_equal(out, exp(x))
+    assert out.any() == (x.max() > LOWEST)
 
 
 def test_may_write_over_its_input() -> None:

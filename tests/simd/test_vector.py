@@ -209,16 +209,17 @@ def test_numbers_become_whole_and_real(values: list[float]) -> None:
 
 
 @numba.njit
-def powers(exponents: Any, out: Floats) -> None:
-    for i in range(0, exponents.size, 16):
-        store_f32(out, i, v.power_of_two(load_i32(exponents, i)))
+def scaled(x: Floats, whole: Floats, out: Floats) -> None:
+    for i in range(0, x.size, 16):
+        store_f32(out, i, v.add_to_exponent(load_f32(x, i), load_f32(whole, i)))
 
 
-def test_every_power_of_two() -> None:
-    exponents = np.resize(np.arange(-126, 128), 256).astype(np.int32)
+@pytest.mark.parametrize("x", [0.7071068, 1.0, 1.4142135, -1.5])
+def test_every_power_of_two(x: float) -> None:
+    exponents = np.resize(np.arange(-125, 127), 256).astype(np.float32)
     out = np.empty(256, np.float32)
-    powers(exponents, out)
-    np.testing.assert_array_equal(out, np.ldexp(1.0, exponents))
+    scaled(np.full(256, x, np.float32), exponents + v.WHOLE, out)
+    np.testing.assert_array_equal(out, np.ldexp(np.float32(x), exponents.astype(np.int32)))
 
 
 @vector_op(I32x16, U8x64)

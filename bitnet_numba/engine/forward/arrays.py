@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.kernels.attention import Results, Scratch
 from bitnet_numba.kernels.head_bounds import ScreenState
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.kernels.ternary import GemmScratch
@@ -21,7 +22,7 @@ Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
 """Columns of ``Weights.scales``."""
 
 SCREENED_TOKENS = 16  # tokens of one step whose logits a screened head computes; for more, the matrix is read once
-QUERY_TILE = 8  # tokens whose queries share a block of keys and values while it lies in the nearest cache
+QUERY_TILE = 16  # tokens whose queries share each tile of keys and values that is made float32
 
 
 class Weights(NamedTuple):
@@ -137,20 +138,16 @@ class RunState(NamedTuple):
         Quantized inputs of the linear layers.
     qkv, attn_output, gate_up, down : int32[chunk, ...]
         Sums that the linear layers leave.
-    query : float32[slots, n_heads * head_dim]
-        Turned queries.
+    query : float32[n]
+        Turned queries, ``[n_kv_heads][slots][n_heads / n_kv_heads][head_dim]``, and room for some after the last.
     attended : float32[slots, attended]
     gated : float32[slots, ffn]
     key, value : float32[n_threads, head_dim]
         On their way to the cache.
-    scores : float32[n_threads, 4, 256]
-        Of up to four queries over one block of positions.
-    partials : float32[n_heads, n_blocks, 16 + head_dim]
-        A single token's attention results of blocks of positions.
-    partial : float32[n_threads, 4, 16 + head_dim]
-        A thread's results of the block it is at, where there are many tokens.
-    merged : float32[n_threads, queries, 16 + head_dim]
-        Its results so far, of all queries of a tile.
+    attention : Scratch
+        Of the queries of a tile of tokens, or of a single token's.
+    blocks : Results
+        A single token's attention results, of each block of positions.
     gemm : GemmScratch
         Of the linear layers, for many tokens.
     screen : ScreenState
@@ -174,10 +171,8 @@ class RunState(NamedTuple):
     gated: Floats
     key: Floats
     value: Floats
-    scores: Floats
-    partials: Floats
-    partial: Floats
-    merged: Floats
+    attention: Scratch
+    blocks: Results
     gemm: GemmScratch
     screen: ScreenState
 

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.forward.arrays import K, Q, Step, V
-from bitnet_numba.kernels.attention.block import attend_block_worker, begin_merge, end_merge, merge_block
-from bitnet_numba.kernels.attention.four import attend_block_four_worker
+from bitnet_numba.kernels.attention.block import Seen, attend_block_worker, scratch_of, unseeing
+from bitnet_numba.kernels.attention.results import begin_merge, copy_results, end_merge, merge_block, results_of
 from bitnet_numba.kernels.attention.store import BLOCK, HeadBlock, head_block_at, store_position_worker
 from bitnet_numba.kernels.jit import ATTENTION, KV_CACHE_UPDATE, ROPE, jit, jit_inline
 from bitnet_numba.kernels.residual import scale_worker
@@ -40,49 +40,29 @@ def attend_one(crew: Crew, step: Step, layer: int) -> None:
     n_tasks = shape.n_kv_heads * n_blocks
     task = claim(crew, n_tasks)
     while task >= 0:
-        kv_head, index = task // n_blocks, task % n_blocks
+        index, kv_head = task // shape.n_kv_heads, task % shape.n_kv_heads
         block = head_block(step, layer, kv_head, 0, index)
         if index == n_blocks - 1:
             store(crew, step, layer, slot, state.qkv[0], kv_head, block, position)
         attend_group(crew, step, kv_head, index, block)
         task = claim(crew, n_tasks)
     barrier(crew)
-    merged = state.merged[crew.thread, 0]
+    scratch = scratch_of(state.attention, crew.thread)
+    begin_merge(scratch.merged)
+    for index in range(n_blocks):
+        merge_block(scratch.merged, results_of(state.blocks, index), 0, shape.n_heads, shape.head_dim, scratch.factors)
     for head in range(shape.n_heads):
-        begin_merge(merged)
-        for index in range(n_blocks):
-            merge_block(merged, state.partials[head, index])
-        end_merge(merged, state.attended[slot, head * shape.head_dim : (head + 1) * shape.head_dim])
+        end_merge(scratch.merged, head, state.attended[slot, head * shape.head_dim : (head + 1) * shape.head_dim])
 
 
 @jit
 def attend_group(crew: Crew, step: Step, kv_head: int, index: int, block: HeadBlock) -> None:
-    """Take all query heads of a group over one block of positions, while it lies in the nearest cache."""
-    shape, state = step.shape, step.state
-    count = min(BLOCK, step.positions[0] + 1 - index * BLOCK)
-    counts = (count, count, count, count)
-    head = kv_head * (shape.n_heads // shape.n_kv_heads)
-    end = head + shape.n_heads // shape.n_kv_heads
-    queries, scores = state.query[crew.thread], state.scores[crew.thread]
-    while head + 4 <= end:
-        four = four_queries(queries, head * shape.head_dim, shape.head_dim)
-        attend_block_four_worker(four, block, counts, scores, state.partials[head : head + 4, index])
-        head += 4
-    while head < end:
-        query = queries[head * shape.head_dim : (head + 1) * shape.head_dim]
-        attend_block_worker(query, block, count, scores[0], state.partials[head, index])
-        head += 1
-
-
-@jit_inline
-def four_queries(queries: Floats, at: int, size: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return four neighbouring vectors of an array."""
-    return (
-        queries[at : at + size],
-        queries[at + size : at + 2 * size],
-        queries[at + 2 * size : at + 3 * size],
-        queries[at + 3 * size : at + 4 * size],
-    )
+    """Take all query heads of a group over one block of positions."""
+    shape, state, scratch = step.shape, step.state, scratch_of(step.state.attention, crew.thread)
+    group = shape.n_heads // shape.n_kv_heads
+    seen = Seen(group, step.positions[0] + 1 - index * BLOCK, group)
+    attend_block_worker(queries_of(step, kv_head, crew.thread), block, seen, scratch)
+    copy_results(scratch.found, group, shape.head_dim, results_of(state.blocks, index), kv_head * group)
 
 
 # ---- many tokens -----------------------------------------------------------------------------------------------------
@@ -97,78 +77,32 @@ def attend_many(crew: Crew, step: Step, layer: int) -> None:
             block = head_block(step, layer, kv_head, token, position // BLOCK)
             store(crew, step, layer, token, sums, kv_head, block, position)
     barrier(crew)
-    n_tasks = step.tiles.shape[0] * shape.n_kv_heads
+    n_tiles = step.tiles.shape[0]
+    n_tasks = n_tiles * shape.n_kv_heads
     task = claim(crew, n_tasks)
     while task >= 0:
-        attend_tile(crew, step, layer, task // shape.n_kv_heads, task % shape.n_kv_heads)
+        attend_tile(crew, step, layer, task % n_tiles, task // n_tiles)
         task = claim(crew, n_tasks)
     barrier(crew)
 
 
 @jit
 def attend_tile(crew: Crew, step: Step, layer: int, tile: int, kv_head: int) -> None:
-    """Take the queries of a tile, token by token and head by head, over one block after the other."""
-    shape, state = step.shape, step.state
+    """Take the queries of a tile over one block after the other."""
+    shape, state, scratch = step.shape, step.state, scratch_of(step.state.attention, crew.thread)
     first, n_tokens = step.tiles[tile]
-    group = shape.n_heads // shape.n_kv_heads
-    merged = state.merged[crew.thread]
-    for query in range(n_tokens * group):
-        begin_merge(merged[query])
-    for index in range(step.positions[first + n_tokens - 1] // BLOCK + 1):
-        block = head_block(step, layer, kv_head, first, index)
-        query = 0
-        while query < n_tokens * group:
-            query += attend_some(crew, step, block, index, first, kv_head * group, n_tokens * group, query)
-    for query in range(n_tokens * group):
+    group, position = shape.n_heads // shape.n_kv_heads, step.positions[first]
+    n_queries = n_tokens * group
+    queries = queries_of(step, kv_head, first)
+    begin_merge(scratch.merged)
+    for index in range((position + n_tokens - 1) // BLOCK + 1):
+        seen = Seen(n_queries, position + 1 - index * BLOCK, group)
+        attend_block_worker(queries, head_block(step, layer, kv_head, first, index), seen, scratch)
+        merge_block(scratch.merged, scratch.found, unseeing(seen), n_queries, shape.head_dim, scratch.factors)
+    for query in range(n_queries):
         head = kv_head * group + query % group
         out = state.attended[first + query // group, head * shape.head_dim : (head + 1) * shape.head_dim]
-        end_merge(merged[query], out)
-
-
-@jit
-def attend_some(
-    crew: Crew, step: Step, block: HeadBlock, index: int, first: int, first_head: int, n_queries: int, query: int
-) -> int:
-    """Take four queries, or one where there are fewer or one does not see the block; return how many."""
-    state = step.state
-    count = seen(step, index, first, query)
-    partial, merged, scores = state.partial[crew.thread], state.merged[crew.thread], state.scores[crew.thread]
-    if query + 4 <= n_queries and count > 0:
-        counts = (
-            count,
-            seen(step, index, first, query + 1),
-            seen(step, index, first, query + 2),
-            seen(step, index, first, query + 3),
-        )
-        queries = (
-            query_of(step, first, first_head, query),
-            query_of(step, first, first_head, query + 1),
-            query_of(step, first, first_head, query + 2),
-            query_of(step, first, first_head, query + 3),
-        )
-        attend_block_four_worker(queries, block, counts, scores, partial)
-        for each in range(4):
-            merge_block(merged[query + each], partial[each])
-        return 4
-    if count > 0:
-        attend_block_worker(query_of(step, first, first_head, query), block, count, scores[0], partial[0])
-        merge_block(merged[query], partial[0])
-    return 1
-
-
-@jit_inline
-def seen(step: Step, index: int, first: int, query: int) -> int:
-    """Return how many positions of a block a tile's query looks back on; none where that is 0 or less."""
-    token = first + query // (step.shape.n_heads // step.shape.n_kv_heads)
-    count: int = min(BLOCK, step.positions[token] + 1 - index * BLOCK)
-    return count
-
-
-@jit_inline
-def query_of(step: Step, first: int, first_head: int, query: int) -> Floats:
-    group, head_dim = step.shape.n_heads // step.shape.n_kv_heads, step.shape.head_dim
-    at = (first_head + query % group) * head_dim
-    return step.state.query[first + query // group, at : at + head_dim]
+        end_merge(scratch.merged, query, out)
 
 
 # ---- what both are made of -------------------------------------------------------------------------------------------
@@ -181,13 +115,23 @@ def head_block(step: Step, layer: int, kv_head: int, token: int, index: int) -> 
 
 
 @jit_inline
+def queries_of(step: Step, kv_head: int, slot: int) -> Floats:
+    """View the turned queries of a key-value head, from a slot on."""
+    shape = step.shape
+    size = shape.n_heads // shape.n_kv_heads * shape.head_dim
+    return step.state.query[(kv_head * step.state.x.shape[0] + slot) * size :]
+
+
+@jit_inline
 def turn_queries(step: Step, layer: int, slot: int, sums: Sums, position: int) -> None:
     """RoPE on every query head, and the division by the root of the head size."""
     shape, weights, state = step.shape, step.weights, step.state
     factor = weights.scales[layer, Q] / state.scale[slot] * shape.query_scale
+    group = shape.n_heads // shape.n_kv_heads
     for head in range(shape.n_heads):
-        place = slice(head * shape.head_dim, (head + 1) * shape.head_dim)
-        rope_worker(sums[place], factor, weights.rope[position], state.query[slot, place])
+        turned = queries_of(step, head // group, slot)[head % group * shape.head_dim :][: shape.head_dim]
+        of_head = sums[head * shape.head_dim : (head + 1) * shape.head_dim]
+        rope_worker(of_head, factor, weights.rope[position], turned)
 
 
 @jit_inline

@@ -5,10 +5,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.kernels.attention.block import attend_block_worker, begin_merge, end_merge, merge_block
-from bitnet_numba.kernels.attention.four import attend_block_four_worker
-from bitnet_numba.kernels.attention.store import BLOCK, HEADER, TILE, HeadBlock, store_position_worker
+from bitnet_numba.kernels.attention.block import (
+    ROWS,
+    Scratch,
+    Seen,
+    attend_block_worker,
+    attention_scratch,
+    scratch_of,
+    unseeing,
+)
+from bitnet_numba.kernels.attention.results import begin_merge, end_merge, merge_block
+from bitnet_numba.kernels.attention.store import BLOCK, TILE, HeadBlock, store_position_worker
 from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
+from bitnet_numba.kernels.jit import jit, jit_inline
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,32 +44,25 @@ def attend(query: Floats, cache: HeadBlock, n_positions: int, out: Floats) -> No
     ----------
     Ainslie et al., "GQA", 2023; blocks are merged as in Milakov and Gimelshein, "Online normalizer", 2018.
     """
-    head_dim = query.size
-    check_lanes("query", head_dim)
-    _check_cache(cache, head_dim)
-    _check_count("n_positions", n_positions, cache, head_dim)
-    check_array("query", query, np.float32, (head_dim,))
-    check_array("out", out, np.float32, (head_dim,), written=True)
-    scores, partial, merged = np.zeros(BLOCK, np.float32), *np.zeros((2, HEADER + head_dim), np.float32)
-    begin_merge(merged)
-    for first in range(0, n_positions, BLOCK):
-        block = _block_from(cache, first, head_dim)
-        attend_block_worker(query, block, min(BLOCK, n_positions - first), scores, partial)
-        merge_block(merged, partial)
-    end_merge(merged, out)
+    check_lanes("query", query.size)
+    check_array("query", query, np.float32, (query.size,))
+    check_array("out", out, np.float32, (query.size,), written=True)
+    attend_many(query.reshape(1, -1), cache, n_positions, 1, out.reshape(1, -1))
 
 
-def attend_four(queries: Floats, block: HeadBlock, counts: tuple[int, int, int, int], out: Floats) -> None:
-    """Write the attention outputs of four queries over one block to ``out``, each as :func:`attend` computes it.
+def attend_many(queries: Floats, cache: HeadBlock, n_positions: int, group: int, out: Floats) -> None:
+    """Write the attention outputs of neighbouring tokens to ``out``, each as :func:`attend` computes it.
 
     Parameters
     ----------
-    queries, out : float32[4, head_dim]
-        ``head_dim`` is a multiple of 32.
-    block : HeadBlock
-        At most 256 positions.
-    counts : tuple of int
-        How many positions each query sees, at least one.
+    queries, out : float32[n_tokens * group, head_dim]
+        As in :func:`attend`, those of a token together.
+    cache : HeadBlock
+        As many positions as there are, also more than 256.
+    n_positions : int
+        How many of them the first token sees; each next one sees one more.
+    group : int
+        Queries of a token.
 
     Raises
     ------
@@ -68,22 +70,35 @@ def attend_four(queries: Floats, block: HeadBlock, counts: tuple[int, int, int, 
         If shapes, dtypes or layouts differ from the above.
     """
     check_rank("queries", queries, 2)
-    head_dim = queries.shape[1]
-    check_lanes("queries", head_dim, 32)
-    _check_cache(block, head_dim)
-    for count in counts:
-        _check_count("counts", count, block, head_dim)
-        if count > BLOCK:
-            raise ValueError(f"counts: expected at most {BLOCK}, got {count}")
-    check_array("queries", queries, np.float32, (4, head_dim))
-    check_array("out", out, np.float32, (4, head_dim), written=True)
-    scores, partials = np.zeros((4, BLOCK), np.float32), np.zeros((4, HEADER + head_dim), np.float32)
-    attend_block_four_worker((queries[0], queries[1], queries[2], queries[3]), block, counts, scores, partials)
-    for query in range(4):
-        merged = np.zeros(HEADER + head_dim, np.float32)
-        begin_merge(merged)
-        merge_block(merged, partials[query])
-        end_merge(merged, out[query])
+    n_queries, head_dim = queries.shape
+    check_lanes("queries", head_dim)
+    if group < 1:
+        raise ValueError(f"group: expected at least 1, got {group}")
+    if n_queries == 0 or n_queries % group:
+        raise ValueError(f"queries: expected a multiple of group = {group}, got {n_queries}")
+    _check_cache(cache, head_dim)
+    last = n_positions + n_queries // group - 1
+    if not 0 < n_positions <= last <= cache.keys.size // head_dim:
+        raise ValueError(f"n_positions: expected 1 to {cache.keys.size // head_dim}, got {n_positions} to {last}")
+    check_array("queries", queries, np.float32, queries.shape)
+    check_array("out", out, np.float32, queries.shape, written=True)
+    rows = np.zeros((n_queries + ROWS, head_dim), np.float32)
+    rows[:n_queries] = queries
+    scratch = attention_scratch(1, n_queries, head_dim)
+    _attend_worker(rows.reshape(-1), cache, Seen(n_queries, n_positions, group), scratch, out)
+
+
+@jit
+def _attend_worker(rows: Floats, cache: HeadBlock, seen: Seen, of_threads: Scratch, out: Floats) -> None:
+    """Take a cache that is one array block by block; ``seen`` counts the positions of all."""
+    head_dim, scratch = out.shape[1], scratch_of(of_threads, 0)
+    begin_merge(scratch.merged)
+    for first in range(0, seen.first + (seen.n_queries - 1) // seen.group, BLOCK):
+        of_block = Seen(seen.n_queries, seen.first - first, seen.group)
+        attend_block_worker(rows, _block_from(cache, first, head_dim), of_block, scratch)
+        merge_block(scratch.merged, scratch.found, unseeing(of_block), seen.n_queries, head_dim, scratch.factors)
+    for query in range(seen.n_queries):
+        end_merge(scratch.merged, query, out[query])
 
 
 def store_position(cache: HeadBlock, position: int, key: Floats, value: Floats) -> None:
@@ -113,14 +128,10 @@ def store_position(cache: HeadBlock, position: int, key: Floats, value: Floats) 
     store_position_worker(cache, position, key.copy(), value.copy())
 
 
+@jit_inline
 def _block_from(cache: HeadBlock, first: int, head_dim: int) -> HeadBlock:
     whole, scales = slice(first * head_dim, (first + BLOCK) * head_dim), slice(first, first + BLOCK)
     return HeadBlock(cache.keys[whole], cache.values[whole], cache.key_scales[scales], cache.value_scales[scales])
-
-
-def _check_count(name: str, count: int, cache: HeadBlock, head_dim: int) -> None:
-    if not 0 < count <= cache.keys.size // head_dim:
-        raise ValueError(f"{name}: expected 1 to {cache.keys.size // head_dim}, got {count}")
 
 
 def _check_cache(cache: HeadBlock, head_dim: int, *, written: bool = False) -> None:

@@ -21,8 +21,7 @@ from bitnet_numba.simd.vector import (
 from bitnet_numba.simd.view import floats_at, view_at
 
 BLOCK = 256  # positions whose softmax is taken at once
-TILE = 64  # positions that one query scores at once: a block's arrays hold a multiple of it
-HEADER = LANES  # floats before a partial result's values: its maximum, its sum, padding
+TILE = 64  # positions whose keys or values lie in the nearest cache together: a block's arrays hold a multiple of it
 _LARGEST = np.float32(127)
 _LEAST = np.float32(1e-30)  # below this all is zero: 127 / it must stay finite
 
