@@ -96,8 +96,10 @@ class Standby:
             self._wait()
 
     def _begin_stay(self, arguments: tuple[Any, ...], in_use: object) -> None:
+        serve = self._serve
+
         def work(crew: Crew, _in_use: object = in_use) -> None:
-            self._serve(crew, mail, *arguments)
+            serve(crew, mail, *arguments)
 
         _dismiss(self._mail)
         self._stay, mail = None, new_mail(2)
