@@ -15,9 +15,8 @@ from bitnet_numba.engine.forward.arrays import (
     FULL_HEAD,
     SCREENED_HEAD,
     SCREENED_TOKENS,
-    CacheArrays,
+    Order,
     Shape,
-    Step,
     Weights,
 )
 from bitnet_numba.engine.forward.step import forward
@@ -85,10 +84,9 @@ class Transformer:
         self.layout = layout
         self.weights = weights
         self._shape = _shape(layout, weights)
-        self._element = np.empty(0, KV_DTYPES[kv_type])
         self._state = allocate_state(layout, threads, MAX_CHUNK, max_context)
         self._team = Team(threads)
-        self._standby = Standby(self._team, forward)
+        self._standby = Standby(self._team, forward, weights, np.empty(0, KV_DTYPES[kv_type]), self._state)
         self._end = weakref.finalize(self, self._standby.close)
 
     def new_cache(self, n_positions: int) -> KVCache:
@@ -241,17 +239,15 @@ class Transformer:
 
     def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
-        step = Step(
+        order = Order(
             shape=self._shape,
-            weights=self.weights,
-            cache=CacheArrays(addresses_of([piece.cache for piece in pieces]), self._element),
-            state=self._state,
+            pages=addresses_of([piece.cache for piece in pieces]),
             head_way=way,
             request=request,
+            logits=logits,
             **place_tokens(pieces)._asdict(),
         )
-
-        self._standby.call(step, logits, in_use=[piece.cache.pages for piece in pieces])
+        self._standby.call(order, in_use=[piece.cache.pages for piece in pieces])
         for piece in pieces:
             piece.cache.length += piece.tokens.size
         n_rows = logits.shape[0]

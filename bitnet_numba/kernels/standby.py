@@ -1,7 +1,7 @@
 """A team that stays in jitted code between its calls, so that none of its threads needs the interpreter's lock.
 
 Beside a busy Python thread, each time that the lock is taken costs 5 ms. Here the calling thread takes it once a call,
-when it comes back; the team's threads sleep where they are until the arguments of the next call lie in a box.
+when it comes back; the team's threads sleep where they are until the argument of the next call lies in a box.
 """
 
 import threading
@@ -17,8 +17,8 @@ _NOBODY, _RUNNING, _FINISHED = range(3)
 
 
 @jit
-def _call(mail: Mail, arguments: Any, n_threads: int) -> int:
-    if not send(mail, arguments):
+def _call(mail: Mail, argument: Any, n_threads: int) -> int:
+    if not send(mail, argument):
         return _NOBODY
     return _FINISHED if is_done(mail, n_threads, _LISTEN_MICROSECONDS) else _RUNNING
 
@@ -42,30 +42,33 @@ class Standby:
     team : Team
         Runs nothing else as long as it stands by.
     serve : callable
-        Takes a :class:`Crew`, a :class:`Mail` and the arguments of the first call. It begins with
-        :func:`bitnet_numba.simd.mail.begin`, calls ``finish`` after each call, and goes on with ``next_arguments`` as
+        Takes a :class:`Crew`, a :class:`Mail`, what never changes, and the argument of the first call. It begins with
+        :func:`bitnet_numba.simd.mail.begin`, calls ``finish`` after each call, and goes on with ``next_argument`` as
         long as ``is_called``.
+    *fixed
+        What never changes.
     """
 
-    def __init__(self, team: Team, serve: Callable[..., None]) -> None:
+    def __init__(self, team: Team, serve: Callable[..., None], *fixed: Any) -> None:
         self._team = team
         self._serve = serve
+        self._fixed = fixed
         self._turn = threading.Lock()
         self._mail = new_mail(DISMISSED)
         self._stay: Job | None = None
         self._in_use: object = None
 
-    def call(self, *arguments: Any, in_use: object = None) -> None:
+    def call(self, argument: tuple[Any, ...], in_use: object = None) -> None:
         """Run the function on every thread of the team, and return when all are done.
 
         An interrupt ends the waiting at once, not the work; a next call begins when the team is done with this one.
 
         Parameters
         ----------
-        *arguments
-            Of types that Numba knows. They are kept until the next call.
+        argument : tuple
+            Of a type that Numba knows. It is kept until the next call.
         in_use : object, optional
-            What else must be kept so long: memory that the arguments name by its address.
+            What else must be kept so long: memory that it names by its address.
 
         Raises
         ------
@@ -74,10 +77,10 @@ class Standby:
         """
         with self._turn:
             self._settle()
-            self._in_use = (arguments, in_use)
-            outcome = _call(self._mail, arguments, self._team.n_threads)
+            self._in_use = (argument, in_use)
+            outcome = _call(self._mail, argument, self._team.n_threads)
             if outcome == _NOBODY:
-                self._begin_stay(arguments, in_use)
+                self._begin_stay(argument, in_use)
             if outcome != _FINISHED:
                 self._wait()
 
@@ -95,11 +98,11 @@ class Standby:
         else:
             self._wait()
 
-    def _begin_stay(self, arguments: tuple[Any, ...], in_use: object) -> None:
-        serve = self._serve
+    def _begin_stay(self, argument: tuple[Any, ...], in_use: object) -> None:
+        serve, fixed = self._serve, self._fixed
 
         def work(crew: Crew, _in_use: object = in_use) -> None:
-            serve(crew, mail, *arguments)
+            serve(crew, mail, *fixed, argument)
 
         _dismiss(self._mail)
         self._stay, mail = None, new_mail(2)

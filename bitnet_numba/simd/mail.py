@@ -26,9 +26,9 @@ class Mail(NamedTuple):
     ----------
     words : int64[3 * 8]
         A cache line each. ``STAGE`` is twice the number of calls so far, and one more when the team has been dismissed;
-        ``DONE`` counts the threads that have finished calls; ``KIND`` stands for the type of a call's arguments.
+        ``DONE`` counts the threads that have finished calls; ``KIND`` stands for the type of a call's argument.
     box : uint8[BOX_BYTES]
-        The arguments of the last call.
+        The argument of the last call.
     """
 
     words: npt.NDArray[np.int64]
@@ -78,15 +78,15 @@ def kind(_: Any, value: types.Type) -> Any:
 def _in_box(context: Any, b: Builder, signature: Any, box: Value, llvm_type: Any) -> Value:
     n_bytes = context.get_abi_sizeof(llvm_type)
     if n_bytes > BOX_BYTES:
-        raise NotImplementedError(f"arguments of {n_bytes} bytes, the box holds {BOX_BYTES}")
+        raise NotImplementedError(f"an argument of {n_bytes} bytes, the box holds {BOX_BYTES}")
     return address(context, b, signature.args[0], box, ir.Constant(I64, 0), llvm_type)
 
 
 # ---- the team's side -------------------------------------------------------------------------------------------------
 @register_jitable
-def begin(mail: Mail, arguments: Any) -> None:
-    """Say which type of arguments this stay can take, before its first call."""
-    mail.words[KIND] = kind(arguments)
+def begin(mail: Mail, argument: Any) -> None:
+    """Say which type of argument this stay can take, before its first call."""
+    mail.words[KIND] = kind(argument)
 
 
 @register_jitable
@@ -106,19 +106,19 @@ def is_called(mail: Mail, n_calls: int) -> bool:
 
 
 @register_jitable
-def next_arguments(mail: Mail, like: Any) -> Any:
-    """Return the arguments of the call that has come, of the type of the last one's."""
+def next_argument(mail: Mail, like: Any) -> Any:
+    """Return the argument of the call that has come, of the type of the last one's."""
     return taken(mail.box, like)
 
 
 # ---- the caller's side -----------------------------------------------------------------------------------------------
 @register_jitable
-def send(mail: Mail, arguments: Any) -> bool:
-    """Hand the arguments of a call to the team that stands by; tell whether it does, for such arguments."""
+def send(mail: Mail, argument: Any) -> bool:
+    """Hand the argument of a call to the team that stands by; tell whether it does, for such an argument."""
     stage = load_acquire(mail.words, STAGE)
-    if stage & DISMISSED or mail.words[KIND] != kind(arguments):
+    if stage & DISMISSED or mail.words[KIND] != kind(argument):
         return False
-    put(mail.box, arguments)
+    put(mail.box, argument)
     store_release(mail.words, STAGE, stage + 2)
     wake_all(mail.words, STAGE)
     return True

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.kernels.standby import Standby
-from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_arguments
+from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_argument
 from bitnet_numba.simd.team import Crew, Team, barrier
 from bitnet_numba.simd.waiting import load_acquire, yield_core
 
@@ -25,34 +25,36 @@ Longs = npt.NDArray[np.int64]
 
 
 @jit
-def add_up(crew: Crew, mail: Mail, amount: int, numbers: Longs) -> None:
+def add_up(crew: Crew, mail: Mail, argument: tuple[int, Longs]) -> None:
     """Add ``amount`` to the thread's own number, between two barriers."""
-    begin(mail, (amount, numbers))
+    begin(mail, argument)
     n_calls = 1
     while True:
+        amount, numbers = argument
         barrier(crew)
         numbers[crew.thread] += amount
         barrier(crew)
         finish(crew, mail, n_calls)
         if not is_called(mail, n_calls):
             return
-        amount, numbers = next_arguments(mail, (amount, numbers))
+        argument = next_argument(mail, argument)
         n_calls += 1
 
 
 @jit
-def wait_at_gate(crew: Crew, mail: Mail, gate: Longs, passed: Longs) -> None:
+def wait_at_gate(crew: Crew, mail: Mail, argument: tuple[Longs, Longs]) -> None:
     """Count in ``passed`` who has passed the gate, which opens at one."""
-    begin(mail, (gate, passed))
+    begin(mail, argument)
     n_calls = 1
     while True:
+        gate, passed = argument
         while load_acquire(gate, 0) == 0:
             yield_core()
         passed[crew.thread] += 1
         finish(crew, mail, n_calls)
         if not is_called(mail, n_calls):
             return
-        gate, passed = next_arguments(mail, (gate, passed))
+        argument = next_argument(mail, argument)
         n_calls += 1
 
 
@@ -75,7 +77,7 @@ def test_every_call_runs_once_on_every_thread(n_threads: int, amounts: list[int]
         for call, amount in enumerate(amounts):
             if call == pause:
                 standby.close()  # it comes back by itself
-            standby.call(amount, numbers[call])
+            standby.call((amount, numbers[call]))
             assert (numbers[call] == amount).all()  # when the call returns, not some time later
         np.testing.assert_array_equal(numbers, np.array(amounts)[:, None].repeat(n_threads, 1))
 
@@ -83,22 +85,22 @@ def test_every_call_runs_once_on_every_thread(n_threads: int, amounts: list[int]
 def test_the_threads_stay_where_they_are_between_calls() -> None:
     crews = []
 
-    def serve(crew: Crew, mail: Mail, amount: int, numbers: Longs) -> None:
+    def serve(crew: Crew, mail: Mail, argument: tuple[int, Longs]) -> None:
         crews.append(crew.thread)
-        add_up(crew, mail, amount, numbers)
+        add_up(crew, mail, argument)
 
     with standby_of(2, serve) as standby:
         for _ in range(5):
-            standby.call(1, np.zeros(2, np.int64))
+            standby.call((1, np.zeros(2, np.int64)))
         assert sorted(crews) == [0, 1]  # Python saw them come once
 
 
 def test_arguments_of_another_type_are_not_taken_for_those_of_before() -> None:
     with standby_of(2) as standby:
         rows = np.zeros((2, 2), np.int64)
-        standby.call(1, rows[0])
-        standby.call(2, rows[:, 1])  # strided
-        standby.call(np.int32(4), rows[0])
+        standby.call((1, rows[0]))
+        standby.call((2, rows[:, 1]))  # strided
+        standby.call((np.int32(4), rows[0]))
         np.testing.assert_array_equal(rows, [[5, 7], [0, 2]])
 
 
@@ -116,15 +118,15 @@ def interrupted() -> Iterator[None]:
 def test_an_interrupt_ends_the_waiting_and_the_next_call_comes_after_the_work(stays: bool) -> None:
     gate, passed = np.ones(1, np.int64), np.zeros((3, 2), np.int64)
     with standby_of(2, wait_at_gate) as standby:
-        standby.call(gate, passed[0])  # an interrupt of the compiler may be lost
+        standby.call((gate, passed[0]))  # an interrupt of the compiler may be lost
         if not stays:
             standby.close()
         gate[0] = 0
         with interrupted():
-            standby.call(gate, passed[1])
+            standby.call((gate, passed[1]))
         assert not passed[1].any()
         gate[0] = 1
-        standby.call(gate, passed[2])
+        standby.call((gate, passed[2]))
         np.testing.assert_array_equal(passed, 1)
 
 
@@ -135,42 +137,42 @@ def test_what_a_call_uses_is_kept_as_long_as_an_interrupted_one_may_run() -> Non
     gate, passed, memory = np.ones(1, np.int64), np.zeros(2, np.int64), Memory()
     alive = weakref.ref(memory)
     with standby_of(2, wait_at_gate) as standby:
-        standby.call(gate, passed)
+        standby.call((gate, passed))
         gate[0] = 0
         with interrupted():
-            standby.call(gate, passed, in_use=[memory])
+            standby.call((gate, passed), in_use=[memory])
         del memory
         gc.collect()
         assert alive() is not None
         gate[0] = 1
-        standby.call(gate, passed)
+        standby.call((gate, passed))
         assert alive() is None
 
 
 def test_a_failure_comes_out_and_the_next_call_runs() -> None:
     fails = [True]
 
-    def serve(crew: Crew, mail: Mail, amount: int, numbers: Longs) -> None:
+    def serve(crew: Crew, mail: Mail, argument: tuple[int, Longs]) -> None:
         if fails[0]:
             raise ArithmeticError(crew.thread)
-        add_up(crew, mail, amount, numbers)
+        add_up(crew, mail, argument)
 
     with standby_of(3, serve) as standby:
         numbers = np.zeros(3, np.int64)
         with pytest.raises(ArithmeticError):
-            standby.call(1, numbers)
+            standby.call((1, numbers))
         fails[0] = False
-        standby.call(1, numbers)
+        standby.call((1, numbers))
         np.testing.assert_array_equal(numbers, 1)
 
 
 def test_a_closed_team_takes_no_calls() -> None:
     with standby_of(2) as standby:
         numbers = np.zeros(2, np.int64)
-        standby.call(1, numbers)
+        standby.call((1, numbers))
     for _ in range(2):  # the second does not wait for the first
         with pytest.raises(RuntimeError, match="closed"):
-            standby.call(1, numbers)
+            standby.call((1, numbers))
     np.testing.assert_array_equal(numbers, 1)
 
 
@@ -180,7 +182,7 @@ def test_calls_of_several_threads_take_turns() -> None:
 
         def call_often(row: int) -> None:
             for _ in range(50):
-                standby.call(1, numbers[row])
+                standby.call((1, numbers[row]))
 
         callers = [threading.Thread(target=call_often, args=(row,)) for row in range(4)]
         for caller in callers:

@@ -208,3 +208,26 @@ class Step(NamedTuple):
     wanted: Sums
     head_way: int
     request: HeadRequest
+
+
+class Order(NamedTuple):
+    """What of a step is not the same in every step of a model: fields of :class:`Step`, and where its logits go.
+
+    Attributes
+    ----------
+    pages : int64[n_sequences, n_pages]
+        See :class:`CacheArrays`.
+    logits : float32[n_logits, vocab_size]
+        Of the wanted tokens, to be written.
+    """
+
+    shape: Shape
+    pages: npt.NDArray[np.int64]
+    tokens: Sums
+    positions: Sums
+    sequences: Sums
+    tiles: Sums
+    wanted: Sums
+    head_way: int
+    request: HeadRequest
+    logits: Floats

@@ -4,6 +4,8 @@ Everything that is small is done once a token: for one token by every thread on 
 waiting; for many tokens by one thread each, and then the team meets. Matrices and attention are shared by tasks.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +18,11 @@ from bitnet_numba.engine.forward.arrays import (
     SCREENED_HEAD,
     SCREENED_TOKENS,
     UP,
+    CacheArrays,
+    Order,
     RunState,
     Step,
+    Weights,
 )
 from bitnet_numba.engine.forward.attention import attention
 from bitnet_numba.kernels.ffn import gated_relu2_worker, gated_silu_worker
@@ -29,7 +34,7 @@ from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
 from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
-from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_arguments
+from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_argument
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
@@ -39,17 +44,34 @@ Sums = npt.NDArray[np.int32]
 
 
 @jit
-def forward(crew: Crew, mail: Mail, step: Step, logits: Floats) -> None:
+def forward(crew: Crew, mail: Mail, weights: Weights, element: npt.NDArray[Any], state: RunState, order: Order) -> None:
     """Run a step, and then those that are called for; see :class:`bitnet_numba.kernels.standby.Standby`."""
-    begin(mail, (step, logits))
+    begin(mail, order)
     n_calls = 1
     while True:
-        run_step(crew, step, logits)
+        run_step(crew, step_of(weights, element, state, order), order.logits)
         finish(crew, mail, n_calls)
         if not is_called(mail, n_calls):
             return
-        step, logits = next_arguments(mail, (step, logits))
+        order = next_argument(mail, order)
         n_calls += 1
+
+
+@jit_inline
+def step_of(weights: Weights, element: npt.NDArray[Any], state: RunState, order: Order) -> Step:
+    return Step(
+        order.shape,
+        weights,
+        CacheArrays(order.pages, element),
+        state,
+        order.tokens,
+        order.positions,
+        order.sequences,
+        order.tiles,
+        order.wanted,
+        order.head_way,
+        order.request,
+    )
 
 
 @jit_inline
