@@ -35,6 +35,7 @@ from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
 from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
 from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_argument
+from bitnet_numba.simd.reference import by_reference
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
@@ -49,7 +50,7 @@ def forward(crew: Crew, mail: Mail, weights: Weights, element: npt.NDArray[Any],
     begin(mail, order)
     n_calls = 1
     while True:
-        run_step(crew, step_of(weights, element, state, order), order.logits)
+        run_step(crew, by_reference(step_of(weights, element, state, order)), order.logits)
         finish(crew, mail, n_calls)
         if not is_called(mail, n_calls):
             return
