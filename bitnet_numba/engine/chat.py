@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitnet_numba.engine.tokenizer import SpecialSpan, Tokenizer
-from bitnet_numba.errors import FormatError, ParameterError, TemplateError
+from bitnet_numba.errors import FormatError, ParameterError, TemplateError, excerpt
 
 ROLES: Final = ("system", "user", "assistant")
 BITNET_ARCHITECTURES: Final = frozenset({"bitnet-b1.58", "bitnet-25"})
@@ -142,7 +142,7 @@ def read_directory_template(directory: Path) -> str | None:
         if isinstance(template, list):
             template = {entry["name"]: entry["template"] for entry in template}.get("default")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{config_file}: malformed ({error!r}); download it again") from error
+        raise FormatError(f"{config_file}: malformed ({excerpt(error)}); download it again") from error
     if not isinstance(template, str | None):
         raise FormatError(f"{config_file}: chat_template is not text; choose one with --chat-template")
     return template
