@@ -88,6 +88,7 @@ class Transformer:
         self._team = Team(threads)
         self._standby = Standby(self._team, forward, weights, np.empty(0, KV_DTYPES[kv_type]), self._state)
         self._end = weakref.finalize(self, self._standby.close)
+        self._end.atexit = False  # a process that ends does not wait for a step
 
     def new_cache(self, n_positions: int) -> KVCache:
         """Return an empty cache for a sequence of up to ``n_positions``.
