@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_numba.kernels.jit import jit
-from bitnet_numba.simd.mail import DISMISSED, DONE, STAGE, Mail, dismiss, is_done, new_mail, send
+from bitnet_numba.simd.mail import DISMISSED, DONE, STAGE, Mail, dismiss, new_mail, send, wait_until_done
 from bitnet_numba.simd.team import Crew, Job, Team
 
 _LISTEN_MICROSECONDS = 100_000  # how long a signal may wait that comes just before the calling thread falls asleep
@@ -20,12 +20,12 @@ _NOBODY, _RUNNING, _FINISHED = range(3)
 def _call(mail: Mail, argument: Any, n_threads: int) -> int:
     if not send(mail, argument):
         return _NOBODY
-    return _FINISHED if is_done(mail, n_threads, _LISTEN_MICROSECONDS) else _RUNNING
+    return _FINISHED if wait_until_done(mail, n_threads, _LISTEN_MICROSECONDS) else _RUNNING
 
 
 @jit
-def _is_done(mail: Mail, n_threads: int) -> bool:
-    finished: bool = is_done(mail, n_threads, _LISTEN_MICROSECONDS)
+def _wait_until_done(mail: Mail, n_threads: int) -> bool:
+    finished: bool = wait_until_done(mail, n_threads, _LISTEN_MICROSECONDS)
     return finished
 
 
@@ -44,7 +44,7 @@ class Standby:
     serve : callable
         Takes a :class:`Crew`, a :class:`Mail`, what never changes, and the argument of the first call. It begins with
         :func:`bitnet_numba.simd.mail.begin`, calls ``finish`` after each call, and goes on with ``next_argument`` as
-        long as ``is_called``.
+        long as ``wait_for_call`` says.
     *fixed
         What never changes.
     """
@@ -115,7 +115,7 @@ class Standby:
 
     def _wait(self) -> None:
         """Return when the team is done with all calls."""
-        while not _is_done(self._mail, self._team.n_threads):
+        while not _wait_until_done(self._mail, self._team.n_threads):
             if self._stay is not None and self._stay.failures:
                 failure = self._stay.failures[0]
                 _dismiss(self._mail)

@@ -97,7 +97,7 @@ def finish(crew: Crew, mail: Mail, n_calls: int) -> None:
 
 
 @register_jitable
-def is_called(mail: Mail, n_calls: int) -> bool:
+def wait_for_call(mail: Mail, n_calls: int) -> bool:
     """Sleep until a next call comes, or the dismissal; tell which."""
     while load_acquire(mail.words, STAGE) == 2 * n_calls:
         sleep_while(mail.words, STAGE, 2 * n_calls, _SLEEP_MICROSECONDS)
@@ -125,7 +125,7 @@ def send(mail: Mail, argument: Any) -> bool:
 
 
 @register_jitable
-def is_done(mail: Mail, n_threads: int, microseconds: int) -> bool:
+def wait_until_done(mail: Mail, n_threads: int, microseconds: int) -> bool:
     """Sleep until all threads are done with all calls, or a signal comes, or so much time is over; tell which."""
     everybody = load_acquire(mail.words, STAGE) // 2 * n_threads
     done = load_acquire(mail.words, DONE)

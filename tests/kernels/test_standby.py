@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.kernels.jit import jit
 from bitnet_numba.kernels.standby import Standby
-from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_argument
+from bitnet_numba.simd.mail import Mail, begin, finish, next_argument, wait_for_call
 from bitnet_numba.simd.team import Crew, Team, barrier
 from bitnet_numba.simd.waiting import load_acquire, yield_core
 
@@ -35,7 +35,7 @@ def add_up(crew: Crew, mail: Mail, argument: tuple[int, Longs]) -> None:
         numbers[crew.thread] += amount
         barrier(crew)
         finish(crew, mail, n_calls)
-        if not is_called(mail, n_calls):
+        if not wait_for_call(mail, n_calls):
             return
         argument = next_argument(mail, argument)
         n_calls += 1
@@ -52,7 +52,7 @@ def wait_at_gate(crew: Crew, mail: Mail, argument: tuple[Longs, Longs]) -> None:
             yield_core()
         passed[crew.thread] += 1
         finish(crew, mail, n_calls)
-        if not is_called(mail, n_calls):
+        if not wait_for_call(mail, n_calls):
             return
         argument = next_argument(mail, argument)
         n_calls += 1

@@ -34,7 +34,7 @@ from bitnet_numba.kernels.norm import rms_norm_worker
 from bitnet_numba.kernels.quantize import quantize_worker
 from bitnet_numba.kernels.residual import add_scaled_worker
 from bitnet_numba.kernels.ternary import gemm_worker, gemv_worker
-from bitnet_numba.simd.mail import Mail, begin, finish, is_called, next_argument
+from bitnet_numba.simd.mail import Mail, begin, finish, next_argument, wait_for_call
 from bitnet_numba.simd.reference import by_reference
 from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
@@ -52,7 +52,7 @@ def forward(crew: Crew, mail: Mail, weights: Weights, element: npt.NDArray[Any],
     while True:
         run_step(crew, by_reference(step_of(weights, element, state, order)), order.logits)
         finish(crew, mail, n_calls)
-        if not is_called(mail, n_calls):
+        if not wait_for_call(mail, n_calls):
             return
         order = next_argument(mail, order)
         n_calls += 1
