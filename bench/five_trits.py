@@ -24,7 +24,7 @@ from bitnet_numba.kernels.jit import jit, jit_inline, new_counts
 from bitnet_numba.kernels.ternary import gemv_worker
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.dot import dot
-from bitnet_numba.simd.memory import broadcast_word, load_bytes, prefetch, store_i32
+from bitnet_numba.simd.memory import AHEAD, broadcast_word, load_bytes, prefetch, store_i32
 from bitnet_numba.simd.operation import Builder, Value, call, splat, vector_op
 from bitnet_numba.simd.team import Crew, Team, barrier, claim
 from bitnet_numba.simd.types import U8x64
@@ -32,7 +32,6 @@ from bitnet_numba.simd.types import U8x64
 N_LAYERS = 30
 HEAD_BYTES = 128_256 * 2_560  # the head's int8 copy
 ROWS, LINE, RUN, RUN_BYTES = 16, 64, 160, 512  # of 160 columns are eight lines, as R16 has them of 128
-AHEAD = 2048
 CODES = np.array([b // 27 % 3 << 6 | b // 9 % 3 << 4 | b // 3 % 3 << 2 | b % 3 for b in range(256)], np.uint8)
 
 Bytes = npt.NDArray[np.uint8]

@@ -13,7 +13,7 @@ import bitnet_numba.simd.vector as v
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.kernels.jit import jit, jit_inline
 from bitnet_numba.simd import cpu
-from bitnet_numba.simd.memory import load_bytes, prefetch, store_i32
+from bitnet_numba.simd.memory import AHEAD, load_bytes, prefetch, store_i32
 from bitnet_numba.simd.operation import I8, I32, Builder, Value, call, join, pick, splat, spread, vector_op
 from bitnet_numba.simd.team import Crew, claim
 from bitnet_numba.simd.types import I16x32, I32x16, U8x64
@@ -25,7 +25,6 @@ TABLE_BYTES = TABLES // LINE_COLUMNS  # a column
 COLUMN_OF_LANE = (0, 2, 1, 3)  # of a line's four byte columns: the order in which AVX2 sorts them with least effort
 LEAST = -512  # of two codes' sum: -128 * 2 * 2. Tables hold what is above it, ten bits in two planes of five
 QUAD = 4 * LINE  # a byte holds the planes of four lines, eight lookups of at most 31
-AHEAD = 2048
 SPAN = 256 * QUAD  # and a word those of 256 quads
 
 Bytes = npt.NDArray[np.uint8]

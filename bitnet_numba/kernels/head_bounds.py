@@ -31,14 +31,14 @@ from bitnet_numba.kernels.head_hidden import (
 )
 from bitnet_numba.kernels.head_rows import CORRECTION, ERROR, HEADER, NORM, ROUNDING, ROWS, SCALE, WORD
 from bitnet_numba.kernels.jit import HEAD_SCREEN, jit
-from bitnet_numba.simd.memory import broadcast_from, load_bytes, load_f32, load_i32, prefetch, store_f32
+from bitnet_numba.simd.memory import AHEAD, broadcast_from, load_bytes, load_f32, load_i32, prefetch, store_f32
 from bitnet_numba.simd.register_tile import add_unsigned_products, store_totals, zero_totals
 from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
 
 BLOCKS = 2  # at once, from distant places: two streams keep memory busier than one
 PARTS = 8  # bytes of hidden states' elements at once: of four tokens, or of eight where they have one byte
 _SUMS_OF_ONE, _SUMS_OF_ALL = 2 * BLOCKS, PARTS * BLOCKS  # names of constants, which Numba knows by value
-AHEAD = 512  # words of prefetch: 2 kB, which hides the latency of memory
+AHEAD_WORDS = AHEAD // WORD
 LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full pass can overflow
 CENTRE_ROUNDINGS = np.float32(8 * ROUNDING)  # five of the term that is computed, one when the bound is added to it
 SLACK = np.float32(1 + 2.0**-19)  # for the roundings of the bound itself, nine at most, and one when it is added
@@ -197,8 +197,8 @@ def _two_blocks(
     totals = zeros
     for word in range(n // WORD):
         line_1, line_2 = at_1 + word * ROWS, at_2 + word * ROWS
-        prefetch(flat, line_1 + AHEAD)
-        prefetch(flat, line_2 + AHEAD)
+        prefetch(flat, line_1 + AHEAD_WORDS)
+        prefetch(flat, line_2 + AHEAD_WORDS)
         lines = load_bytes(flat, line_1), load_bytes(flat, line_2)
         totals = add_unsigned_products(totals, lines, of_hidden, first_byte + word * WORD, n)
     store_totals(sums, 0, totals)

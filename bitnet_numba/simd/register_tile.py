@@ -13,6 +13,7 @@ from numba.core.types.containers import UniTuple
 
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.dot import dot
+from bitnet_numba.simd.memory import AHEAD, ask_for
 from bitnet_numba.simd.operation import (
     I8,
     I16,
@@ -31,7 +32,6 @@ from bitnet_numba.simd.operation import (
 from bitnet_numba.simd.types import I16x32, I32x16, U8x64
 
 _LINE = 64
-_AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 _SHIFTS = (6, 4, 2, 0)
 _NARROW = cpu.vector_isa() == "avx2"
 _SUM = I16x32 if _NARROW else I32x16
@@ -165,12 +165,6 @@ def _unpacked(b: Builder, line: Value) -> list[Value]:
     return [b.and_(b.bitcast(x, U8x64.llvm), splat(U8x64.llvm, 3)) for x in shifted]
 
 
-def _prefetch(b: Builder, place: Value) -> None:
-    ahead = b.gep(place, [ir.Constant(I32, _AHEAD)])
-    read, keep, data = (ir.Constant(I32, x) for x in (0, 3, 1))
-    call(b, "llvm.prefetch.p0", ir.VoidType(), ahead, read, keep, data)
-
-
 @literal_op
 def load_codes(
     _: Any, lines: types.Array, line: types.Integer, distance: types.Integer, blocks: types.IntegerLiteral
@@ -188,7 +182,7 @@ def load_codes(
     def load(b: Builder, place: Value) -> list[Value]:
         vectors = b.bitcast(place, U8x64.llvm.as_pointer())
         if packed:
-            _prefetch(b, place)
+            ask_for(b, b.gep(place, [ir.Constant(I32, AHEAD)]))
             return _unpacked(b, b.load(vectors, align=1))
         return [b.load(b.gep(vectors, [ir.Constant(I32, pair)]), align=1) for pair in range(len(_SHIFTS))]
 

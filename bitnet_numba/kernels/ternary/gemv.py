@@ -9,10 +9,8 @@ import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_GEMV, jit
 from bitnet_numba.kernels.ternary.layout import LINE, LINES, ROWS, Activations, Bytes, Sums
 from bitnet_numba.simd.dot import dot
-from bitnet_numba.simd.memory import broadcast_word, load_bytes, prefetch, store_i32
+from bitnet_numba.simd.memory import AHEAD, broadcast_word, load_bytes, prefetch, store_i32
 from bitnet_numba.simd.team import Crew, claim
-
-AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 
 
 @jit

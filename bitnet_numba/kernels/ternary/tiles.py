@@ -14,7 +14,7 @@ import numpy.typing as npt
 import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_TILES, jit
 from bitnet_numba.kernels.ternary.layout import LINE, LINES, ROWS, RUN, Activations, Bytes, Sums
-from bitnet_numba.simd.memory import load_bytes, load_i32, prefetch, store_bytes, store_i32
+from bitnet_numba.simd.memory import AHEAD, load_bytes, load_i32, prefetch, store_bytes, store_i32
 from bitnet_numba.simd.team import Crew, barrier, claim
 from bitnet_numba.simd.tile import (
     ROW_BYTES,
@@ -35,7 +35,6 @@ MANY_BLOCKS, MANY_COLUMNS = 2, 512  # of more tokens
 CODES = MANY_BLOCKS * ROWS * MANY_COLUMNS  # bytes of a block of columns, unpacked: a third of the first cache
 CHUNK = 256  # tokens, whose activations stay in the second cache
 WIDE_CHUNK, WIDE_COLUMNS = 128, 4096  # fewer tokens, from more columns on
-AHEAD = 2048  # bytes of prefetch: hides the latency of memory
 
 
 class TileScratch(NamedTuple):
