@@ -61,7 +61,7 @@ def assemble(
         raise ParameterError(f"kv_type '{kv_type}': choose one of {', '.join(KV_DTYPES)}")
     if head not in HEAD_TYPES:
         raise ParameterError(f"head '{head}': choose one of {', '.join(HEAD_TYPES)}")
-    if isinstance(kept_prefixes, bool) or not isinstance(kept_prefixes, int) or not 0 <= kept_prefixes <= MAX_KEPT:
+    if not _is_whole(kept_prefixes, 0, MAX_KEPT):
         raise ParameterError(f"kept_prefixes is {kept_prefixes}, expected a whole number from 0 to {MAX_KEPT}")
     context = choose_context(max_context, source)
     tokenizer = source.tokenizer()
@@ -99,7 +99,7 @@ def choose_threads(threads: int | None) -> int:
     chosen = threads if threads is not None else read_settings().threads
     if chosen is None:
         return min(cpu.usable_cores(), MAX_THREADS)
-    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= MAX_THREADS:
+    if not _is_whole(chosen, 1, MAX_THREADS):
         raise ParameterError(f"threads is {chosen}, expected a whole number from 1 to {MAX_THREADS}")
     return chosen
 
@@ -115,9 +115,13 @@ def choose_context(max_context: int | None, source: ModelSource) -> int:
     trained = source.config.max_seq_len
     if max_context is None:
         return trained
-    if isinstance(max_context, bool) or not isinstance(max_context, int) or not 1 <= max_context <= trained:
+    if not _is_whole(max_context, 1, trained):
         raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
     return max_context
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
