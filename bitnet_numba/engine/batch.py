@@ -40,7 +40,7 @@ class Piece(NamedTuple, Generic[SequenceT]):
 
 
 class PlacedTokens(NamedTuple):
-    """The tokens of a step; fields of :class:`bitnet_numba.engine.forward.arrays.Step`."""
+    """The tokens of a step; fields of :class:`bitnet_numba.engine.forward.arrays.Order`."""
 
     tokens: Int32s
     positions: Int32s

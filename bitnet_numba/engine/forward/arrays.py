@@ -72,22 +72,6 @@ class Weights(NamedTuple):
     rope: Floats
 
 
-class CacheArrays(NamedTuple):
-    """Where kernels find the keys and values of the sequences of a step.
-
-    Attributes
-    ----------
-    pages : int64[n_sequences, n_pages]
-        Addresses. A page holds 256 positions of every layer and head: one
-        :class:`bitnet_numba.kernels.attention.HeadBlock` after the other, ``[n_layers][n_kv_heads]``.
-    element : float32, uint16 or int8 [0]
-        Its dtype is the number format of the pages.
-    """
-
-    pages: npt.NDArray[np.int64]
-    element: npt.NDArray[Any]
-
-
 class Shape(NamedTuple):
     """A model's sizes as the step uses them; those of buffers are in the buffers.
 
@@ -177,15 +161,19 @@ class RunState(NamedTuple):
     screen: ScreenState
 
 
-class Step(NamedTuple):
-    """One call of the forward pass: what it works with, and where its tokens stand.
+class Order(NamedTuple):
+    """What one call of the forward pass is to do: where its tokens stand, and what of them is wanted.
 
     The tokens may be of several sequences; those of one sequence are neighbours, in their order.
 
     Attributes
     ----------
+    shape : Shape
+    pages : int64[n_sequences, n_pages]
+        Addresses of the keys and values of each sequence. A page holds 256 positions of every layer and head: one
+        :class:`bitnet_numba.kernels.attention.HeadBlock` after the other, ``[n_layers][n_kv_heads]``.
     tokens, positions, sequences : int32[n_tokens]
-        Each token's id, its position in its sequence, and that sequence's row in ``cache.pages``.
+        Each token's id, its position in its sequence, and that sequence's row in ``pages``.
     tiles : int32[n_tiles, 2]
         First token and number of tokens of runs that attention takes together: neighbours of one sequence, at most
         ``QUERY_TILE``.
@@ -195,28 +183,6 @@ class Step(NamedTuple):
         ``FULL_HEAD``, ``SCREENED_HEAD`` or ``APPROXIMATE_HEAD``.
     request : HeadRequest
         What a screened head must compute.
-    """
-
-    shape: Shape
-    weights: Weights
-    cache: CacheArrays
-    state: RunState
-    tokens: Sums
-    positions: Sums
-    sequences: Sums
-    tiles: Sums
-    wanted: Sums
-    head_way: int
-    request: HeadRequest
-
-
-class Order(NamedTuple):
-    """What of a step is not the same in every step of a model: fields of :class:`Step`, and where its logits go.
-
-    Attributes
-    ----------
-    pages : int64[n_sequences, n_pages]
-        See :class:`CacheArrays`.
     logits : float32[n_logits, vocab_size]
         Of the wanted tokens, to be written.
     """
@@ -231,3 +197,21 @@ class Order(NamedTuple):
     head_way: int
     request: HeadRequest
     logits: Floats
+
+
+class Step(NamedTuple):
+    """An order, and what every step of a model works with.
+
+    Attributes
+    ----------
+    weights : Weights
+    element : float32, uint16 or int8 [0]
+        Its dtype is the number format of the cache's pages.
+    state : RunState
+    order : Order
+    """
+
+    weights: Weights
+    element: npt.NDArray[Any]
+    state: RunState
+    order: Order

@@ -24,7 +24,7 @@ def attention(crew: Crew, step: Step, layer: int) -> None:
         counts[ROPE] += 1
         counts[KV_CACHE_UPDATE] += 1
         counts[ATTENTION] += 1
-    if step.tokens.size == 1:
+    if step.order.tokens.size == 1:
         attend_one(crew, step, layer)
     else:
         attend_many(crew, step, layer)
@@ -34,7 +34,7 @@ def attention(crew: Crew, step: Step, layer: int) -> None:
 @jit_inline
 def attend_one(crew: Crew, step: Step, layer: int) -> None:
     """Tasks are blocks of positions; whoever has the last one stores the token's key and value first."""
-    shape, state, slot, position = step.shape, step.state, crew.thread, step.positions[0]
+    shape, state, slot, position = step.order.shape, step.state, crew.thread, step.order.positions[0]
     turn_queries(step, layer, slot, state.qkv[0], position)
     n_blocks = position // BLOCK + 1
     n_tasks = shape.n_kv_heads * n_blocks
@@ -58,9 +58,9 @@ def attend_one(crew: Crew, step: Step, layer: int) -> None:
 @jit
 def attend_group(crew: Crew, step: Step, kv_head: int, index: int, block: HeadBlock) -> None:
     """Take all query heads of a group over one block of positions."""
-    shape, state, scratch = step.shape, step.state, scratch_of(step.state.attention, crew.thread)
+    shape, state, scratch = step.order.shape, step.state, scratch_of(step.state.attention, crew.thread)
     group = shape.n_heads // shape.n_kv_heads
-    seen = Seen(group, step.positions[0] + 1 - index * BLOCK, group)
+    seen = Seen(group, step.order.positions[0] + 1 - index * BLOCK, group)
     attend_block_worker(queries_of(step, kv_head, crew.thread), block, seen, scratch)
     copy_results(scratch.found, group, shape.head_dim, results_of(state.blocks, index), kv_head * group)
 
@@ -69,15 +69,15 @@ def attend_group(crew: Crew, step: Step, kv_head: int, index: int, block: HeadBl
 @jit_inline
 def attend_many(crew: Crew, step: Step, layer: int) -> None:
     """Tasks are tiles of tokens for a group of heads, after all keys and values are in the cache."""
-    shape, state = step.shape, step.state
-    for token in range(crew.thread, step.tokens.size, crew.n_threads):
-        position, sums = step.positions[token], state.qkv[token]
+    shape, state = step.order.shape, step.state
+    for token in range(crew.thread, step.order.tokens.size, crew.n_threads):
+        position, sums = step.order.positions[token], state.qkv[token]
         turn_queries(step, layer, token, sums, position)
         for kv_head in range(shape.n_kv_heads):
             block = head_block(step, layer, kv_head, token, position // BLOCK)
             store(crew, step, layer, token, sums, kv_head, block, position)
     barrier(crew)
-    n_tiles = step.tiles.shape[0]
+    n_tiles = step.order.tiles.shape[0]
     n_tasks = n_tiles * shape.n_kv_heads
     task = claim(crew, n_tasks)
     while task >= 0:
@@ -89,9 +89,9 @@ def attend_many(crew: Crew, step: Step, layer: int) -> None:
 @jit
 def attend_tile(crew: Crew, step: Step, layer: int, tile: int, kv_head: int) -> None:
     """Take the queries of a tile over one block after the other."""
-    shape, state, scratch = step.shape, step.state, scratch_of(step.state.attention, crew.thread)
-    first, n_tokens = step.tiles[tile]
-    group, position = shape.n_heads // shape.n_kv_heads, step.positions[first]
+    shape, state, scratch = step.order.shape, step.state, scratch_of(step.state.attention, crew.thread)
+    first, n_tokens = step.order.tiles[tile]
+    group, position = shape.n_heads // shape.n_kv_heads, step.order.positions[first]
     n_queries = n_tokens * group
     queries = queries_of(step, kv_head, first)
     begin_merge(scratch.merged)
@@ -109,15 +109,15 @@ def attend_tile(crew: Crew, step: Step, layer: int, tile: int, kv_head: int) -> 
 @jit_inline
 def head_block(step: Step, layer: int, kv_head: int, token: int, index: int) -> HeadBlock:
     """View block number ``index`` of the sequence that a token belongs to."""
-    shape, cache = step.shape, step.cache
-    page = cache.pages[step.sequences[token], index]
-    return head_block_at(page, layer * shape.n_kv_heads + kv_head, cache.element, shape.head_dim)
+    shape = step.order.shape
+    page = step.order.pages[step.order.sequences[token], index]
+    return head_block_at(page, layer * shape.n_kv_heads + kv_head, step.element, shape.head_dim)
 
 
 @jit_inline
 def queries_of(step: Step, kv_head: int, slot: int) -> Floats:
     """View the turned queries of a key-value head, from a slot on."""
-    shape = step.shape
+    shape = step.order.shape
     size = shape.n_heads // shape.n_kv_heads * shape.head_dim
     return step.state.query[(kv_head * step.state.x.shape[0] + slot) * size :]
 
@@ -125,7 +125,7 @@ def queries_of(step: Step, kv_head: int, slot: int) -> Floats:
 @jit_inline
 def turn_queries(step: Step, layer: int, slot: int, sums: Sums, position: int) -> None:
     """RoPE on every query head, and the division by the root of the head size."""
-    shape, weights, state = step.shape, step.weights, step.state
+    shape, weights, state = step.order.shape, step.weights, step.state
     factor = weights.scales[layer, Q] / state.scale[slot] * shape.query_scale
     group = shape.n_heads // shape.n_kv_heads
     for head in range(shape.n_heads):
@@ -139,7 +139,7 @@ def store(
     crew: Crew, step: Step, layer: int, slot: int, sums: Sums, kv_head: int, block: HeadBlock, position: int
 ) -> None:
     """RoPE on a key; key and value into the cache."""
-    shape, weights, state = step.shape, step.weights, step.state
+    shape, weights, state = step.order.shape, step.weights, step.state
     key, value = state.key[crew.thread], state.value[crew.thread]
     key_at = (shape.n_heads + kv_head) * shape.head_dim
     value_at = key_at + shape.n_kv_heads * shape.head_dim

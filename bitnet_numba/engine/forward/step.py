@@ -18,7 +18,6 @@ from bitnet_numba.engine.forward.arrays import (
     SCREENED_HEAD,
     SCREENED_TOKENS,
     UP,
-    CacheArrays,
     Order,
     RunState,
     Step,
@@ -50,7 +49,7 @@ def forward(crew: Crew, mail: Mail, weights: Weights, element: npt.NDArray[Any],
     begin(mail, order)
     n_calls = 1
     while True:
-        run_step(crew, by_reference(step_of(weights, element, state, order)), order.logits)
+        run_step(crew, by_reference(Step(weights, element, state, order)))
         finish(crew, mail, n_calls)
         if not wait_for_call(mail, n_calls):
             return
@@ -59,31 +58,14 @@ def forward(crew: Crew, mail: Mail, weights: Weights, element: npt.NDArray[Any],
 
 
 @jit_inline
-def step_of(weights: Weights, element: npt.NDArray[Any], state: RunState, order: Order) -> Step:
-    return Step(
-        order.shape,
-        weights,
-        CacheArrays(order.pages, element),
-        state,
-        order.tokens,
-        order.positions,
-        order.sequences,
-        order.tiles,
-        order.wanted,
-        order.head_way,
-        order.request,
-    )
-
-
-@jit_inline
-def run_step(crew: Crew, step: Step, logits: Floats) -> None:
-    """Run the tokens; write the logits of those that are wanted, float32[n_logits, vocab_size]."""
+def run_step(crew: Crew, step: Step) -> None:
+    """Run the tokens; write the logits of those that are wanted."""
     embed(crew, step)
-    for layer in range(step.shape.n_layers):
+    for layer in range(step.order.shape.n_layers):
         attention_block(crew, step, layer)
         ffn_block(crew, step, layer)
-    if logits.shape[0]:
-        output(crew, step, logits)
+    if step.order.logits.shape[0]:
+        output(crew, step)
 
 
 @jit_inline
@@ -91,8 +73,8 @@ def embed(crew: Crew, step: Step) -> None:
     weights, state = step.weights, step.state
     if crew.thread == 0:
         state.counts[EMBEDDING] += 1
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
-        token = step.tokens[min(slot, step.tokens.size - 1)]
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
+        token = step.order.tokens[min(slot, step.order.tokens.size - 1)]
         embedding_worker(weights.embedding, weights.embedding_scales, token, state.x[slot])
 
 
@@ -100,25 +82,25 @@ def embed(crew: Crew, step: Step) -> None:
 def attention_block(crew: Crew, step: Step, layer: int) -> None:
     """x += output(norm(attention(qkv(norm(x)))))."""
     weights, state = step.weights, step.state
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
         norm_hidden(step, slot, weights.attn_norm[layer], slot)
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, step.tokens.size)
+    meet_for(crew, step.order.tokens.size)
     linear(crew, step, weights.qkv[layer], state.q_hidden, state.qkv)
 
     attention(crew, step, layer)
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
         attended = state.attended[slot]
-        if step.shape.sub_norms:
-            norm, size = weights.attn_sub_norm[layer], step.shape.attended_size
-            rms_norm_worker(attended, norm, step.shape.rms_norm_eps, size, attended)
+        if step.order.shape.sub_norms:
+            norm, size = weights.attn_sub_norm[layer], step.order.shape.attended_size
+            rms_norm_worker(attended, norm, step.order.shape.rms_norm_eps, size, attended)
         quantize(state, slot, attended, state.q_attended[slot])
-    meet_for(crew, step.tokens.size)
+    meet_for(crew, step.order.tokens.size)
     linear(crew, step, weights.attn_output[layer], state.q_attended, state.attn_output)
 
     add_residual(crew, step, state.attn_output, weights.scales[layer, OUTPUT])
     if crew.thread == 0:
-        state.counts[RMS_NORM] += 2 if step.shape.sub_norms else 1
+        state.counts[RMS_NORM] += 2 if step.order.shape.sub_norms else 1
         state.counts[QUANTIZE] += 2
 
 
@@ -126,47 +108,48 @@ def attention_block(crew: Crew, step: Step, layer: int) -> None:
 def ffn_block(crew: Crew, step: Step, layer: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
     weights, state = step.weights, step.state
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
         norm_hidden(step, slot, weights.ffn_norm[layer], slot)
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(crew, step.tokens.size)
+    meet_for(crew, step.order.tokens.size)
     linear(crew, step, weights.gate_up[layer], state.q_hidden, state.gate_up)
 
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
         gated = state.gated[slot]
         gate(step, slot, layer, gated)
-        if step.shape.sub_norms:
-            norm, size = weights.ffn_sub_norm[layer], step.shape.ffn_size
-            rms_norm_worker(gated, norm, step.shape.rms_norm_eps, size, gated)
+        if step.order.shape.sub_norms:
+            norm, size = weights.ffn_sub_norm[layer], step.order.shape.ffn_size
+            rms_norm_worker(gated, norm, step.order.shape.rms_norm_eps, size, gated)
         quantize(state, slot, gated, state.q_ffn[slot])
-    meet_for(crew, step.tokens.size)
+    meet_for(crew, step.order.tokens.size)
     linear(crew, step, weights.down[layer], state.q_ffn, state.down)
 
     add_residual(crew, step, state.down, weights.scales[layer, DOWN])
     if crew.thread == 0:
-        state.counts[FFN_RELU2 if step.shape.relu2 else FFN_SILU] += 1
-        state.counts[RMS_NORM] += 2 if step.shape.sub_norms else 1
+        state.counts[FFN_RELU2 if step.order.shape.relu2 else FFN_SILU] += 1
+        state.counts[RMS_NORM] += 2 if step.order.shape.sub_norms else 1
         state.counts[QUANTIZE] += 2
 
 
 @jit_inline
-def output(crew: Crew, step: Step, logits: Floats) -> None:
+def output(crew: Crew, step: Step) -> None:
     """Logits of the wanted tokens; their activations stay float32."""
-    weights, state, n_wanted = step.weights, step.state, step.wanted.size
-    meet_for(crew, step.tokens.size)  # whoever finished a token need not be who goes on with it here
+    weights, state, order, logits = step.weights, step.state, step.order, step.order.logits
+    n_tokens, n_wanted = order.tokens.size, order.wanted.size
+    meet_for(crew, n_tokens)  # whoever finished a token need not be who goes on with it here
     for slot in range(crew.thread, slots_end(crew, n_wanted), crew.n_threads):
-        of_token = crew.thread if step.tokens.size == 1 else step.wanted[min(slot, n_wanted - 1)]
+        of_token = crew.thread if n_tokens == 1 else order.wanted[min(slot, n_wanted - 1)]
         norm_hidden(step, of_token, weights.output_norm, slot)
     if crew.thread == 0:
         state.counts[RMS_NORM] += 1
-        state.counts[step.shape.head_kernel] += step.head_way == FULL_HEAD
+        state.counts[order.shape.head_kernel] += order.head_way == FULL_HEAD
     meet_for(crew, n_wanted)
     hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[crew.thread : crew.thread + 1]
-    if step.head_way == SCREENED_HEAD:
+    if order.head_way == SCREENED_HEAD:
         screened_head_worker(
-            crew, state.counts, weights.head, weights.head_screen, hidden, step.request, state.screen, logits
+            crew, state.counts, weights.head, weights.head_screen, hidden, order.request, state.screen, logits
         )
-    elif step.head_way == APPROXIMATE_HEAD:
+    elif order.head_way == APPROXIMATE_HEAD:
         for first in range(0, n_wanted, SCREENED_TOKENS):  # as many as there is scratch memory for
             some = slice(first, min(first + SCREENED_TOKENS, n_wanted))
             approximate_worker(crew, state.counts, weights.head_screen, hidden[some], state.screen, logits[some])
@@ -179,7 +162,7 @@ def output(crew: Crew, step: Step, logits: Floats) -> None:
 # ---- what the blocks are made of -------------------------------------------------------------------------------------
 @jit_inline
 def norm_hidden(step: Step, slot: int, weight: Floats, out_slot: int) -> None:
-    shape, state = step.shape, step.state
+    shape, state = step.order.shape, step.state
     rms_norm_worker(state.x[slot], weight, shape.rms_norm_eps, shape.hidden_size, state.normed[out_slot])
 
 
@@ -191,7 +174,7 @@ def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
 @jit_inline
 def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
     """BitLinear without its scales: exact sums, which whoever reads them multiplies by what one unit stands for."""
-    state, n_tokens = step.state, step.tokens.size
+    state, n_tokens = step.state, step.order.tokens.size
     if n_tokens == 1:
         gemv_worker(crew, state.counts, weights, q[crew.thread], state.q_sum[crew.thread], out[0])
     else:
@@ -202,10 +185,10 @@ def linear(crew: Crew, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
 @jit_inline
 def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
     state = step.state
-    sums = state.gate_up[min(slot, step.tokens.size - 1)]
+    sums = state.gate_up[min(slot, step.order.tokens.size - 1)]
     gate_factor = step.weights.scales[layer, GATE] / state.scale[slot]
     up_factor = step.weights.scales[layer, UP] / state.scale[slot]
-    if step.shape.relu2:
+    if step.order.shape.relu2:
         gated_relu2_worker(sums, gate_factor, up_factor, gated)
     else:
         gated_silu_worker(sums, gate_factor, up_factor, gated)
@@ -214,5 +197,5 @@ def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
 @jit_inline
 def add_residual(crew: Crew, step: Step, sums: Sums, scale: np.float32) -> None:
     state = step.state
-    for slot in range(crew.thread, slots_end(crew, step.tokens.size), crew.n_threads):
-        add_scaled_worker(state.x[slot], sums[min(slot, step.tokens.size - 1)], scale / state.scale[slot])
+    for slot in range(crew.thread, slots_end(crew, step.order.tokens.size), crew.n_threads):
+        add_scaled_worker(state.x[slot], sums[min(slot, step.order.tokens.size - 1)], scale / state.scale[slot])
