@@ -22,7 +22,7 @@ from bench.peak import PeakTest
 from bench.read import ReadTest
 from bitnet_numba.engine.memory import allocate
 from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, gemm_worker, gemv_worker
+from bitnet_numba.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, gemm_worker, gemv_worker, pack, packed_size
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Crew, Team, barrier
 
@@ -44,10 +44,11 @@ class Layers:
 
     def __init__(self, team: Team, rows: int, columns: int, n_tokens: int) -> None:
         rng = np.random.default_rng(0)
-        size, macs = rows * columns // 4, rows * columns * n_tokens
+        size, macs = packed_size(rows, columns), rows * columns * n_tokens
         n_layers = max(1, min(STREAM_BYTES // size, round(MACS_A_MEASUREMENT / macs)))
         weights = np.asarray(allocate((n_layers, size), np.uint8, "matrices"), np.uint8)
-        weights[:] = sum(rng.integers(0, 3, size, np.uint8) << shift for shift in (0, 2, 4, 6))
+        codes = rng.integers(0, 3, (4, rows, columns // 4), np.uint8)
+        weights[:] = pack(codes[0] << 6 | codes[1] << 4 | codes[2] << 2 | codes[3])
         slots = 1 if n_tokens == 1 else -(-n_tokens // TOKENS) * TOKENS
         q = rng.integers(-128, 128, (slots, columns), np.int8)
         sums = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)

@@ -40,7 +40,7 @@ def ternary_products(rng: np.random.Generator) -> Iterator[Array]:
         weights = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
         q = rng.integers(-128, 128, (1 if n_tokens == 1 else (n_tokens + 7) // 8 * 8, columns)).astype(np.int8)
         out = np.zeros((n_tokens, rows), np.int32)
-        packed = ternary.pack_r16(reference.pack_i2s(weights))
+        packed = ternary.pack(reference.pack_i2s(weights))
         scratch = ternary.gemm_scratch(1, *q.shape)
         ternary.ternary_product(alone(), packed, q, q[:n_tokens].sum(axis=1, dtype=np.int32), out, scratch)
         yield out

@@ -18,7 +18,7 @@ from bitnet_numba.engine.tokenizer import Tokenizer
 from bitnet_numba.engine.weights import load_weights
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.kernels.softmax import softmax
-from bitnet_numba.kernels.ternary import RUN, pack_r16
+from bitnet_numba.kernels.ternary import RUN, pack
 from bitnet_numba.kernels.ternary.tile_check import check_tiles
 from bitnet_numba.settings import read_settings
 from bitnet_numba.simd import cpu
@@ -70,7 +70,7 @@ def assemble(
         chat_template, architecture=source.config.architecture, model_template=source.chat_template
     )
     layout = Layout.of(source.config)
-    pack_r16(np.zeros((32, RUN // 4), np.uint8))  # Numba begins its work here, and pages are still being found
+    pack(np.zeros((32, RUN // 4), np.uint8))  # Numba begins its work here, and pages are still being found
     weights = load_weights(
         source, layout, context, is_screened=head != "f16", threads=n_threads, allocate=reserve.allocate
     )

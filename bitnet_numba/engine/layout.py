@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.kernels.ternary import RUN
+from bitnet_numba.kernels.sizes import RUN
 from bitnet_numba.simd.types import LANES
 
 Places = npt.NDArray[np.int64]

@@ -1,6 +1,5 @@
 """From a name to a model that runs, in the order that takes the least time."""
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from bitnet_numba.engine.memory import Reserve
 from bitnet_numba.engine.source import ModelSource, expected_shapes
 from bitnet_numba.engine.sources import open_source
 from bitnet_numba.formats.names import LINEAR_ROLES
+from bitnet_numba.kernels.sizes import packed_size
 
 if TYPE_CHECKING:
     from bitnet_numba.engine.api import LanguageModel
@@ -57,6 +57,6 @@ def load_model(
 def packed_bytes(source: ModelSource, *, is_screened: bool) -> int:
     """Estimate the bytes of packed weights and of the head's int8 copy, without what fills the kernels' lanes."""
     shapes = expected_shapes(source.config, tied=source.tied)
-    ternary = sum(math.prod(shape) // 4 for role, shape in shapes.items() if role.name in LINEAR_ROLES)
+    ternary = sum(packed_size(*shape) for role, shape in shapes.items() if role.name in LINEAR_ROLES)
     copied = is_screened and not _SMALL_HEADS & source.tensor_types().keys()
     return ternary + (source.config.vocab_size * (source.config.hidden_size + _ROW_HEADER) if copied else 0)

@@ -15,7 +15,7 @@ from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing import pack_i2s
 from bitnet_numba.kernels.rope import inverse_frequencies, rope_table, stretch_llama3
-from bitnet_numba.kernels.ternary import pack_r16
+from bitnet_numba.kernels.ternary import pack, packed_size
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
 _I2S_TAIL = 32
@@ -64,10 +64,10 @@ def load_weights(
     attended = layout.head_places(config.n_heads)
     sub_norms = n_layers if config.sub_norms else 0
     weights = Weights(
-        qkv=packer.stack(packer.qkv, layout.qkv_rows * layout.hidden),
-        attn_output=packer.stack(packer.attn_output, layout.hidden * layout.attended),
-        gate_up=packer.stack(packer.gate_up, 2 * layout.ffn * layout.hidden),
-        down=packer.stack(packer.down, layout.hidden * layout.ffn),
+        qkv=packer.stack(packer.qkv, layout.qkv_rows, layout.hidden),
+        attn_output=packer.stack(packer.attn_output, layout.hidden, layout.attended),
+        gate_up=packer.stack(packer.gate_up, 2 * layout.ffn, layout.hidden),
+        down=packer.stack(packer.down, layout.hidden, layout.ffn),
         scales=packer.scales,
         attn_norm=_norms(source, "attn_norm", n_layers, layout.hidden),
         ffn_norm=_norms(source, "ffn_norm", n_layers, layout.hidden),
@@ -100,19 +100,20 @@ class _Packer:
         self._hidden = np.arange(config.hidden_size)
         self._ffn = np.arange(config.intermediate_size)
 
-    def stack(self, parts_of_layer: Callable[[int], Iterable[Bytes]], n_weights: int) -> Bytes:
+    def stack(self, parts_of_layer: Callable[[int], Iterable[Bytes]], rows: int, columns: int) -> Bytes:
         """Pack one role of every layer into one array; its parts follow each other, as I2_S bytes."""
-        n_layers = self._source.config.n_layers
-        stacked = np.asarray(self._allocate((n_layers, n_weights // 4), np.uint8, "model weights"), np.uint8)
+        shape = self._source.config.n_layers, packed_size(rows, columns)
+        stacked = np.asarray(self._allocate(shape, np.uint8, "model weights"), np.uint8)
 
-        def pack(layer: int) -> None:
+        def pack_layer(layer: int) -> None:
             begin = 0
             for part in parts_of_layer(layer):
-                pack_r16(part, out=stacked[layer, begin : begin + part.size])
-                begin += part.size
+                end = begin + packed_size(len(part), columns)
+                pack(part, out=stacked[layer, begin:end])
+                begin = end
 
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(pack, range(n_layers)):
+            for _ in pool.map(pack_layer, range(len(stacked))):
                 pass  # what a thread raises comes out here, the first layer's first
         return stacked
 

@@ -28,9 +28,10 @@ _COMPILED_ROOMS = (
 )  # Numba's own key does not see a helper that changed in another module
 
 # ---- the registry ----------------------------------------------------------------------------------------------------
+_PRODUCTS = cpu.isa() if cpu.packs_five_trits() else cpu.vector_isa()
 KERNELS = (
-    f"i2s_gemv_{cpu.vector_isa()}",
-    f"i2s_gemm_{cpu.vector_isa()}",
+    f"i2s_gemv_{_PRODUCTS}",
+    f"i2s_gemm_{_PRODUCTS}",
     f"i2s_gemm_{cpu.isa() if cpu.has_tiles() else cpu.TILES}",
     "quantize_absmax_int8",
     "rmsnorm_forward",

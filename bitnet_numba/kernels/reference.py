@@ -46,16 +46,31 @@ def pack_r16(i2s: Bytes) -> Bytes:
     return np.concatenate(lines)
 
 
-def unpack_r16(packed: Bytes, rows: int, columns: int) -> Codes:
-    """Return the weights int8[rows, columns] that :func:`pack_r16` has laid out."""
-    weights = np.zeros((rows, columns), np.int8)
-    words = packed.reshape(rows // 16, columns // 16, 16, 4)
-    for block, line, row, byte in np.ndindex(words.shape):
-        run, place = divmod(4 * line + byte, 32)
-        for quarter in range(4):
-            code = words[block, line, row, byte] >> (6 - 2 * quarter) & 3
-            weights[16 * block + row, 128 * run + 32 * quarter + place] = int(code) - 1
-    return weights
+def pack_fives(i2s: Bytes) -> Bytes:
+    """Pack as :func:`pack_r16` does, but of each five runs of columns the fifth goes to what bytes of the others leave.
+
+    A byte of the n-th of those four runs is 81 a + 27 b + 9 c + 3 d + e: its own four codes, from the top bits on, are
+    b to e, and a is what the fifth run's byte at its place holds in the n-th pair of bits.
+    """
+    rows, row_bytes = i2s.shape
+    n_grouped = row_bytes // 160 * 160
+    runs = i2s[:, :n_grouped].reshape(rows, -1, 5, 32)  # [row, group, run, byte]
+    b, c, d, e = (runs[:, :, :4] >> shift & 3 for shift in (6, 4, 2, 0))
+    a = np.stack([runs[:, :, 4] >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
+    fives = 81 * a + 27 * b + 9 * c + 3 * d + e
+    return pack_r16(np.concatenate([fives.reshape(rows, -1), i2s[:, n_grouped:]], axis=1))
+
+
+def unpack(packed: Bytes, rows: int, columns: int, n_grouped: int) -> Codes:
+    """Return the weights int8[rows, columns] of :func:`pack_fives`, or of :func:`pack_r16` with no columns grouped."""
+    in_rows = packed.reshape(rows // 16, -1, 16, 4).swapaxes(1, 2).reshape(rows, -1)
+    n_fives = n_grouped // 5
+    fives = in_rows[:, :n_fives].reshape(rows, -1, 4, 32)  # [row, group, run, byte]
+    own = np.stack([fives // worth % 3 for worth in (27, 9, 3, 1)], axis=3)  # [row, group, run, quarter, byte]
+    grouped = np.concatenate([own, fives[:, :, None] // 81], axis=2).reshape(rows, n_grouped)
+    rest = np.stack([in_rows[:, n_fives:].reshape(rows, -1, 32) >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
+    codes = np.concatenate([grouped, rest.reshape(rows, columns - n_grouped)], axis=1)
+    return codes.astype(np.int8) - np.int8(1)
 
 
 def ternary_product(weights: Codes, q: Codes) -> Longs:

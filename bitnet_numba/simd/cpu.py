@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import llvmlite.binding as llvm
-from numba.core import config
 
 from bitnet_numba.errors import ParameterError, UnsupportedError
 from bitnet_numba.settings import read_settings
@@ -27,6 +26,7 @@ _AVX512_VNNI = (*_X86_FLOAT, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx
 REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "amx_int8": (*_AVX512_VNNI, "amx-tile", "amx-int8"),
+        "avx512_vbmi": (*_AVX512_VNNI, "avx512vbmi"),
         "avx512_vnni": _AVX512_VNNI,
         "avx_vnni": (*_X86_FLOAT, "avxvnni"),
         "avx2": _X86_FLOAT,
@@ -35,6 +35,9 @@ REQUIRED_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Instruction sets, the fastest first, and LLVM's names of the features that each one uses."""
+
+FIVE_TRITS = "avx512_vbmi"
+"""``avx512_vnni`` with lookups in 128 bytes, by which five weights fit a byte and come out of it fast enough."""
 
 TILES = "amx_int8"
 EMULATED_TILES = "amx_emulated"
@@ -144,7 +147,7 @@ def isa() -> str:
         )
     targets = _X86_TARGETS if is_x86() else _ARM_TARGETS if is_aarch64() else {}
     if forced in targets and "NUMBA_CPU_NAME" not in os.environ:
-        config.CPU_NAME, config.CPU_FEATURES = targets[forced]
+        _compile_for(*targets[forced])
     return forced
 
 
@@ -158,7 +161,13 @@ def _compile_for_told_features() -> None:
     told = sorted(_told_by_linux())
     if told and not {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}.intersection(os.environ):
         found = llvm.get_host_cpu_features().flatten()
-        config.CPU_FEATURES = ",".join([*found.split(","), *(f"+{name}" for name in told)]).lstrip(",")
+        _compile_for(None, ",".join([*found.split(","), *(f"+{name}" for name in told)]).lstrip(","))
+
+
+def _compile_for(name: str | None, names_of_features: str) -> None:
+    from numba.core import config  # here: what needs only features does not wait for Numba
+
+    config.CPU_NAME, config.CPU_FEATURES = name or config.CPU_NAME, names_of_features
 
 
 def has_tiles() -> bool:
@@ -166,9 +175,16 @@ def has_tiles() -> bool:
     return isa() in (TILES, EMULATED_TILES)
 
 
+def packs_five_trits() -> bool:
+    """Tell whether the chosen set reads ternary weights five to a byte; beside tiles that has not been tried."""
+    return isa() == FIVE_TRITS
+
+
 def vector_isa() -> str:
-    """Return the instruction set of the vectors: the chosen one, or the one that stands beside its tiles."""
-    return next(name for name in available_isas() if name != TILES) if has_tiles() else isa()
+    """Return the instruction set of the vectors: the chosen one, or the one that its tiles or its lookups add to."""
+    if has_tiles() or packs_five_trits():
+        return next(name for name in available_isas() if name not in (TILES, FIVE_TRITS))
+    return isa()
 
 
 def has_hardware_floats() -> bool:

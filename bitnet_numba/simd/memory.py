@@ -20,7 +20,7 @@ _I16x16 = ir.VectorType(I16, 16)
 _F16x16 = ir.VectorType(F16, 16)
 _COLUMN_STRIDE = 16
 
-AHEAD = 2048
+AHEAD = 4096
 """Bytes between what is read and what is asked for: they hide the latency of memory."""
 
 

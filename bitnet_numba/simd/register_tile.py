@@ -29,6 +29,7 @@ from bitnet_numba.simd.operation import (
     splat,
     spread,
 )
+from bitnet_numba.simd.trits import five_codes
 from bitnet_numba.simd.types import I16x32, I32x16, U8x64
 
 _LINE = 64
@@ -165,38 +166,50 @@ def _unpacked(b: Builder, line: Value) -> list[Value]:
     return [b.and_(b.bitcast(x, U8x64.llvm), splat(U8x64.llvm, 3)) for x in shifted]
 
 
-@literal_op
-def load_codes(
-    _: Any, lines: types.Array, line: types.Integer, distance: types.Integer, blocks: types.IntegerLiteral
-) -> Any:
-    """The codes of a line of each block, as four tiles, from the highest bit pair to the lowest.
+def _unpacked_trits(b: Builder, line: Value) -> list[Value]:
+    four, fifth = five_codes(b, line)
+    return [*_unpacked(b, four), fifth]
+
+
+def _loading(n_codes: int, unpacked: Callable[[Builder, Value], list[Value]]) -> Any:
+    """Make an operation that loads the codes of a line of each block, as a tile for each of the codes of a byte.
 
     Blocks are ``distance`` lines apart. Lines of uint8 are packed, and more of them is asked for ahead; lines of int8
     have been unpacked by ``store_codes``.
     """
-    tile = UniTuple(U8x64, blocks.literal_value)
-    tiles = UniTuple(tile, len(_SHIFTS))
-    packed = lines.dtype == types.uint8
-    size = _LINE if packed else len(_SHIFTS) * _LINE
 
-    def load(b: Builder, place: Value) -> list[Value]:
-        vectors = b.bitcast(place, U8x64.llvm.as_pointer())
-        if packed:
-            ask_for(b, b.gep(place, [ir.Constant(I32, AHEAD)]))
-            return _unpacked(b, b.load(vectors, align=1))
-        return [b.load(b.gep(vectors, [ir.Constant(I32, pair)]), align=1) for pair in range(len(_SHIFTS))]
+    def typing(
+        _: Any, lines: types.Array, line: types.Integer, distance: types.Integer, blocks: types.IntegerLiteral
+    ) -> Any:
+        tile = UniTuple(U8x64, blocks.literal_value)
+        tiles = UniTuple(tile, n_codes)
+        packed = lines.dtype == types.uint8
+        size = _LINE if packed else n_codes * _LINE
 
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        bytes_apart = ir.Constant(args[1].type, size)
-        place = address(context, b, signature.args[0], args[0], b.mul(args[1], bytes_apart), I8)
-        of_blocks = []
-        for _ in range(tile.count):
-            of_blocks.append(load(b, place))
-            place = b.gep(place, [b.mul(args[2], bytes_apart)])
-        of_pairs = [context.make_tuple(b, tile, list(pair)) for pair in zip(*of_blocks, strict=True)]
-        return context.make_tuple(b, tiles, of_pairs)
+        def load(b: Builder, place: Value) -> list[Value]:
+            vectors = b.bitcast(place, U8x64.llvm.as_pointer())
+            if packed:
+                ask_for(b, b.gep(place, [ir.Constant(I32, AHEAD)]))
+                return unpacked(b, b.load(vectors, align=1))
+            return [b.load(b.gep(vectors, [ir.Constant(I32, code)]), align=1) for code in range(n_codes)]
 
-    return tiles(lines, types.intp, types.intp, blocks), lower
+        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+            bytes_apart = ir.Constant(args[1].type, size)
+            place = address(context, b, signature.args[0], args[0], b.mul(args[1], bytes_apart), I8)
+            of_blocks = []
+            for _ in range(tile.count):
+                of_blocks.append(load(b, place))
+                place = b.gep(place, [b.mul(args[2], bytes_apart)])
+            of_codes = [context.make_tuple(b, tile, list(code)) for code in zip(*of_blocks, strict=True)]
+            return context.make_tuple(b, tiles, of_codes)
+
+        return tiles(lines, types.intp, types.intp, blocks), lower
+
+    return literal_op(typing)
+
+
+load_codes = _loading(len(_SHIFTS), _unpacked)  # from the highest bit pair to the lowest
+load_trits = _loading(len(_SHIFTS) + 1, _unpacked_trits)  # the same four, and the fifth
 
 
 @array_op

@@ -14,7 +14,7 @@ from bitnet_numba.kernels.norm import rms_norm
 from bitnet_numba.kernels.quantize import quantize_absmax
 from bitnet_numba.kernels.rope import inverse_frequencies, rope, rope_table
 from bitnet_numba.kernels.softmax import softmax
-from bitnet_numba.kernels.ternary import gemm_scratch, pack_r16, ternary_product
+from bitnet_numba.kernels.ternary import gemm_scratch, pack, ternary_product
 from bitnet_numba.simd.team import Team
 from tests.cut_references import OPERATORS, POSITIONS
 from tests.engine.running import FIXTURES, needs_fixtures, open_model
@@ -52,7 +52,7 @@ class Operators:
         """Return what our BitLinear makes of activations, float32[n, rows]."""
         matrix = self.source.linear(role, self.layer)
         assert matrix.i2s is not None
-        rows, packed = matrix.i2s.shape[0], pack_r16(matrix.i2s)
+        rows, packed = matrix.i2s.shape[0], pack(matrix.i2s)
         out = np.empty((len(x), rows), np.float32)
         team, scratch = Team(1), gemm_scratch(1, 1, x.shape[1])
         for row, activations in zip(out, np.ascontiguousarray(x), strict=True):

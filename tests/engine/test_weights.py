@@ -12,6 +12,8 @@ from bitnet_numba.engine.weights import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.kernels.reference import unpack
+from bitnet_numba.kernels.sizes import grouped_columns
 from tests.tiny import ToyModel, toy_model
 
 ODD = {"hidden_size": 160, "n_heads": 5, "n_kv_heads": 1, "head_dim": 20, "intermediate_size": 540}
@@ -24,12 +26,8 @@ def loaded(model: ToyModel, folder: Path, kind: TensorType = TensorType.I2_S) ->
     return layout, load_weights(source, layout, 8)
 
 
-def unpacked(r16: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Unpack from the words of R16's description: a line is four I2_S bytes of each of sixteen rows."""
-    lines = r16.reshape(rows // 16, columns // 16, 16, 4)
-    i2s = lines.swapaxes(1, 2).reshape(rows, columns // 128, 32)
-    codes = np.stack([i2s >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
-    return codes.reshape(rows, columns).astype(np.int8) - np.int8(1)
+def unpacked(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    return unpack(packed, rows, columns, grouped_columns(columns))
 
 
 def test_every_weight_is_at_its_place(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ from tests.kernels.inputs import alone
 
 weights, q = np.ones((32, 128), np.int8), np.full((1, 128), 3, np.int8)
 out = np.zeros((1, 32), np.int32)
-packed = ternary.pack_r16(reference.pack_i2s(weights))
+packed = ternary.pack(reference.pack_i2s(weights))
 ternary.ternary_product(alone(), packed, q, np.array([384], np.int32), out, ternary.gemm_scratch(1, 1, 128))
 stats = _product.stats
 print(json.dumps([out.tolist(), sum(stats.cache_hits.values()), sum(stats.cache_misses.values())]))

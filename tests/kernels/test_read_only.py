@@ -63,7 +63,7 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
         ones(I32, 1, 32),
         lambda a: ternary.ternary_product(alone(), ones(U8, 1024), ones(I8, 1, 128), ones(I32, 1), a, SCRATCH),
     ),
-    ("out", ones(U8, 1024), lambda a: ternary.pack_r16(ones(U8, 32, 32), a)),
+    ("out", ones(U8, 1024), lambda a: ternary.pack(ones(U8, 32, 32), a)),
 ]
 
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.ternary import MAX_COLUMNS, TOKENS, gemm_scratch, pack_r16, ternary_product
+from bitnet_numba.kernels.sizes import FIVE_TRITS, grouped_columns
+from bitnet_numba.kernels.ternary import MAX_COLUMNS, TOKENS, gemm_scratch, pack, pack_r16, packed_size, ternary_product
 from tests.kernels.inputs import SEEDS, alone
 from tests.kernels.teams import SIZES, team_of
 
 BLOCKS = st.integers(1, 4)  # of 32 rows
-RUNS = st.integers(1, 9)  # of 128 columns
+RUNS = st.integers(1, 11)  # of 128 columns
 FILLS = st.sampled_from([None, -128, 127, 0])
 
 Codes = npt.NDArray[np.int8]
@@ -37,7 +38,7 @@ def activations(rng: np.random.Generator, n_tokens: int, columns: int, fill: int
 def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1) -> Sums:
     out = np.zeros((n_tokens, weights.shape[0]), np.int32)
     q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
-    packed, scratch = pack_r16(reference.pack_i2s(weights)), gemm_scratch(n_threads, *q.shape)
+    packed, scratch = pack(reference.pack_i2s(weights)), gemm_scratch(n_threads, *q.shape)
     with team_of(n_threads) as team:
         team.run(lambda crew: ternary_product(crew, packed, q, q_sum, out, scratch))
     return out
@@ -52,7 +53,20 @@ def test_packing_equals_its_twin_and_comes_back(blocks: int, runs: int, seed: in
     around = np.full(packed.size + 2, 7, np.uint8)
     assert np.shares_memory(pack_r16(i2s, out=around[1:-1]), around)
     np.testing.assert_array_equal(around, [7, *packed, 7])
-    np.testing.assert_array_equal(reference.unpack_r16(packed, *weights.shape), weights)
+    np.testing.assert_array_equal(reference.unpack(packed, *weights.shape, 0), weights)
+
+
+@pytest.mark.parametrize("runs", [1, 4, 5, 6, 9, 10, 14])
+def test_packing_of_this_cpu_equals_its_twin(runs: int) -> None:
+    weights = ternary(np.random.default_rng(runs), 64, 128 * runs)
+    i2s = reference.pack_i2s(weights)
+    packed = pack(i2s)
+    np.testing.assert_array_equal(packed, reference.pack_fives(i2s) if FIVE_TRITS else reference.pack_r16(i2s))
+    assert packed.size == packed_size(64, 128 * runs) == 64 * 32 * (runs - (runs // 5 if FIVE_TRITS else 0))
+    np.testing.assert_array_equal(reference.unpack(packed, *weights.shape, grouped_columns(128 * runs)), weights)
+    around = np.full(packed.size + 2, 7, np.uint8)
+    assert np.shares_memory(pack(i2s, out=around[1:-1]), around)
+    np.testing.assert_array_equal(around, [7, *packed, 7])
 
 
 @given(blocks=BLOCKS, runs=RUNS, n_tokens=st.integers(1, 40), seed=SEEDS, fill=FILLS)
@@ -73,7 +87,7 @@ def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens
     np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)
 
 
-@pytest.mark.parametrize("columns", [128, 384, 640])
+@pytest.mark.parametrize("columns", [128, 384, 640, 1408])
 def test_every_number_of_tokens(columns: int) -> None:
     """Tiles of registers end somewhere, and a last one may begin within the one before."""
     rng = np.random.default_rng(columns)
@@ -86,8 +100,8 @@ def test_every_number_of_tokens(columns: int) -> None:
 @given(n_tokens=st.integers(2, 20), seed=SEEDS)
 def test_many_tokens_equal_each_alone(n_tokens: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    weights = ternary(rng, 64, 384)
-    q = activations(rng, n_tokens, 384)
+    weights = ternary(rng, 64, 768)
+    q = activations(rng, n_tokens, 768)
     each = [product(weights, q[token : token + 1], 1)[0] for token in range(n_tokens)]
     np.testing.assert_array_equal(product(weights, q, n_tokens), each)
 
@@ -95,7 +109,7 @@ def test_many_tokens_equal_each_alone(n_tokens: int, seed: int) -> None:
 @pytest.mark.parametrize("n_tokens", [1, 3, 17])
 def test_any_number_of_threads_gives_the_same(n_tokens: int) -> None:
     rng = np.random.default_rng(n_tokens)
-    weights, q = ternary(rng, 32 * 13, 256), activations(rng, n_tokens, 256)
+    weights, q = ternary(rng, 32 * 13, 768), activations(rng, n_tokens, 768)
     expected = reference.ternary_product(weights, q[:n_tokens])
     for n_threads in SIZES:
         np.testing.assert_array_equal(product(weights, q, n_tokens, n_threads), expected)
@@ -151,9 +165,10 @@ def test_refuses(name: str, wrong: Any, blamed: str) -> None:
         (np.zeros((32, 16), np.uint8), "columns"),
     ],
 )
-def test_packing_refuses(i2s: Any, blamed: str) -> None:
+@pytest.mark.parametrize("way", [pack, pack_r16])
+def test_packing_refuses(i2s: Any, blamed: str, way: Any) -> None:
     with pytest.raises(ValueError, match=f"^{blamed}: expected"):
-        pack_r16(i2s)
+        way(i2s)
 
 
 @pytest.mark.parametrize("out", [np.zeros(1023, np.uint8), np.zeros(1024, np.int8), np.zeros(2048, np.uint8)[::2]])

@@ -46,6 +46,8 @@ def forgotten_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (AVX2.replace("+f16c", "-f16c"), ("generic",)),
         (AVX_VNNI, ("avx_vnni", "avx2", "generic")),
         (VNNI, ("avx512_vnni", "avx2", "generic")),
+        (f"{VNNI},+avx512vbmi", ("avx512_vbmi", "avx512_vnni", "avx2", "generic")),
+        (f"{AVX2},+avx512vbmi", ("avx2", "generic")),
         (f"{VNNI},+avxvnni", ("avx512_vnni", "avx_vnni", "avx2", "generic")),
         (VNNI.replace("+avx512vl", "-avx512vl"), ("avx2", "generic")),
         ("+neon,+dotprod", ("neon_dotprod", "generic")),
@@ -162,6 +164,18 @@ def play_amx(monkeypatch: pytest.MonkeyPatch, error: int = 0, features: str = AM
     return system
 
 
+def test_lookups_add_five_trits_to_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", f"{VNNI},+avx512vbmi")
+    assert (cpu.isa(), cpu.vector_isa(), cpu.packs_five_trits()) == ("avx512_vbmi", "avx512_vnni", True)
+    assert cpu.has_hardware_floats()
+    assert not cpu.has_tiles()
+
+
+def test_five_trits_are_not_packed_beside_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_amx(monkeypatch, features=f"{AMX},+avx512vbmi")
+    assert (cpu.isa(), cpu.vector_isa(), cpu.packs_five_trits()) == ("amx_int8", "avx512_vnni", False)
+
+
 def test_permitted_tiles_are_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     system = play_amx(monkeypatch)
     assert cpu.available_isas() == ("amx_int8", "avx512_vnni", "avx2", "generic")
@@ -238,7 +252,7 @@ def test_the_real_system_answers() -> None:
 
 
 def test_emulated_tiles_are_neither_chosen_nor_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fastest = next(isa for isa in cpu.available_isas() if isa != cpu.TILES)
+    fastest = next(isa for isa in cpu.available_isas() if isa not in (cpu.TILES, cpu.FIVE_TRITS))
     monkeypatch.setenv("BITNET_ISA", cpu.EMULATED_TILES)
     assert (cpu.isa(), cpu.vector_isa(), cpu.has_tiles()) == ("amx_emulated", fastest, True)
     assert cpu.EMULATED_TILES not in (*cpu.available_isas(), *cpu.REQUIRED_FEATURES)
@@ -249,8 +263,8 @@ def test_an_unknown_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITNET_ISA", "nonsense")
     with pytest.raises(
         ParameterError,
-        match=r"^BITNET_ISA=nonsense: unknown; choose one of amx_int8, avx512_vnni, avx_vnni, avx2, neon_dotprod, "
-        "generic$",
+        match=r"^BITNET_ISA=nonsense: unknown; choose one of amx_int8, avx512_vbmi, avx512_vnni, avx_vnni, avx2, "
+        "neon_dotprod, generic$",
     ):
         cpu.isa()
 

@@ -62,4 +62,4 @@ def test_only_a_signed_product_refuses_128() -> None:
 
 def test_the_body_is_that_of_the_chosen_instruction_set() -> None:
     assert dot is BODIES[cpu.vector_isa()]
-    assert {*BODIES, cpu.TILES} == set(cpu.REQUIRED_FEATURES)
+    assert {*BODIES, cpu.TILES, cpu.FIVE_TRITS} == set(cpu.REQUIRED_FEATURES)

@@ -30,12 +30,12 @@ class Weights(NamedTuple):
 
     Attributes
     ----------
-    qkv : uint8[n_layers, qkv_rows * hidden // 4]
-        Query, key and value projections, one below the other, in R16.
-    attn_output : uint8[n_layers, hidden * attended // 4]
-    gate_up : uint8[n_layers, 2 * ffn * hidden // 4]
+    qkv : uint8[n_layers, packed_size(qkv_rows, hidden)]
+        Query, key and value projections, one below the other, from :func:`bitnet_numba.kernels.ternary.pack`.
+    attn_output : uint8[n_layers, packed_size(hidden, attended)]
+    gate_up : uint8[n_layers, packed_size(2 * ffn, hidden)]
         Gate projection, then up projection.
-    down : uint8[n_layers, hidden * ffn // 4]
+    down : uint8[n_layers, packed_size(hidden, ffn)]
     scales : float32[n_layers, 7]
         What one unit of each matrix stands for; columns ``Q`` to ``DOWN``.
     attn_norm, ffn_norm : float32[n_layers, hidden]

@@ -1,8 +1,9 @@
-"""Ternary matrix times int8 activations, exact in int32: one layout, R16, for one token and for many."""
+"""Ternary matrix times int8 activations, exact in int32: one layout for one token and for many."""
 
+from bitnet_numba.kernels.sizes import RUN, packed_size
 from bitnet_numba.kernels.ternary.gemm import GemmScratch, gemm_scratch, gemm_worker
 from bitnet_numba.kernels.ternary.gemv import gemv_worker
-from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, RUN, TOKENS, pack_r16
+from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, TOKENS, pack, pack_r16
 from bitnet_numba.kernels.ternary.product import ternary_product
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "gemm_scratch",
     "gemm_worker",
     "gemv_worker",
+    "pack",
     "pack_r16",
+    "packed_size",
     "ternary_product",
 ]

@@ -13,7 +13,17 @@ import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_GEMM, jit
-from bitnet_numba.kernels.ternary.layout import LINE_COLUMNS, LINES, ROWS, RUN, Activations, Bytes, Sums
+from bitnet_numba.kernels.sizes import FIVE_TRITS, GROUP, RUN
+from bitnet_numba.kernels.ternary.layout import (
+    FIFTH,
+    GROUP_RUNS,
+    LINES,
+    ROWS,
+    WORD,
+    Activations,
+    Bytes,
+    Sums,
+)
 from bitnet_numba.kernels.ternary.tiles import FEW_BLOCKS, TileScratch, tile_scratch, tile_worker
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.memory import store_i32
@@ -22,6 +32,7 @@ from bitnet_numba.simd.register_tile import (
     add_products,
     add_widened,
     load_codes,
+    load_trits,
     store_codes,
     widen,
     zero_sums,
@@ -151,7 +162,7 @@ def register_worker(
     tokens = Tokens(q.reshape(-1), columns, slots, q_sum, out.reshape(-1), rows)
     unpacks = UNPACKS and q_sum.size > TILE_TOKENS
     codes = scratch.unpacked[crew.thread]
-    n_panels, block_lines = rows // (BLOCKS * ROWS), columns // LINE_COLUMNS
+    n_panels, block_lines = rows // (BLOCKS * ROWS), weights.size // rows // WORD
     panel = claim(crew, n_panels)
     while panel >= 0:
         # its blocks lie far apart: two distant streams keep memory busier than one
@@ -187,13 +198,13 @@ def _panel_times_tokens(panel: Panel, tokens: Tokens) -> None:
 @jit
 def _tile(zeros: Any, panel: Panel, tokens: Tokens, first: int) -> None:
     """Write the sums of the panel's rows and of as many tokens, from ``first`` on, as there are zeros to begin with."""
-    totals = widen(zeros)
-    for start in range(0, tokens.columns, SUM_COLUMNS):
+    totals, line, grouped = add_groups(widen(zeros), panel, tokens, first * tokens.columns)
+    for start in range(grouped, tokens.columns, SUM_COLUMNS):
         sums = zeros
         for run in range(start, min(start + SUM_COLUMNS, tokens.columns), RUN):
-            for line in range(LINES):
-                place = first * tokens.columns + run + 4 * line
-                sums = _add_line(sums, panel, run // LINE_COLUMNS + line, tokens, place)
+            for word in range(0, WORD * LINES, WORD):
+                sums = _add_line(sums, panel, line, tokens, first * tokens.columns + run + word)
+                line += 1
         totals = add_widened(totals, sums)
     for index, total in enumerate(totals):
         token, block = first + index // BLOCKS, index % BLOCKS
@@ -202,11 +213,45 @@ def _tile(zeros: Any, panel: Panel, tokens: Tokens, first: int) -> None:
             store_i32(tokens.out, place, v.sub_i32(total, v.broadcast_i32(tokens.q_sum[token])))
 
 
+# ---- four weights a byte ---------------------------------------------------------------------------------------------
 @jit
 def _add_line(sums: Any, panel: Panel, line: int, tokens: Tokens, place: int) -> Any:
     """Add a line's codes times their activations, 32 columns apart."""
-    codes_6, codes_4, codes_2, codes_0 = load_codes(panel.codes, panel.line + line, panel.distance, BLOCKS)
+    codes_6, codes_4, codes_2, codes_0 = load_codes(panel.codes, line, panel.distance, BLOCKS)
     sums = add_products(sums, codes_6, tokens.q, place, tokens.columns)
     sums = add_products(sums, codes_4, tokens.q, place + 32, tokens.columns)
     sums = add_products(sums, codes_2, tokens.q, place + 64, tokens.columns)
     return add_products(sums, codes_0, tokens.q, place + 96, tokens.columns)
+
+
+# ---- five weights a byte ---------------------------------------------------------------------------------------------
+@jit
+def _no_groups(totals: Any, panel: Panel, tokens: Tokens, place: int) -> Any:
+    return totals, panel.line, 0
+
+
+@jit
+def _add_groups(totals: Any, panel: Panel, tokens: Tokens, place: int) -> Any:
+    """Add the columns that are packed five to a byte; return the line after them, and how many columns they are."""
+    line, grouped = panel.line, tokens.columns // GROUP * GROUP
+    for group in range(0, grouped, GROUP):
+        for run in range(GROUP_RUNS):
+            for word in range(0, WORD * LINES, WORD):
+                at, fifth = place + group + run * RUN + word, place + group + GROUP_RUNS * RUN + run * FIFTH + word
+                totals = _add_trits(totals, panel, line, tokens, at, fifth)
+                line += 1
+    return totals, line, grouped
+
+
+@jit
+def _add_trits(sums: Any, panel: Panel, line: int, tokens: Tokens, place: int, fifth: int) -> Any:
+    """Add a line's codes times their activations: four 32 columns apart, and one of another run."""
+    b, c, d, e, a = load_trits(panel.codes, line, panel.distance, BLOCKS)
+    sums = add_products(sums, b, tokens.q, place, tokens.columns)
+    sums = add_products(sums, c, tokens.q, place + 32, tokens.columns)
+    sums = add_products(sums, d, tokens.q, place + 64, tokens.columns)
+    sums = add_products(sums, e, tokens.q, place + 96, tokens.columns)
+    return add_products(sums, a, tokens.q, fifth, tokens.columns)
+
+
+add_groups = _add_groups if FIVE_TRITS else _no_groups

@@ -7,10 +7,23 @@ import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_GEMV, jit
-from bitnet_numba.kernels.ternary.layout import LINE, LINES, ROWS, Activations, Bytes, Sums
+from bitnet_numba.kernels.sizes import FIVE_TRITS, GROUP, RUN
+from bitnet_numba.kernels.ternary.layout import (
+    FIFTH,
+    GROUP_BYTES,
+    GROUP_RUNS,
+    LINE,
+    LINES,
+    ROWS,
+    WORD,
+    Activations,
+    Bytes,
+    Sums,
+)
 from bitnet_numba.simd.dot import dot
 from bitnet_numba.simd.memory import AHEAD, broadcast_word, load_bytes, prefetch, store_i32
 from bitnet_numba.simd.team import Crew, claim
+from bitnet_numba.simd.trits import below_81, first_code, four_codes
 
 
 @jit
@@ -29,27 +42,35 @@ def gemv_worker(
 @jit
 def _two_blocks(weights: Bytes, first: int, second: int, q: Activations, q_sum: int, out: Sums) -> None:
     """Sixteen rows of each half of the matrix: two distant streams keep memory busier than one."""
-    block_bytes = q.size // 4 * ROWS
+    block_bytes = weights.size // out.size * ROWS
+    at_1, at_2 = first * block_bytes, second * block_bytes
+    codes_1, codes_2, grouped = multiply_groups(weights, at_1, at_2, q)
+    at_1, at_2 = at_1 + grouped // GROUP * GROUP_BYTES, at_2 + grouped // GROUP * GROUP_BYTES
     zero = v.zero_i32()
     sums_1 = zero, zero, zero, zero
     sums_2 = zero, zero, zero, zero
-    at_1, at_2 = first * block_bytes, second * block_bytes
-    for run in range(0, block_bytes, LINES * LINE):
-        for line in range(0, LINES * LINE, LINE):
-            word = run // 4 + line // ROWS
-            prefetch(weights, at_1 + run + line + AHEAD)
-            prefetch(weights, at_2 + run + line + AHEAD)
-            sums_1 = _add_line(sums_1, weights, at_1 + run + line, q, word)
-            sums_2 = _add_line(sums_2, weights, at_2 + run + line, q, word)
-    store_i32(out, first * ROWS, _total(sums_1, q_sum))
-    store_i32(out, second * ROWS, _total(sums_2, q_sum))
+    for run in range(grouped, q.size, RUN):
+        for line in range(LINES):
+            prefetch(weights, at_1 + AHEAD)
+            prefetch(weights, at_2 + AHEAD)
+            sums_1 = _add_line(sums_1, weights, at_1, q, run + line * WORD)
+            sums_2 = _add_line(sums_2, weights, at_2, q, run + line * WORD)
+            at_1, at_2 = at_1 + LINE, at_2 + LINE
+    surplus = v.broadcast_i32(np.int32(q_sum))  # a code is its weight + 1
+    store_i32(out, first * ROWS, v.sub_i32(v.add_i32(codes_1, _total(sums_1)), surplus))
+    store_i32(out, second * ROWS, v.sub_i32(v.add_i32(codes_2, _total(sums_2)), surplus))
+
+
+# ---- four weights a byte ---------------------------------------------------------------------------------------------
+@jit
+def _add_line(sums: Any, weights: Bytes, at: int, q: Activations, word: int) -> Any:
+    return _add_codes(sums, load_bytes(weights, at), q, word)
 
 
 @jit
-def _add_line(sums: Any, weights: Bytes, at: int, q: Activations, word: int) -> Any:
+def _add_codes(sums: Any, codes: Any, q: Activations, word: int) -> Any:
     """Add one line: its four bit pairs are columns 32 apart, left where they are (64, 16, 4, 1 times too large)."""
     s6, s4, s2, s0 = sums
-    codes = load_bytes(weights, at)
     s6 = dot(s6, v.top_bit_pair(codes), broadcast_word(q, word))
     s4 = dot(s4, v.bit_pair_4(codes), broadcast_word(q, word + 32))
     s2 = dot(s2, v.bit_pair_2(codes), broadcast_word(q, word + 64))
@@ -58,8 +79,44 @@ def _add_line(sums: Any, weights: Bytes, at: int, q: Activations, word: int) -> 
 
 
 @jit
-def _total(sums: Any, q_sum: int) -> Any:
+def _total(sums: Any) -> Any:
     s6, s4, s2, s0 = sums
     high = v.add_i32(v.shift_right_top(s6), v.shift_right_4(s4))
-    codes = v.add_i32(high, v.add_i32(v.shift_right_2(s2), s0))
-    return v.sub_i32(codes, v.broadcast_i32(np.int32(q_sum)))  # a code is its weight + 1
+    return v.add_i32(high, v.add_i32(v.shift_right_2(s2), s0))
+
+
+# ---- five weights a byte ---------------------------------------------------------------------------------------------
+@jit
+def _no_groups(weights: Bytes, at_1: int, at_2: int, q: Activations) -> Any:
+    return v.zero_i32(), v.zero_i32(), 0
+
+
+@jit
+def _multiply_groups(weights: Bytes, at_1: int, at_2: int, q: Activations) -> Any:
+    """Sum up the columns that are packed five to a byte, in two blocks, and return how many they are."""
+    zero = v.zero_i32()
+    sums_1, fifths_1 = (zero, zero, zero, zero), zero
+    sums_2, fifths_2 = (zero, zero, zero, zero), zero
+    grouped = q.size // GROUP * GROUP
+    for group in range(0, grouped, GROUP):
+        for run in range(GROUP_RUNS):
+            for line in range(LINES):
+                word, fifth = group + run * RUN + line * WORD, group + GROUP_RUNS * RUN + run * FIFTH + line * WORD
+                prefetch(weights, at_1 + AHEAD)
+                prefetch(weights, at_2 + AHEAD)
+                sums_1, fifths_1 = _add_trits(sums_1, fifths_1, weights, at_1, q, word, fifth)
+                sums_2, fifths_2 = _add_trits(sums_2, fifths_2, weights, at_2, q, word, fifth)
+                at_1, at_2 = at_1 + LINE, at_2 + LINE
+    return v.add_i32(_total(sums_1), fifths_1), v.add_i32(_total(sums_2), fifths_2), grouped
+
+
+@jit
+def _add_trits(sums: Any, fifths: Any, weights: Bytes, at: int, q: Activations, word: int, fifth: int) -> Any:
+    """Add one line: four trits a byte lie as the codes of a line of four do, and one is of another run."""
+    line = load_bytes(weights, at)
+    rest = below_81(line)
+    fifths = dot(fifths, first_code(line, rest), broadcast_word(q, fifth))
+    return _add_codes(sums, four_codes(rest), q, word), fifths
+
+
+multiply_groups = _multiply_groups if FIVE_TRITS else _no_groups

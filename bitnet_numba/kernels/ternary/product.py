@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from bitnet_numba.kernels.checks import check_array, check_lanes, check_rank
 from bitnet_numba.kernels.jit import jit, new_counts
+from bitnet_numba.kernels.sizes import RUN, packed_size
 from bitnet_numba.kernels.ternary.gemm import GemmScratch, gemm_scratch, gemm_worker
 from bitnet_numba.kernels.ternary.gemv import gemv_worker
-from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, ROWS, RUN, TOKENS, Activations, Bytes, Sums
+from bitnet_numba.kernels.ternary.layout import MAX_COLUMNS, ROWS, TOKENS, Activations, Bytes, Sums
 from bitnet_numba.simd.team import Crew, barrier
 
 
@@ -22,8 +23,8 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     ----------
     crew : Crew
         This thread's place in the team.
-    weights : uint8[rows * columns // 4]
-        The matrix, from :func:`~bitnet_numba.kernels.ternary.pack_r16`.
+    weights : uint8[packed_size(rows, columns)]
+        The matrix, from :func:`~bitnet_numba.kernels.ternary.pack`.
     q : int8[slots, columns]
         Activations, a token each row; ``slots`` is a multiple of 8 where there is more than one token. There are at
         most 2**19 columns.
@@ -46,7 +47,7 @@ def ternary_product(crew: Crew, weights: Bytes, q: Activations, q_sum: Sums, out
     check_lanes("columns", columns, RUN)
     if columns > MAX_COLUMNS:
         raise ValueError(f"columns: expected at most {MAX_COLUMNS}, got {columns}")
-    check_array("weights", weights, np.uint8, (rows * columns // 4,))
+    check_array("weights", weights, np.uint8, (packed_size(rows, columns),))
     check_array("q", q, np.int8, (slots, columns))
     check_array("q_sum", q_sum, np.int32, (n_tokens,))
     check_array("out", out, np.int32, (n_tokens, rows), written=True)

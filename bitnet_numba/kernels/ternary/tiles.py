@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.jit import TERNARY_TILES, jit
-from bitnet_numba.kernels.ternary.layout import LINE, LINES, ROWS, RUN, Activations, Bytes, Sums
+from bitnet_numba.kernels.sizes import RUN
+from bitnet_numba.kernels.ternary.layout import LINE, LINES, ROWS, Activations, Bytes, Sums
 from bitnet_numba.simd.memory import AHEAD, load_bytes, load_i32, prefetch, store_bytes, store_i32
 from bitnet_numba.simd.team import Crew, barrier, claim
 from bitnet_numba.simd.tile import (
