@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK
-from bitnet_numba.engine.scheduler import Scheduler, Work
+from bitnet_numba.engine.request import Request, Work
+from bitnet_numba.engine.scheduler import Scheduler
 from bitnet_numba.errors import BitNetError, ParameterError
 from tests.engine.fakes import FakeCache, FakeTransformer, fake_model, random_logits
 
@@ -41,7 +42,9 @@ class Asking:
 
         def ask() -> None:
             try:
-                self.logits = scheduler.forward(np.array(tokens, np.int32), self.cache, self.work, n_logits, None)
+                request = Request(np.array(tokens, np.int32), self.cache, self.work, n_logits)
+                assert scheduler.read([request]) == [request]
+                self.logits = request.logits()
             except BaseException as failure:
                 self.failure = failure
 
