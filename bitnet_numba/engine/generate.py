@@ -83,15 +83,15 @@ def generate_together(
     results: dict[int, GenerationResult] = {}
     places: dict[Request[CacheT], int] = {}  # of the generations that wait for something to be read
     ready = list(range(len(streams)))
-    while ready:
+    while len(results) < len(streams):
         for place in ready:
             outcome = _next_outcome(generations[place])
             if isinstance(outcome, Request):
                 places[outcome] = place
             else:
                 results[place] = outcome
-        done = streams[0][0].transformer.read(list(places)) if places else []
-        ready = [places.pop(request) for request in done]
+        if places:  # no request outlives its turn: the logits of the next step find the same memory
+            ready = [places.pop(request) for request in streams[0][0].transformer.read(list(places))]
     return [results[place] for place in range(len(streams))]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -85,7 +86,9 @@ class Request(Generic[CacheT]):
         n_logits = max(0, end - max(self._n_read, self._tokens.size - self._n_logits))
         return Piece(self._tokens[self._n_read : end], self._cache, n_logits, self._needed)
 
-    def take(self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Counter[str], rescored_rows: int) -> None:
+    def take(
+        self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Mapping[str, int], rescored_rows: int
+    ) -> None:
         """Take what came of a piece: its logits, the kernels that the step called, and the logits computed exactly."""
         if piece.n_logits or not self._rows:
             self._rows.append(rows)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Generic
 
@@ -139,7 +138,7 @@ class Scheduler(Generic[CacheT]):
     def _step(self, batch: Sequence[tuple[Request[CacheT], Piece[CacheT]]]) -> None:
         """Run one step, and give everyone in it what is theirs."""
         started = time.monotonic()
-        before = Counter(self._transformer.kernel_counts())
+        before = self._transformer.kernel_counts()
         try:
             logits, rescored = self._transformer.forward_batch([piece for _, piece in batch])
         except Exception as failure:
@@ -149,18 +148,20 @@ class Scheduler(Generic[CacheT]):
                 for each in batch:  # so that it meets only whose it is
                     self._step([each])
             return
-        calls = Counter(self._transformer.kernel_counts()) - before
+        after = self._transformer.kernel_counts()
+        calls = {kernel: n - before.get(kernel, 0) for kernel, n in after.items() if n != before.get(kernel)}
+        rescored_rows = rescored.tolist()
         first = 0
         with self._lock:  # a thread may come back to a request that is in this step, and must not find half of it
             for request, piece in batch:
                 end = first + piece.n_logits
-                request.take(piece, logits[first:end], calls, int(rescored[first:end].sum()))
+                request.take(piece, logits[first:end], calls, sum(rescored_rows[first:end]))
                 first = end
         self._last_seconds = time.monotonic() - started
 
 
 def _shares(requests: Sequence[Request[CacheT]]) -> list[tuple[Request[CacheT], Piece[CacheT]]]:
-    """Return what the next step takes of each request: single tokens all, and of prompts what there is room for."""
+    """Return what the next step takes: all single tokens, and of prompts, the earlier first, what there is room for."""
     batch, room = [], MAX_CHUNK
     for request in sorted(requests, key=lambda request: (request.n_unread > 1, request.number)):
         n_tokens = min(request.n_unread, PREFILL_CHUNK, room)

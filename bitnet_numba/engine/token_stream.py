@@ -47,7 +47,8 @@ class TokenStream(Generic[CacheT]):
     n_chosen : int
         How many tokens were chosen so far, with the one that ended the sequence.
     step_seconds : list of float
-        Duration of each step with its choice of tokens: first the prompt's, then those after it.
+        Duration of each step, from the request to the choice of its tokens: first the prompt's, then those after it.
+        Where steps are shared, what others choose meanwhile is part of it.
     work : Work
         What these steps took.
     sampler : Sampler
