@@ -66,10 +66,10 @@ class Scheduler(Generic[CacheT]):
         asker = _Asker(requests, self._lock)
         with self._lock:
             self.check_open()
-            self._waiting.append(asker)
-            if len(self._waiting) >= self._expected:
-                self._all_arrived.notify()
             try:
+                self._waiting.append(asker)
+                if len(self._waiting) >= self._expected:
+                    self._all_arrived.notify()
                 self._wait_or_lead(asker)
             finally:  # after an interrupt too: whoever was to be served by this thread finds another
                 self._waiting = [other for other in self._waiting if other is not asker]

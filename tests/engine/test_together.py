@@ -169,3 +169,25 @@ def test_an_interrupt_is_heard_while_another_thread_leads() -> None:
     transformer.may_begin.set()
     assert first.wait().failure is None
     assert transformer.steps == [[1]]
+
+
+def test_batches_of_several_threads_are_those_of_one() -> None:
+    transformer = RecordingTransformer()
+    transformer.config.max_seq_len = 1000
+    batches = [[[batch, place] * (250 * (place == 2) + 1 + place) for place in range(4)] for batch in range(3)]
+    sampling: dict[str, Any] = {"max_tokens": 12, "temperature": 1.0, "seed": 1, "lookup": 3}
+    together: dict[int, list[list[int]]] = {}
+    with fake_model(transformer, kept_prefixes=0) as model:
+        alone = [[model.generate(prompt, **sampling).token_ids for prompt in batch] for batch in batches]
+        transformer.steps.clear()
+
+        def run(number: int) -> None:
+            together[number] = [result.token_ids for result in model.generate_batch(batches[number], **sampling)]
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert [together[number] for number in range(3)] == alone
+    assert max(map(len, transformer.steps)) > 4  # steps were shared
