@@ -11,7 +11,6 @@ import numpy as np
 from bitnet_numba.engine.assemble import choose_threads
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache
-from bitnet_numba.engine.generate import TokenStream
 from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.lookup import PromptLookup
@@ -20,6 +19,7 @@ from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.sources import open_source
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.engine.weights import load_weights
 
 STEPS_IN_ROW = 4  # of as many tokens

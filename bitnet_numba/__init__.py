@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from bitnet_numba.engine.api import LanguageModel
-    from bitnet_numba.engine.generate import Chunk, GenerationResult
+    from bitnet_numba.engine.result import Chunk, GenerationResult
     from bitnet_numba.engine.sampler import TokenLogprob
     from bitnet_numba.engine.sampling import SamplingParams
     from bitnet_numba.errors import BitNetError
@@ -26,8 +26,8 @@ __all__ = [
 
 _HOMES = {
     "BitNetError": "bitnet_numba.errors",
-    "Chunk": "bitnet_numba.engine.generate",
-    "GenerationResult": "bitnet_numba.engine.generate",
+    "Chunk": "bitnet_numba.engine.result",
+    "GenerationResult": "bitnet_numba.engine.result",
     "LanguageModel": "bitnet_numba.engine.api",
     "SamplingParams": "bitnet_numba.engine.sampling",
     "TokenLogprob": "bitnet_numba.engine.sampler",

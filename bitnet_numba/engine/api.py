@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.generate import Chunk, GenerationResult, TokenStream, generate, stream
+from bitnet_numba.engine.generate import generate, generate_together, stream
 from bitnet_numba.engine.protocols import CacheT, Tokenizer, Transformer
+from bitnet_numba.engine.request import Work
+from bitnet_numba.engine.result import Chunk, GenerationResult
 from bitnet_numba.engine.sampling import SamplingOptions, SamplingParams
-from bitnet_numba.engine.scheduler import Work
 from bitnet_numba.engine.shared import SharedTransformer
-from bitnet_numba.engine.together import generate_together
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.settings import read_settings
 

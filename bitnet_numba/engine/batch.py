@@ -1,7 +1,6 @@
 """What one step takes of several sequences, and how the kernels find it."""
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -51,27 +50,22 @@ class PlacedTokens(NamedTuple):
 
 def place_tokens(pieces: Sequence[Piece[KVCache]]) -> PlacedTokens:
     """Lay the tokens of several sequences out one after the other, each behind what its cache holds."""
-    lengths = [piece.tokens.size for piece in pieces]
-    borders = np.cumsum([0, *lengths])
-    ends = zip(pieces, borders[1:], strict=True)
+    positions: list[int] = []
+    sequences: list[int] = []
+    tiles: list[tuple[int, int]] = []  # of attention, none with tokens of two sequences: first token, number of tokens
+    wanted: list[int] = []
+    for number, piece in enumerate(pieces):
+        n_tokens, n_before = piece.tokens.size, piece.cache.length
+        first = len(positions)
+        end = first + n_tokens
+        positions += range(n_before, n_before + n_tokens)
+        sequences += [number] * n_tokens
+        tiles += [(token, min(QUERY_TILE, end - token)) for token in range(first, end, QUERY_TILE)]
+        wanted += range(end - piece.n_logits, end)
     return PlacedTokens(
         tokens=np.concatenate([piece.tokens for piece in pieces]),
-        positions=_int32s(piece.cache.length + i for piece in pieces for i in range(piece.tokens.size)),
-        sequences=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
-        tiles=_tiles(borders),
-        wanted=_int32s(token for piece, end in ends for token in range(end - piece.n_logits, end)),
+        positions=np.array(positions, np.int32),
+        sequences=np.array(sequences, np.int32),
+        tiles=np.array(tiles, np.int32),
+        wanted=np.array(wanted, np.int32),
     )
-
-
-def _int32s(numbers: Iterable[int]) -> Int32s:
-    return np.fromiter(numbers, np.int32)
-
-
-def _tiles(borders: npt.NDArray[np.int64]) -> Int32s:
-    """Cut the tokens of each sequence into tiles of attention: first token and number of tokens."""
-    tiles = [
-        (token, min(QUERY_TILE, end - token))
-        for first, end in itertools.pairwise(borders)
-        for token in range(first, end, QUERY_TILE)
-    ]
-    return np.array(tiles, np.int32)

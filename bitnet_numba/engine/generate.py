@@ -1,262 +1,46 @@
 """Generation in three layers: tokens, a stream of text, a result."""
 
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal
 
-import numpy as np
-
-from bitnet_numba.engine.head import HeadType, NeededLogits
-from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
-from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler, TokenLogprob
-from bitnet_numba.engine.sampling import SamplingParams
-from bitnet_numba.engine.scheduler import Work
-from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.request import Request
+from bitnet_numba.engine.result import Chunk, FinishReason, GenerationResult
 from bitnet_numba.engine.stop import StopScanner
-
-STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationResult:
-    """A finished generation, and what was observed while it ran.
-
-    Attributes
-    ----------
-    text : str
-        What was generated, up to the first stop string.
-    token_ids : list of int
-        What was generated, with the tokens of a stop string, without the end-of-sequence token.
-    finish_reason : {"stop", "length"}
-        Whether an end-of-sequence token or a stop string ended it, or ``max_tokens`` or the context.
-    logprobs : list of TokenLogprob or None
-        One for each of ``token_ids``, where asked for.
-    prompt_tokens, generation_tokens : int
-        How many tokens the prompt has, and are in ``token_ids``.
-    cached_tokens : int
-        How many tokens of the prompt were not read, since a sequence before had begun with them.
-    prompt_tps : float
-        The other tokens of the prompt per second of the step that read them.
-    generation_tps : float
-        Tokens of later steps per second; 0 where there were none. The first token comes from the prompt's step and is
-        not among them; an end-of-sequence token is. Time that the program spends on other things between steps does
-        not count.
-    first_token_ms : float
-        Milliseconds from the start of the prompt's step to the first token.
-    load_ms : float
-        Milliseconds that loading the model took.
-    peak_memory_mb : float or None
-        The process's largest resident size so far, in 10**6 bytes; ``None`` where the system does not tell.
-    kernels : dict of str to int
-        Calls of each kernel during this generation, counted by the kernels.
-    threads : int
-        Threads that shared the work.
-    isa : str
-        The instruction set that the kernels were compiled for.
-    head : {"exact", "f16", "int8"}
-        How the output head ran.
-    rescored_rows : int
-        Logits that ``"exact"`` computed exactly, in all steps whose choice does not need all of them.
-    proposed_tokens, accepted_tokens : int
-        How many tokens ``lookup`` proposed, and how many of them were what was chosen then.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    logprobs: list[TokenLogprob] | None
-    prompt_tokens: int
-    generation_tokens: int
-    cached_tokens: int
-    prompt_tps: float
-    generation_tps: float
-    first_token_ms: float
-    load_ms: float
-    peak_memory_mb: float | None
-    kernels: dict[str, int]
-    threads: int
-    isa: str
-    head: HeadType
-    rescored_rows: int
-    proposed_tokens: int
-    accepted_tokens: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as what JSON can hold."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of the text, as it is generated.
-
-    Attributes
-    ----------
-    text : str
-        May be empty in the last chunk only.
-    token_ids : list of int
-        Tokens taken since the chunk before.
-    logprobs : list of TokenLogprob or None
-        One for each of ``token_ids``, where asked for.
-    result : GenerationResult or None
-        The whole generation, in the last chunk only.
-    """
-
-    text: str
-    token_ids: list[int]
-    logprobs: list[TokenLogprob] | None
-    result: GenerationResult | None = None
-
-
-class TokenStream(Generic[CacheT]):
-    """The tokens of one generation, made one by one while it is iterated, once; and a record of how that went.
-
-    Parameters
-    ----------
-    transformer : SharedTransformer
-    prompt_ids : sequence of int
-        At least one, all in the vocabulary.
-    params : SamplingParams
-    eos_ids : frozenset of int
-        Tokens that end the sequence; they are not given out.
-
-    Attributes
-    ----------
-    token_ids : list of int
-        The tokens so far.
-    logprobs : list of TokenLogprob or None
-        One for each of them, where asked for.
-    finish_reason : {"stop", "length"} or None
-        ``None`` until the tokens end.
-    cached_tokens : int
-        How many tokens of the prompt need not be read.
-    n_chosen : int
-        How many tokens were chosen so far, with the one that ended the sequence.
-    step_seconds : list of float
-        Duration of each step with its choice of tokens: first the prompt's, then those after it.
-    work : Work
-        What these steps took.
-    sampler : Sampler
-        Chooses the tokens; it counts its own kernels.
-    lookup : PromptLookup
-        Proposes tokens to check together.
-
-    Raises
-    ------
-    ResourceError
-        If the prompt does not fit the context, or memory does not allow the cache.
-    ParameterError
-        If ``params`` names a token outside the vocabulary.
-    """
-
-    def __init__(
-        self,
-        transformer: SharedTransformer[CacheT],
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        eos_ids: frozenset[int],
-    ) -> None:
-        transformer.check_fits(len(prompt_ids))
-        self.transformer = transformer
-        self.prompt_ids = prompt_ids
-        self.params = params
-        self.token_ids: list[int] = []
-        self.logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
-        self.finish_reason: FinishReason | None = None
-        self.n_chosen = 0
-        self.step_seconds: list[float] = []
-        self.work = Work()
-        self._steps_in_full = 0
-        self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
-        self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
-        # The last token is given out without being read, so it needs no position.
-        self._steps = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
-        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._steps - 1)
-        self.cached_tokens = self._cache.length
-        self.lookup = PromptLookup(params.lookup, prompt_ids)
-        self._unread = prompt_ids[self.cached_tokens :]
-        self._logits: deque[Logits] = deque()  # of the last step, from which no token is chosen yet
-        self._is_partial = False
-
-    def __iter__(self) -> Iterator[SampledToken]:
-        while self.n_chosen < self._steps:
-            token = self._next()
-            if token.id in self._eos_ids:
-                self.finish_reason = "stop"
-                break
-            self.token_ids.append(token.id)
-            if self.logprobs is not None and token.logprob is not None:
-                self.logprobs.append(token.logprob)
-            try:
-                yield token
-            except GeneratorExit:
-                self._keep()
-                raise
-        else:
-            self.finish_reason = "length"
-        self._keep()
-
-    def _next(self) -> SampledToken:
-        """Choose a token, as if every token took a step; what was proposed in its place proves right or wrong."""
-        started = time.perf_counter()
-        is_step = not self._logits
-        if is_step:
-            self._step()
-        token = self.sampler.pick(self._logits.popleft(), is_partial=self._is_partial)
-        self.n_chosen += 1
-        self._unread = [token.id]
-        if n_wrong := self.lookup.refuted(token.id):
-            self._logits.clear()
-            self._cache.truncate(self._cache.length - n_wrong)
-        if is_step:
-            self.step_seconds.append(0.0)
-        self.step_seconds[-1] += time.perf_counter() - started
-        return token
-
-    def _step(self) -> None:
-        """Read what is unread, and behind it what is expected to come."""
-        n_left = self._steps - self.n_chosen
-        expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
-        needed = None if self.params.logprobs is not None else self._needed(expected)
-        before = self.work.rescored_rows
-        unread = np.asarray([*self._unread, *expected], np.int32)
-        logits = self.transformer.forward(unread, self._cache, self.work, "all" if expected else "last", needed)
-        self._is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
-        if self._is_partial and self.work.rescored_rows - before == logits.size:
-            self._steps_in_full = STEPS_IN_FULL
-        self._logits.extend(logits)
-
-    def _needed(self, expected: Sequence[int]) -> NeededLogits:
-        """What the sampler needs; for a while all, where screening has been of no use."""
-        if self._steps_in_full:
-            self._steps_in_full -= 1
-            return NeededLogits()
-        return self.sampler.needed(expected)
-
-    def _keep(self) -> None:
-        """Let later sequences begin with what was read of this one; not after an error, whose traces nobody knows."""
-        self.transformer.keep([*self.prompt_ids, *self.token_ids], self._cache)
+from bitnet_numba.engine.token_stream import TokenStream
 
 
 def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> Iterator[Chunk]:
     """Turn tokens into pieces of text that never hold half a character or a part of a stop string.
 
+    Returns
+    -------
+    iterator of Chunk
+        One where there is new text, and one at the end, with the result.
+    """
+    return tokens.transformer.run(_text_events(tokens, decoder, load_ms))
+
+
+def _text_events(
+    tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float
+) -> Iterator[Request[CacheT] | Chunk]:
+    """Go from chunk to chunk of a stream, and leave to others what must be read for that.
+
     Yields
     ------
+    Request
+        Must be done before the next event is asked for.
     Chunk
-        Where there is new text, and once at the end, with the result.
+        As :func:`stream` gives them.
     """
     scanner = StopScanner(tokens.params.stop)
     parts: list[str] = []
     reported = 0
-    for token in tokens:
-        text = scanner.push(decoder.push(token.id))
+    for event in tokens.events():
+        if isinstance(event, Request):
+            yield event
+            continue
+        text = scanner.push(decoder.push(event.id))
         if scanner.stopped:
             break
         if text:
@@ -272,10 +56,53 @@ def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) 
 
 def generate(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> GenerationResult:
     """Run a generation to its end."""
-    for chunk in stream(tokens, decoder, load_ms):
-        if chunk.result is not None:
-            return chunk.result
-    raise RuntimeError("a stream ended without its result")
+    return generate_together([(tokens, decoder, load_ms)])[0]
+
+
+def generate_together(
+    streams: Sequence[tuple[TokenStream[CacheT], StreamDecoder, float]],
+) -> list[GenerationResult]:
+    """Run generations to their end, each as :func:`generate` would alone, from the one thread that calls this.
+
+    Parameters
+    ----------
+    streams : sequence of tuple
+        What :func:`generate` takes, for each of them; all of one transformer.
+
+    Returns
+    -------
+    list of GenerationResult
+        In the same order.
+
+    Raises
+    ------
+    BaseException
+        The first that ended one of them; the others are ended too.
+    """
+    generations = [_text_events(*each) for each in streams]
+    results: dict[int, GenerationResult] = {}
+    places: dict[Request[CacheT], int] = {}  # of the generations that wait for something to be read
+    ready = list(range(len(streams)))
+    while len(results) < len(streams):
+        for place in ready:
+            outcome = _next_outcome(generations[place])
+            if isinstance(outcome, Request):
+                places[outcome] = place
+            else:
+                results[place] = outcome
+        if places:  # no request outlives its turn: the logits of the next step find the same memory
+            ready = [places.pop(request) for request in streams[0][0].transformer.read(list(places))]
+    return [results[place] for place in range(len(streams))]
+
+
+def _next_outcome(generation: Iterator[Request[CacheT] | Chunk]) -> Request[CacheT] | GenerationResult:
+    """Go on until something must be read, or to the end."""
+    for event in generation:
+        if isinstance(event, Request):
+            return event
+        if event.result is not None:
+            return event.result
+    raise RuntimeError("a generation ended without its result")
 
 
 def _chunk(tokens: TokenStream[CacheT], text: str, start: int, result: GenerationResult | None = None) -> Chunk:

@@ -1,89 +1,37 @@
-"""Steps of many sequences at once: what several threads ask for at the same time becomes one step of the model."""
+"""Steps of many sequences at once: what is asked for at the same time becomes one step of the model."""
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK, Piece
-from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.protocols import CacheT, Transformer
+from bitnet_numba.engine.request import Request
 from bitnet_numba.errors import BitNetError
 
 PATIENCE = 0.25  # of a step's time that a step waits for those who were in the last one
 LONGEST_WAIT = 0.05  # seconds
 
 
-@dataclass(slots=True)
-class Work:
-    """What steps have taken.
+class _Asker(Generic[CacheT]):
+    """A thread that waits until one of its requests is done."""
 
-    Attributes
-    ----------
-    kernels : Counter of str
-        Calls of each kernel in the steps that the sequence took part in, whoever else did.
-    rescored_rows : int
-        Logits that were computed exactly after the screening of all.
-    """
-
-    kernels: Counter[str] = field(default_factory=Counter)
-    rescored_rows: int = 0
-
-
-class _Request(Generic[CacheT]):
-    """Tokens of one sequence that a thread waits for, read in one step or several."""
-
-    def __init__(
-        self,
-        tokens: NDArray[np.int32],
-        cache: CacheT,
-        n_logits: int,
-        needed: NeededLogits | None,
-        work: Work,
-        changed: threading.Condition,
-    ) -> None:
-        self.tokens, self.cache, self.n_logits, self.needed, self.work = tokens, cache, n_logits, needed, work
-        self.changed = changed  # wakes the thread that waits for it
-        self.rows: list[NDArray[np.float32]] = []
-        self.failure: BaseException | None = None
-        self._read = 0
+    def __init__(self, requests: Sequence[Request[CacheT]], lock: threading.Lock) -> None:
+        self.requests = requests
+        self.changed = threading.Condition(lock)  # wakes the thread
 
     @property
-    def unread(self) -> int:
-        return self.tokens.size - self._read
-
-    @property
-    def is_done(self) -> bool:
-        return self.failure is not None or not self.unread
-
-    def piece(self, n_tokens: int) -> Piece[CacheT]:
-        """Return the next tokens, with those of the last ``n_logits`` that are among them."""
-        end = self._read + n_tokens
-        n_logits = max(0, end - max(self._read, self.tokens.size - self.n_logits))
-        return Piece(self.tokens[self._read : end], self.cache, n_logits, self.needed)
-
-    def take(self, piece: Piece[CacheT], rows: NDArray[np.float32]) -> None:
-        self._read += piece.tokens.size
-        if piece.n_logits:
-            self.rows.append(rows)
-
-    def logits(self, vocab_size: int) -> NDArray[np.float32]:
-        if len(self.rows) == 1:
-            return self.rows[0]
-        return np.concatenate([np.empty((0, vocab_size), np.float32), *self.rows])
+    def done(self) -> list[Request[CacheT]]:
+        return [request for request in self.requests if request.is_done]
 
 
 class Scheduler(Generic[CacheT]):
-    """Joins requests of several threads into steps.
+    """Joins requests of one thread or several into steps.
 
-    There is no thread of its own: one of those that wait leads the steps until its own request is done, and then
-    another one does. A prompt is read in parts, so that others' tokens go along with each of them. What else is in a
-    step changes no bit of a sequence's logits.
+    There is no thread of its own: one of those that wait leads the steps until one of its own requests is done, and
+    then another one does. A prompt is read in parts, so that others' tokens go along with each of them. What else is in
+    a step changes no bit of a sequence's logits.
 
     Parameters
     ----------
@@ -95,45 +43,38 @@ class Scheduler(Generic[CacheT]):
         self._lock = threading.Lock()
         self._all_arrived = threading.Condition(self._lock)
         self._not_led = threading.Condition(self._lock)
-        self._waiting: list[_Request[CacheT]] = []
+        self._waiting: list[_Asker[CacheT]] = []
         self._is_led = self._is_closed = False
         self._expected = 0
         self._last_seconds = 0.0
 
-    def forward(
-        self,
-        tokens: NDArray[np.int32],
-        cache: CacheT,
-        work: Work,
-        n_logits: int,
-        needed: NeededLogits | None,
-    ) -> NDArray[np.float32]:
-        """Read ``int32[n_tokens]`` into a cache, and add what this took to ``work``.
+    def read(self, requests: Sequence[Request[CacheT]]) -> list[Request[CacheT]]:
+        """Go on with all requests until some are done, and return these.
 
-        Returns
-        -------
-        float32[n_logits, vocab_size]
-            Of the last tokens; the caller's own.
+        What is read of the others stays read: the next call goes on with them, beside what follows those that are done.
+
+        Parameters
+        ----------
+        requests : sequence of Request
+            At least one, of different caches.
 
         Raises
         ------
         BitNetError
             If the model was closed.
         """
-        request = _Request(tokens, cache, n_logits, needed, work, threading.Condition(self._lock))
+        asker = _Asker(requests, self._lock)
         with self._lock:
             self.check_open()
-            self._waiting.append(request)
-            if len(self._waiting) >= self._expected:
-                self._all_arrived.notify()
             try:
-                self._wait_or_lead(request)
+                self._waiting.append(asker)
+                if len(self._waiting) >= self._expected:
+                    self._all_arrived.notify()
+                self._wait_or_lead(asker)
             finally:  # after an interrupt too: whoever was to be served by this thread finds another
-                self._waiting = [other for other in self._waiting if other is not request]
+                self._waiting = [other for other in self._waiting if other is not asker]
                 self._find_leader()
-        if request.failure is not None:
-            raise request.failure
-        return request.logits(self._transformer.config.vocab_size)
+            return asker.done
 
     def close(self) -> None:
         """Wait for the step that runs, if any, and close the transformer; what still waits is refused."""
@@ -150,15 +91,15 @@ class Scheduler(Generic[CacheT]):
         if self._is_closed:
             raise BitNetError("the model was closed: load it again")
 
-    def _wait_or_lead(self, request: _Request[CacheT]) -> None:
-        """Return when the request is done; the lock is held here, but for waits and the steps themselves."""
-        while self._is_led and not request.is_done:
-            request.changed.wait()
-        if request.is_done:
+    def _wait_or_lead(self, asker: _Asker[CacheT]) -> None:
+        """Return when a request is done; the lock is held here, but for waits and the steps themselves."""
+        while self._is_led and not asker.done:
+            asker.changed.wait()
+        if asker.done:
             return
         self._is_led = True
         try:
-            while not request.is_done:
+            while not asker.done:
                 self._gather()
                 self.check_open()
                 self._lead_step()
@@ -173,7 +114,7 @@ class Scheduler(Generic[CacheT]):
                 self._waiting[0].changed.notify()
 
     def _gather(self) -> None:
-        """Wait a little for the other sequences of the last step, whose next tokens are being chosen."""
+        """Wait a little for the other threads of the last step, which are choosing their next tokens."""
         deadline = time.monotonic() + min(LONGEST_WAIT, PATIENCE * self._last_seconds)
         while len(self._waiting) < self._expected and not self._is_closed:
             remaining = deadline - time.monotonic()
@@ -181,20 +122,20 @@ class Scheduler(Generic[CacheT]):
                 return
 
     def _lead_step(self) -> None:
-        batch = _shares(self._waiting)
+        batch = _shares([request for asker in self._waiting for request in asker.requests])
         self._lock.release()
         try:
             self._step(batch)
         finally:
             self._lock.acquire()
         # whoever was left out comes next, beside those who come again
-        self._expected = max(len(batch), len(self._waiting))
-        for request in self._waiting:
-            if request.is_done:
-                request.changed.notify()
-        self._waiting = [request for request in self._waiting if not request.is_done]
+        self._expected = len(self._waiting)
+        for asker in self._waiting:
+            if asker.done:
+                asker.changed.notify()
+        self._waiting = [asker for asker in self._waiting if not asker.done]
 
-    def _step(self, batch: Sequence[tuple[_Request[CacheT], Piece[CacheT]]]) -> None:
+    def _step(self, batch: Sequence[tuple[Request[CacheT], Piece[CacheT]]]) -> None:
         """Run one step, and give everyone in it what is theirs."""
         started = time.monotonic()
         before = self._transformer.kernel_counts()
@@ -207,23 +148,23 @@ class Scheduler(Generic[CacheT]):
                 for each in batch:  # so that it meets only whose it is
                     self._step([each])
             return
-        calls = Counter(self._transformer.kernel_counts())
-        calls.subtract(before)
+        after = self._transformer.kernel_counts()
+        calls = {kernel: n - before.get(kernel, 0) for kernel, n in after.items() if n != before.get(kernel)}
+        rescored_rows = rescored.tolist()
         first = 0
-        for request, piece in batch:
-            end = first + piece.n_logits
-            request.take(piece, logits[first:end])
-            request.work.kernels += calls
-            request.work.rescored_rows += int(rescored[first:end].sum())
-            first = end
+        with self._lock:  # a thread may come back to a request that is in this step, and must not find half of it
+            for request, piece in batch:
+                end = first + piece.n_logits
+                request.take(piece, logits[first:end], calls, sum(rescored_rows[first:end]))
+                first = end
         self._last_seconds = time.monotonic() - started
 
 
-def _shares(waiting: Sequence[_Request[CacheT]]) -> list[tuple[_Request[CacheT], Piece[CacheT]]]:
-    """Return what the next step takes of each request: single tokens all, and of prompts what there is room for."""
+def _shares(requests: Sequence[Request[CacheT]]) -> list[tuple[Request[CacheT], Piece[CacheT]]]:
+    """Return what the next step takes: all single tokens, and of prompts, the earlier first, what there is room for."""
     batch, room = [], MAX_CHUNK
-    for request in sorted(waiting, key=lambda request: request.unread > 1):  # in the order in which they came, else
-        n_tokens = min(request.unread, PREFILL_CHUNK, room)
+    for request in sorted(requests, key=lambda request: (request.n_unread > 1, request.number)):
+        n_tokens = min(request.n_unread, PREFILL_CHUNK, room)
         if n_tokens:
             batch.append((request, request.piece(n_tokens)))
             room -= n_tokens

@@ -1,7 +1,7 @@
 """One transformer that several Python threads may use at the same time."""
 
-from collections.abc import Sequence
-from typing import Generic, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.prefix import PrefixStore, most_pages
 from bitnet_numba.engine.protocols import CacheT, Transformer
-from bitnet_numba.engine.scheduler import Scheduler, Work
+from bitnet_numba.engine.request import Request, Work
+from bitnet_numba.engine.scheduler import Scheduler
 from bitnet_numba.errors import ParameterError, ResourceError
+
+ItemT = TypeVar("ItemT")
 
 
 class SharedTransformer(Generic[CacheT]):
@@ -110,7 +113,33 @@ class SharedTransformer(Generic[CacheT]):
             If the model was closed.
         """
         n_logits = {"last": 1, "all": tokens.size, "none": 0}[logits]
-        return self._scheduler.forward(tokens, cache, work, n_logits, needed)
+        request = Request(tokens, cache, work, n_logits, needed)
+        self._scheduler.read([request])
+        return request.logits()
+
+    def read(self, requests: Sequence[Request[CacheT]]) -> list[Request[CacheT]]:
+        """Go on with at least one request until some are done, and return these; give the others again to go on.
+
+        Raises
+        ------
+        BitNetError
+            If the model was closed.
+        """
+        return self._scheduler.read(requests)
+
+    def run(self, events: Iterable[Request[CacheT] | ItemT]) -> Iterator[ItemT]:
+        """Read each request among some events before the next one, and give out the others.
+
+        Raises
+        ------
+        BitNetError
+            If the model was closed.
+        """
+        for event in events:
+            if isinstance(event, Request):
+                self._scheduler.read([event])
+            else:
+                yield event
 
     def close(self) -> None:
         """Wait for the step that runs, if any, and give threads and memory back; later steps are refused."""

@@ -80,7 +80,7 @@ def new_counts() -> npt.NDArray[np.int64]:
 
 def counted(counts: npt.NDArray[np.int64]) -> dict[str, int]:
     """Return how often each kernel has run, by id, without those that have not."""
-    return {KERNELS[number]: int(count) for number, count in enumerate(counts) if count}
+    return {kernel: count for kernel, count in zip(KERNELS, counts.tolist(), strict=True) if count}
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.generate import STEPS_IN_FULL, GenerationResult, TokenStream, generate
+from bitnet_numba.engine.generate import generate
 from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits
 from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.result import GenerationResult
 from bitnet_numba.engine.sampler import Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.token_stream import STEPS_IN_FULL, TokenStream
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels import reference

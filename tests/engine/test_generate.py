@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.engine import generate as generation
-from bitnet_numba.engine import peak_memory
-from bitnet_numba.engine.generate import TokenStream, generate, stream
+from bitnet_numba.engine import peak_memory, token_stream
+from bitnet_numba.engine.generate import generate, stream
 from bitnet_numba.engine.peak_memory import peak_memory_mb
+from bitnet_numba.engine.result import GenerationResult
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import (
     CONTEXT,
@@ -42,7 +43,7 @@ def pieces_of(answer: str | Sequence[int], **params: Any) -> list[str]:
     return [chunk.text for chunk in stream(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 0.0)]
 
 
-def result_of(answer: str | Sequence[int], **params: Any) -> generation.GenerationResult:
+def result_of(answer: str | Sequence[int], **params: Any) -> GenerationResult:
     return generate(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 12.5)
 
 
@@ -146,7 +147,7 @@ def test_chunks_share_out_tokens_and_logprobs() -> None:
 # ---- result ----------------------------------------------------------------------------------------------------------
 def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.5, 10.0, 10.1, 20.0, 20.1, 30.0, 30.2])  # what passes between steps must not count
-    monkeypatch.setattr(generation.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(token_stream.time, "perf_counter", lambda: next(ticks))
     result = result_of("abc", logprobs=None)
     observed = result.to_dict()
     assert observed.pop("peak_memory_mb") > 0

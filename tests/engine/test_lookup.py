@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.engine.forward.arrays import SCREENED_TOKENS
-from bitnet_numba.engine.generate import GenerationResult, TokenStream, generate, stream
+from bitnet_numba.engine.generate import generate, generate_together, stream
 from bitnet_numba.engine.head import HEAD_TYPES
 from bitnet_numba.engine.lookup import LONGEST_MATCH, PromptLookup
+from bitnet_numba.engine.result import GenerationResult
 from bitnet_numba.engine.sampling import MOST_PROPOSED, SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
-from bitnet_numba.engine.together import generate_together
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.errors import BitNetError
 from tests.engine.fakes import CONTEXT, EOS, VOCAB_SIZE, ByteDecoder, FakeTransformer, always_answering
 from tests.engine.running import transformer
@@ -145,7 +146,7 @@ def test_several_tokens_come_of_one_step() -> None:
 def test_all_tokens_of_the_steps_after_the_first_are_counted_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SharedTransformer(FakeTransformer(always_answering(list(b"abababab"), 4)))
     ticks = iter(0.5 * i for i in range(100))
-    monkeypatch.setattr("bitnet_numba.engine.generate.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("bitnet_numba.engine.token_stream.time.perf_counter", lambda: next(ticks))
     result = result_of(model, list(b"abab"), max_tokens=8, lookup=3)
     assert result.first_token_ms == 500
     assert result.generation_tps == 2  # half a second for each choice, with the steps among them

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.engine.cache import KVType
-from bitnet_numba.engine.generate import GenerationResult, TokenStream, generate
+from bitnet_numba.engine.generate import generate
 from bitnet_numba.engine.prefix import LEAST_COMMON, PrefixStore
+from bitnet_numba.engine.result import GenerationResult
 from bitnet_numba.engine.sampler import Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import ByteDecoder, FakeTransformer, random_logits
 from tests.engine.running import transformer
@@ -284,7 +286,7 @@ def test_only_what_is_new_is_read_and_counted(monkeypatch: pytest.MonkeyPatch) -
     first = answer(model, range(20), max_tokens=5)
     turn = [*range(20), *first.token_ids, 7, 8]
     expected = answer(SharedTransformer(FakeTransformer(random_logits)), turn, max_tokens=1)
-    monkeypatch.setattr("bitnet_numba.engine.generate.time.perf_counter", iter([0.0, 0.5]).__next__)
+    monkeypatch.setattr("bitnet_numba.engine.token_stream.time.perf_counter", iter([0.0, 0.5]).__next__)
     second = answer(model, turn, max_tokens=1)
     assert (first.cached_tokens, second.cached_tokens) == (0, 24)  # the last token given out is not read
     assert (second.prompt_tokens, second.prompt_tps) == (27, 3 / 0.5)

@@ -1,0 +1,109 @@
+"""What a sequence wants to have read: the border between who chooses tokens and who runs steps."""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.engine.batch import Piece
+from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.protocols import CacheT
+
+
+@dataclass(slots=True)
+class Work:
+    """What steps have taken.
+
+    Attributes
+    ----------
+    kernels : Counter of str
+        Calls of each kernel in the steps that the sequence took part in, whoever else did.
+    rescored_rows : int
+        Logits that were computed exactly after the screening of all.
+    """
+
+    kernels: Counter[str] = field(default_factory=Counter)
+    rescored_rows: int = 0
+
+
+class Request(Generic[CacheT]):
+    """Tokens of one sequence that are to be read, in one step or several.
+
+    Parameters
+    ----------
+    tokens : int32[n_tokens]
+        At least one.
+    cache : KVCache
+        Where they are read into; nobody else may use it until that is done.
+    work : Work
+        What this takes is added to it.
+    n_logits : int
+        Of how many of the last tokens logits are asked for.
+    needed : NeededLogits, optional
+        Which logits of these must be exact; others may be minus infinity.
+
+    Attributes
+    ----------
+    number : int
+        Greater than those of all requests made before.
+    failure : BaseException or None
+        What has ended it.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(
+        self,
+        tokens: NDArray[np.int32],
+        cache: CacheT,
+        work: Work,
+        n_logits: int = 1,
+        needed: NeededLogits | None = None,
+    ) -> None:
+        self.number = next(self._numbers)
+        self.failure: BaseException | None = None
+        self._tokens, self._cache, self._work, self._n_logits, self._needed = tokens, cache, work, n_logits, needed
+        self._n_read = 0
+        self._rows: list[NDArray[np.float32]] = []
+
+    @property
+    def n_unread(self) -> int:
+        """How many of the tokens are still to be read."""
+        return self._tokens.size - self._n_read
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything is read, or nothing more will be."""
+        return self.failure is not None or not self.n_unread
+
+    def piece(self, n_tokens: int) -> Piece[CacheT]:
+        """Return the next tokens for a step, with those that logits are asked for among them."""
+        end = self._n_read + n_tokens
+        n_logits = max(0, end - max(self._n_read, self._tokens.size - self._n_logits))
+        return Piece(self._tokens[self._n_read : end], self._cache, n_logits, self._needed)
+
+    def take(
+        self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Mapping[str, int], rescored_rows: int
+    ) -> None:
+        """Take what came of a piece: its logits, the kernels that the step called, and the logits computed exactly."""
+        if piece.n_logits or not self._rows:
+            self._rows.append(rows)
+        self._n_read += piece.tokens.size
+        self._work.kernels.update(calls)
+        self._work.rescored_rows += rescored_rows
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return ``float32[n_logits, vocab_size]``, the caller's own, of a request that is done.
+
+        Raises
+        ------
+        BaseException
+            What ended it before.
+        """
+        if self.failure is not None:
+            raise self.failure
+        return self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
