@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
+from bitnet_numba.engine.head import Screening
 from bitnet_numba.engine.sampling import SamplingOptions
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import (
@@ -226,7 +227,7 @@ class CarefulTransformer(FakeTransformer):
     inside = 0
     most = 0
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.001)

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import HeadType, NeededLogits
+from bitnet_numba.engine.head import HeadType, NeededLogits, Screening
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
@@ -181,8 +182,9 @@ class TokenStream(Generic[CacheT]):
         self.cached_tokens = self._cache.length
         self.lookup = PromptLookup(params.lookup, prompt_ids)
         self._unread = prompt_ids[self.cached_tokens :]
-        self._logits: deque[Logits] = deque()  # of the last step, from which no token is chosen yet
-        self._is_partial = False
+        self._rows: deque[tuple[Logits, Screening]] = deque()  # of the last step, from which no token is chosen yet
+        self._read = np.zeros(0, np.int32)  # in the last step
+        self._pause = 0  # steps in full after the last choice that left-out logits might have changed
 
     def __iter__(self) -> Iterator[SampledToken]:
         while self.n_chosen < self._steps:
@@ -205,14 +207,14 @@ class TokenStream(Generic[CacheT]):
     def _next(self) -> SampledToken:
         """Choose a token, as if every token took a step; what was proposed in its place proves right or wrong."""
         started = time.perf_counter()
-        is_step = not self._logits
+        is_step = not self._rows
         if is_step:
             self._step()
-        token = self.sampler.pick(self._logits.popleft(), is_partial=self._is_partial)
+        token = self._pick()
         self.n_chosen += 1
         self._unread = [token.id]
         if n_wrong := self.lookup.refuted(token.id):
-            self._logits.clear()
+            self._rows.clear()
             self._cache.truncate(self._cache.length - n_wrong)
         if is_step:
             self.step_seconds.append(0.0)
@@ -225,12 +227,34 @@ class TokenStream(Generic[CacheT]):
         expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
         needed = None if self.params.logprobs is not None else self._needed(expected)
         before = self.work.rescored_rows
-        unread = np.asarray([*self._unread, *expected], np.int32)
-        logits = self.transformer.forward(unread, self._cache, self.work, "all" if expected else "last", needed)
-        self._is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
-        if self._is_partial and self.work.rescored_rows - before == logits.size:
+        self._read = np.asarray([*self._unread, *expected], np.int32)
+        logits = self._forward(self._read, 1 + len(expected), needed)
+        if self.work.rescored_rows - before == logits.size:
             self._steps_in_full = STEPS_IN_FULL
-        self._logits.extend(logits)
+
+    def _pick(self) -> SampledToken:
+        """Choose a token, if need be from all logits."""
+        logits, screening = self._rows[0]
+        while (token := self.sampler.pick(logits, screening)) is None:
+            self._read_again()
+            logits, screening = self._rows[0]
+        self._rows.popleft()
+        if screening.is_partial:
+            self._pause = 0
+        return token
+
+    def _read_again(self) -> None:
+        """Take the tokens from whose logits none is chosen yet through a step once more, for all their logits."""
+        unchosen = self._read[-len(self._rows) :]
+        self._cache.truncate(self._cache.length - unchosen.size)
+        self._rows.clear()
+        self.work.rescored_rows += self._forward(unchosen, unchosen.size, NeededLogits()).size
+        self._steps_in_full = self._pause = min(2 * self._pause + 1, STEPS_IN_FULL)
+
+    def _forward(self, tokens: NDArray[np.int32], n_logits: int, needed: NeededLogits | None) -> Logits:
+        logits, screenings = self.transformer.forward_needed(tokens, self._cache, self.work, n_logits, needed)
+        self._rows.extend(zip(logits, screenings, strict=True))
+        return logits
 
     def _needed(self, expected: Sequence[int]) -> NeededLogits:
         """What the sampler needs; for a while all, where screening has been of no use."""

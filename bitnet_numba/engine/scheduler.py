@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK, Piece
-from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.head import NeededLogits, Screening
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.errors import BitNetError
 
@@ -50,6 +50,7 @@ class _Request(Generic[CacheT]):
         self.tokens, self.cache, self.n_logits, self.needed, self.work = tokens, cache, n_logits, needed, work
         self.changed = changed  # wakes the thread that waits for it
         self.rows: list[NDArray[np.float32]] = []
+        self.screenings: list[Screening] = []
         self.failure: BaseException | None = None
         self._read = 0
 
@@ -67,10 +68,12 @@ class _Request(Generic[CacheT]):
         n_logits = max(0, end - max(self._read, self.tokens.size - self.n_logits))
         return Piece(self.tokens[self._read : end], self.cache, n_logits, self.needed)
 
-    def take(self, piece: Piece[CacheT], rows: NDArray[np.float32]) -> None:
+    def take(self, piece: Piece[CacheT], rows: NDArray[np.float32], screenings: list[Screening]) -> None:
         self._read += piece.tokens.size
         if piece.n_logits:
             self.rows.append(rows)
+            self.screenings += screenings
+        self.work.rescored_rows += sum(screening.rescored_rows for screening in screenings)
 
     def logits(self, vocab_size: int) -> NDArray[np.float32]:
         if len(self.rows) == 1:
@@ -107,13 +110,15 @@ class Scheduler(Generic[CacheT]):
         work: Work,
         n_logits: int,
         needed: NeededLogits | None,
-    ) -> NDArray[np.float32]:
+    ) -> tuple[NDArray[np.float32], list[Screening]]:
         """Read ``int32[n_tokens]`` into a cache, and add what this took to ``work``.
 
         Returns
         -------
-        float32[n_logits, vocab_size]
+        logits : float32[n_logits, vocab_size]
             Of the last tokens; the caller's own.
+        screenings : list of Screening
+            What is known of those that were left out, for each row.
 
         Raises
         ------
@@ -133,7 +138,7 @@ class Scheduler(Generic[CacheT]):
                 self._find_leader()
         if request.failure is not None:
             raise request.failure
-        return request.logits(self._transformer.config.vocab_size)
+        return request.logits(self._transformer.config.vocab_size), request.screenings
 
     def close(self) -> None:
         """Wait for the step that runs, if any, and close the transformer; what still waits is refused."""
@@ -199,7 +204,7 @@ class Scheduler(Generic[CacheT]):
         started = time.monotonic()
         before = self._transformer.kernel_counts()
         try:
-            logits, rescored = self._transformer.forward_batch([piece for _, piece in batch])
+            logits, screenings = self._transformer.forward_batch([piece for _, piece in batch])
         except Exception as failure:
             if len(batch) == 1:
                 batch[0][0].failure = failure
@@ -212,9 +217,8 @@ class Scheduler(Generic[CacheT]):
         first = 0
         for request, piece in batch:
             end = first + piece.n_logits
-            request.take(piece, logits[first:end])
+            request.take(piece, logits[first:end], screenings[first:end])
             request.work.kernels += calls
-            request.work.rescored_rows += int(rescored[first:end].sum())
             first = end
         self._last_seconds = time.monotonic() - started
 

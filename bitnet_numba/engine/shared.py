@@ -6,7 +6,7 @@ from typing import Generic, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.head import NeededLogits, Screening
 from bitnet_numba.engine.prefix import PrefixStore, most_pages
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.engine.scheduler import Scheduler, Work
@@ -93,11 +93,8 @@ class SharedTransformer(Generic[CacheT]):
         cache: CacheT,
         work: Work,
         logits: Literal["last", "all", "none"] = "last",
-        needed: NeededLogits | None = None,
     ) -> NDArray[np.float32]:
-        """Read ``int32[n_tokens]`` into the cache and add what this took to ``work``.
-
-        With ``needed``, logits that are not may be minus infinity.
+        """Read ``int32[n_tokens]`` into the cache and add what this took to ``work``; all logits are exact.
 
         Returns
         -------
@@ -110,6 +107,25 @@ class SharedTransformer(Generic[CacheT]):
             If the model was closed.
         """
         n_logits = {"last": 1, "all": tokens.size, "none": 0}[logits]
+        return self._scheduler.forward(tokens, cache, work, n_logits, None)[0]
+
+    def forward_needed(
+        self, tokens: NDArray[np.int32], cache: CacheT, work: Work, n_logits: int, needed: NeededLogits | None
+    ) -> tuple[NDArray[np.float32], list[Screening]]:
+        """Do as :meth:`forward` for the logits of the last tokens; those that are not needed may be minus infinity.
+
+        Returns
+        -------
+        logits : float32[n_logits, vocab_size]
+            The caller's own.
+        screenings : list of Screening
+            What is known of those that were left out, for each row.
+
+        Raises
+        ------
+        BitNetError
+            If the model was closed.
+        """
         return self._scheduler.forward(tokens, cache, work, n_logits, needed)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba.engine.batch import MAX_CHUNK, PREFILL_CHUNK
+from bitnet_numba.engine.head import Screening
 from bitnet_numba.engine.scheduler import Scheduler, Work
 from bitnet_numba.errors import BitNetError, ParameterError
 from tests.engine.fakes import FakeCache, FakeTransformer, fake_model, random_logits
@@ -25,7 +26,7 @@ class RecordingTransformer(FakeTransformer):
         self.has_begun = threading.Event()
         self.may_begin.set()
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
         self.steps.append([piece.tokens.size for piece in pieces])
         self.has_begun.set()
         assert self.may_begin.wait(60)
