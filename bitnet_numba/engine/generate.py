@@ -20,6 +20,7 @@ from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.stop import StopScanner
 
 STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
+LONGEST_PAUSE = 127  # steps in full where choice after choice needs all logits; the first time it is one
 
 FinishReason = Literal["stop", "length"]
 
@@ -249,7 +250,7 @@ class TokenStream(Generic[CacheT]):
         self._cache.truncate(self._cache.length - unchosen.size)
         self._rows.clear()
         self.work.rescored_rows += self._forward(unchosen, unchosen.size, NeededLogits()).size
-        self._steps_in_full = self._pause = min(2 * self._pause + 1, STEPS_IN_FULL)
+        self._steps_in_full = self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
 
     def _forward(self, tokens: NDArray[np.int32], n_logits: int, needed: NeededLogits | None) -> Logits:
         logits, screenings = self.transformer.forward_needed(tokens, self._cache, self.work, n_logits, needed)

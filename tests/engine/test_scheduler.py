@@ -42,7 +42,7 @@ class Asking:
 
         def ask() -> None:
             try:
-                self.logits = scheduler.forward(np.array(tokens, np.int32), self.cache, self.work, n_logits, None)
+                self.logits, _ = scheduler.forward(np.array(tokens, np.int32), self.cache, self.work, n_logits, None)
             except BaseException as failure:
                 self.failure = failure
 
