@@ -282,7 +282,7 @@ def test_a_seed_tells_the_same_story_on_every_cpu(story_teller: LanguageModel) -
     assert story_teller.generate("Once upon a time", **asked, seed=4).text != GOLDEN_STORY
 
 
-GOLDEN_STORY = ", there was a big dog named Max. Max loved to play with his owner, Max. One day, Max was"
+GOLDEN_STORY = ", in a small town, there was a mysterious cop named Tim. He had a big box of colors. Tim lived"
 
 
 def test_single_steps_give_the_bits_of_one_step(story_teller: LanguageModel) -> None:

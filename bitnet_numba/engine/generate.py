@@ -1,26 +1,20 @@
 """Generation in three layers: tokens, a stream of text, a result."""
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bitnet_numba.engine.head import HeadType, NeededLogits, Screening
+from bitnet_numba.engine.head import HeadType
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.engine.protocols import CacheT, StreamDecoder
-from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler, TokenLogprob
+from bitnet_numba.engine.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.scheduler import Work
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.steps import Steps
 from bitnet_numba.engine.stop import StopScanner
-
-STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
-LONGEST_PAUSE = 127  # steps in full where choice after choice needs all logits; the first time it is one
 
 FinishReason = Literal["stop", "length"]
 
@@ -64,7 +58,8 @@ class GenerationResult:
     head : {"exact", "f16", "int8"}
         How the output head ran.
     rescored_rows : int
-        Logits that ``"exact"`` computed exactly, in all steps whose choice does not need all of them.
+        Logits that ``"exact"`` computed exactly in all steps but those that asked for all from the start; of those that
+        were read again, all count.
     proposed_tokens, accepted_tokens : int
         How many tokens ``lookup`` proposed, and how many of them were what was chosen then.
     """
@@ -174,21 +169,18 @@ class TokenStream(Generic[CacheT]):
         self.n_chosen = 0
         self.step_seconds: list[float] = []
         self.work = Work()
-        self._steps_in_full = 0
         self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
         self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
         # The last token is given out without being read, so it needs no position.
-        self._steps = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
-        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._steps - 1)
+        self._n_most = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
+        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._n_most - 1)
         self.cached_tokens = self._cache.length
         self.lookup = PromptLookup(params.lookup, prompt_ids)
         self._unread = prompt_ids[self.cached_tokens :]
-        self._rows: deque[tuple[Logits, Screening]] = deque()  # of the last step, from which no token is chosen yet
-        self._read = np.zeros(0, np.int32)  # in the last step
-        self._pause = 0  # steps in full after the last choice that left-out logits might have changed
+        self._steps = Steps(transformer, self._cache, self.work, is_exact=params.logprobs is not None)
 
     def __iter__(self) -> Iterator[SampledToken]:
-        while self.n_chosen < self._steps:
+        while self.n_chosen < self._n_most:
             token = self._next()
             if token.id in self._eos_ids:
                 self.finish_reason = "stop"
@@ -208,15 +200,14 @@ class TokenStream(Generic[CacheT]):
     def _next(self) -> SampledToken:
         """Choose a token, as if every token took a step; what was proposed in its place proves right or wrong."""
         started = time.perf_counter()
-        is_step = not self._rows
+        is_step = self._steps.is_due
         if is_step:
             self._step()
-        token = self._pick()
+        token = self._steps.choose(self.sampler)
         self.n_chosen += 1
         self._unread = [token.id]
         if n_wrong := self.lookup.refuted(token.id):
-            self._rows.clear()
-            self._cache.truncate(self._cache.length - n_wrong)
+            self._steps.take_back(n_wrong)
         if is_step:
             self.step_seconds.append(0.0)
         self.step_seconds[-1] += time.perf_counter() - started
@@ -224,45 +215,9 @@ class TokenStream(Generic[CacheT]):
 
     def _step(self) -> None:
         """Read what is unread, and behind it what is expected to come."""
-        n_left = self._steps - self.n_chosen
+        n_left = self._n_most - self.n_chosen
         expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
-        needed = None if self.params.logprobs is not None else self._needed(expected)
-        before = self.work.rescored_rows
-        self._read = np.asarray([*self._unread, *expected], np.int32)
-        logits = self._forward(self._read, 1 + len(expected), needed)
-        if self.work.rescored_rows - before == logits.size:
-            self._steps_in_full = STEPS_IN_FULL
-
-    def _pick(self) -> SampledToken:
-        """Choose a token, if need be from all logits."""
-        logits, screening = self._rows[0]
-        while (token := self.sampler.pick(logits, screening)) is None:
-            self._read_again()
-            logits, screening = self._rows[0]
-        self._rows.popleft()
-        if screening.is_partial:
-            self._pause = 0
-        return token
-
-    def _read_again(self) -> None:
-        """Take the tokens from whose logits none is chosen yet through a step once more, for all their logits."""
-        unchosen = self._read[-len(self._rows) :]
-        self._cache.truncate(self._cache.length - unchosen.size)
-        self._rows.clear()
-        self.work.rescored_rows += self._forward(unchosen, unchosen.size, NeededLogits()).size
-        self._steps_in_full = self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
-
-    def _forward(self, tokens: NDArray[np.int32], n_logits: int, needed: NeededLogits | None) -> Logits:
-        logits, screenings = self.transformer.forward_needed(tokens, self._cache, self.work, n_logits, needed)
-        self._rows.extend(zip(logits, screenings, strict=True))
-        return logits
-
-    def _needed(self, expected: Sequence[int]) -> NeededLogits:
-        """What the sampler needs; for a while all, where screening has been of no use."""
-        if self._steps_in_full:
-            self._steps_in_full -= 1
-            return NeededLogits()
-        return self.sampler.needed(expected)
+        self._steps.read(self._unread, expected, self.sampler)
 
     def _keep(self) -> None:
         """Let later sequences begin with what was read of this one; not after an error, whose traces nobody knows."""

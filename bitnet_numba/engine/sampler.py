@@ -25,7 +25,7 @@ MOST_RANKED = 1024  # where more tokens could matter to top_p, reading all logit
 BEYOND = 6.0  # at so much below where a share of e**-x of the likeliest's weight ends, top_p is most likely decided
 MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
 
-_NOTHING_LEFT_OUT = Screening()
+ALL_KNOWN = Screening()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Sampler:
             return NeededLogits(MOST_RANKED, margin, always, params.temperature)
         return NeededLogits()
 
-    def pick(self, logits: Logits, screening: Screening = _NOTHING_LEFT_OUT) -> SampledToken | None:
+    def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
         """Choose a token and remember it as part of the answer.
 
         Parameters
@@ -207,12 +207,12 @@ class Sampler:
         places = np.flatnonzero(is_kept)
         n_sure = places.size
         if params.top_p < 1:
-            screening = _NOTHING_LEFT_OUT if params.top_k else screening
+            screening = ALL_KNOWN if params.top_k else screening
             each, together = left_out_weight(screening, highest, params.temperature)
             inside = nucleus(scores, weights, params.top_p, screening, together)
             if inside.n_largest > inside.ranked.size and each >= params.min_p:
                 return None
-            n_sure = np.count_nonzero(is_kept[inside.ranked[: inside.n_sure]])
+            n_sure = int(np.count_nonzero(is_kept[inside.ranked[: inside.n_sure]]))
             places = inside.ranked[is_kept[inside.ranked]]
         stretch = stretch_of(self._start, self._answer.total(), self._vocab_size)
         first = first_to_arrive(weights[places], ids[candidates[places]], stretch)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_numba.engine import sampler as engine_sampler
-from bitnet_numba.engine.generate import STEPS_IN_FULL, GenerationResult, TokenStream, generate
+from bitnet_numba.engine.generate import GenerationResult, TokenStream, generate
 from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits, Screening
 from bitnet_numba.engine.model import Transformer
 from bitnet_numba.engine.sampler import BEYOND, MOST_RANKED, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.scheduler import Work
 from bitnet_numba.engine.shared import SharedTransformer
+from bitnet_numba.engine.steps import STEPS_IN_FULL
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels import reference
