@@ -16,6 +16,7 @@ from bitnet_numba.engine.head import NeededLogits, Screening
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.sampler import ALL_KNOWN, Logits, SampledToken, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.sources import open_source
