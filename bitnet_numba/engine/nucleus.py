@@ -76,8 +76,15 @@ def left_out_weight(screening: Screening, highest: float, temperature: float) ->
 
 
 # ---- the draw --------------------------------------------------------------------------------------------------------
-def first_to_arrive(weights: Scores, ids: Ids, stretch: int) -> int:
-    """Draw one of some tokens, each with a probability in proportion to its weight; return its place.
+class Arrival(NamedTuple):
+    """The first token to arrive: its place among those that run, and when it does."""
+
+    place: int
+    time: float
+
+
+def first_to_arrive(weights: Scores, ids: Ids, stretch: int) -> Arrival:
+    """Draw one of some tokens, each with a probability in proportion to its weight.
 
     Each token arrives after a time of its own, which is exponentially distributed with its weight as the rate; the
     first one is taken. A token's time depends on nothing but its id, its weight and the draw: so what else may be drawn
@@ -100,13 +107,18 @@ def first_to_arrive(weights: Scores, ids: Ids, stretch: int) -> int:
     # -log(u) >= 1 - u, so few logarithms are needed; decimal's are rounded correctly, alike on every CPU
     soonest = 1 - randoms
     soonest /= weights
-    limit = _arrival(randoms, weights, int(np.argmin(soonest)))
+    limit = _arrival(randoms, weights, int(np.argmin(soonest))).time
     rivals = np.flatnonzero(soonest <= limit * (1 + SUM_SLACK))
-    return min(rivals.tolist(), key=lambda place: _arrival(randoms, weights, place))
+    return min((_arrival(randoms, weights, place) for place in rivals.tolist()), key=lambda arrival: arrival.time)
 
 
-def _arrival(randoms: Scores, weights: Scores, place: int) -> float:
-    return float(-Decimal(float(randoms[place])).ln(_PRECISE)) / float(weights[place])
+def early(n: int, stretch: int, time: float) -> NDArray[np.bool_]:
+    """Mark those of the first n ids that might arrive by a time up to 1, if they weighed 1."""
+    return uniforms(np.arange(n), stretch) >= 1 - time  # -log(u) >= 1 - u
+
+
+def _arrival(randoms: Scores, weights: Scores, place: int) -> Arrival:
+    return Arrival(place, float(-Decimal(float(randoms[place])).ln(_PRECISE)) / float(weights[place]))
 
 
 def uniforms(ids: Ids, stretch: int) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.head import NeededLogits, Screening
-from bitnet_numba.engine.nucleus import first_to_arrive, left_out_weight, nucleus, stretch_of
+from bitnet_numba.engine.nucleus import early, first_to_arrive, left_out_weight, nucleus, stretch_of
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.kernels import jit
@@ -22,6 +22,8 @@ Ids = NDArray[np.int64]
 LEAST_LOGIT = -1000.0  # below the likeliest: long before that, a probability is 0 in float32
 LEAST_EXPONENT = 64.0  # below the likeliest, a probability is exactly 0
 MOST_RANKED = 1024  # where more tokens could matter to top_p, reading all logits takes hardly longer
+EARLY = 1 / 256  # where no filter is set, tokens that would arrive by then are needed, so many of them
+FAR = 9.0  # and those that are at most so much below the highest: others would most likely come too late
 BEYOND = 6.0  # at so much below where a share of e**-x of the likeliest's weight ends, top_p is most likely decided
 MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
 
@@ -103,7 +105,8 @@ class Sampler:
         What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
         the k highest: changed tokens can only push them out. ``min_p`` alone needs what is near enough to the highest:
         changed tokens can only raise what it is measured against. ``top_p`` is a share of all, but where it ends may be
-        told from the highest and the weight of the others: :meth:`pick` says when not.
+        told from the highest and the weight of the others. Where nothing but the temperature is set, the highest and
+        those that the next draw favours are most likely enough. In these two cases, :meth:`pick` says when not.
         """
         params, always = self._params, self._always
         if expected and self._changes_answer():
@@ -118,7 +121,10 @@ class Sampler:
         if params.top_p < 1:
             margin = (BEYOND - math.log(1 - params.top_p)) * params.temperature
             return NeededLogits(MOST_RANKED, margin, always, params.temperature)
-        return NeededLogits()
+        if expected:  # each of several draws favours others
+            return NeededLogits()
+        favoured = early(self._vocab_size, self._stretch(), EARLY).view(np.uint8)
+        return NeededLogits(MOST_RANKED, FAR * params.temperature, favoured | always if always.size else favoured)
 
     def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
         """Choose a token and remember it as part of the answer.
@@ -205,18 +211,24 @@ class Sampler:
         weights = self._weights(scores, highest)
         is_kept = (weights > 0) & (weights >= params.min_p * weights.max())
         places = np.flatnonzero(is_kept)
-        n_sure = places.size
+        n_sure, deadline = places.size, math.inf
+        if params.top_k:
+            screening = ALL_KNOWN
+        each, together = left_out_weight(screening, highest, params.temperature)
         if params.top_p < 1:
-            screening = ALL_KNOWN if params.top_k else screening
-            each, together = left_out_weight(screening, highest, params.temperature)
             inside = nucleus(scores, weights, params.top_p, screening, together)
             if inside.n_largest > inside.ranked.size and each >= params.min_p:
                 return None
             n_sure = int(np.count_nonzero(is_kept[inside.ranked[: inside.n_sure]]))
             places = inside.ranked[is_kept[inside.ranked]]
-        stretch = stretch_of(self._start, self._answer.total(), self._vocab_size)
-        first = first_to_arrive(weights[places], ids[candidates[places]], stretch)
-        return int(candidates[places[first]]) if first < n_sure else None
+        elif each and not params.min_p:
+            deadline = EARLY / each
+        first = first_to_arrive(weights[places], ids[candidates[places]], self._stretch())
+        return int(candidates[places[first.place]]) if first.place < n_sure and first.time <= deadline else None
+
+    def _stretch(self) -> int:
+        """Tell where the next draw has its random numbers."""
+        return stretch_of(self._start, self._answer.total(), self._vocab_size)
 
     def _candidates(self, scores: Scores) -> Ids:
         """Places of the scores that are weighed, ascending: those that :meth:`needed` asks for."""

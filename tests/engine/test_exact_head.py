@@ -16,7 +16,7 @@ from bitnet_numba.engine import sampler as engine_sampler
 from bitnet_numba.engine.generate import GenerationResult, TokenStream, generate
 from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits, Screening
 from bitnet_numba.engine.model import Transformer
-from bitnet_numba.engine.sampler import BEYOND, MOST_RANKED, Sampler
+from bitnet_numba.engine.sampler import BEYOND, FAR, MOST_RANKED, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.scheduler import Work
 from bitnet_numba.engine.shared import SharedTransformer
@@ -189,7 +189,7 @@ def screened(logits: NDArray[np.float32], needed: NeededLogits) -> tuple[NDArray
         ({"temperature": 1.0, "min_p": 5e-324}, 0, 64.0),
         ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.9}, MOST_RANKED, BEYOND + math.log(10)),
         ({"temperature": 0.5, "top_p": 0.9}, MOST_RANKED, (BEYOND + math.log(10)) / 2),
-        ({"temperature": 1.0}, 0, math.inf),
+        ({"temperature": 2.0}, MOST_RANKED, 2 * FAR),
     ],
 )
 def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
@@ -198,7 +198,7 @@ def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
     assert needed.margin == pytest.approx(margin, abs=0.005)
     assert needed.margin >= margin - 1e-9
     assert needed.is_partial == (n_best > 0 or margin < math.inf)
-    assert needed.always.size == 0
+    assert needed.always.sum() < 5 if needed.always.size else params != {"temperature": 2.0}
 
 
 def test_tokens_that_are_changed_are_always_needed() -> None:

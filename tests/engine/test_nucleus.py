@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bitnet_numba.engine import sampler as engine_sampler
 from bitnet_numba.engine.head import Screening
 from bitnet_numba.engine.nucleus import first_to_arrive, stretch_of, uniforms
 from bitnet_numba.engine.sampler import SampledToken, Sampler
@@ -18,6 +19,7 @@ from tests.engine.screenings import without
 VOCAB = 60
 SEEDS = st.integers(0, 2**32 - 1)
 SHARES = st.sampled_from([1e-9, 0.3, 0.5, 0.75, 0.9, 0.99, 1 - 1e-9, 1 - 2.0**-53])
+SHAPES = st.sampled_from(["flat", "nearly flat", "tied", "halving", "two levels", "random", "steep"])
 WORD = 1 << 64
 
 
@@ -50,7 +52,7 @@ def adversarial(rng: np.random.Generator, shape: str) -> NDArray[np.float32]:
 
 
 @given(
-    shape=st.sampled_from(["flat", "nearly flat", "tied", "halving", "two levels", "random", "steep"]),
+    shape=SHAPES,
     share=SHARES,
     n_kept=st.integers(1, VOCAB),
     temperature=st.sampled_from([1e-300, 1e-30, 0.1, 1.0, 30.0, 1e30, 1e300]),
@@ -141,6 +143,47 @@ def test_top_k_needs_no_weight_of_others() -> None:
     assert None not in some
 
 
+@given(
+    shape=SHAPES,
+    n_kept=st.integers(1, VOCAB),
+    temperature=st.sampled_from([1e-300, 0.1, 1.0, 30.0, 1e300]),
+    early=st.sampled_from([0.001, 1 / 256, 0.1, 0.5, 1.0]),
+    bias=st.sampled_from([0.0, 0.0, -100.0, 3.0, 100.0]),
+    seed=SEEDS,
+)
+def test_a_choice_without_filters_from_some_logits_is_that_from_all(
+    shape: str, n_kept: int, temperature: float, early: float, bias: float, seed: int
+) -> None:
+    """Whatever is left out, as long as it is none of those that the draw favours."""
+    rng = np.random.default_rng(seed)
+    params = SamplingParams(temperature=temperature, logit_bias={7: bias} if bias else {}, seed=seed)
+    whole, thinned = (Sampler(params, (3, 5), VOCAB) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_sampler, "EARLY", early)
+        for _ in range(5):
+            logits = adversarial(rng, shape)
+            is_kept = (logits >= np.sort(logits)[-n_kept]) | thinned.needed().always.astype(bool)
+            token = thinned.pick(*without(logits, is_kept, 0.0))
+            assert (token or thinned.pick(logits)) == whole.pick(logits)
+
+
+def test_a_token_that_may_come_too_late_is_not_taken() -> None:
+    logits = log_of([0.9] + [0.1 / 59] * 59)
+    decided = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_sampler, "EARLY", 0.002)
+        for seed in range(400):
+            sampler = Sampler(SamplingParams(temperature=1.0, seed=seed), (), VOCAB)
+            is_kept = sampler.needed().always.astype(bool)
+            is_kept[0] = True
+            token = sampler.pick(*without(logits, is_kept, 0.0))
+            full = Sampler(SamplingParams(temperature=1.0, seed=seed), (), VOCAB).pick(logits)
+            assert token in (None, full)
+            decided += token is not None
+    # decided where the first arrives by 0.002 / (0.1 / 59 / 0.9), in units of the likeliest's weight
+    assert decided / 400 == pytest.approx(1 - math.exp(-0.002 * 59 * 0.9 / 0.1), abs=0.1)
+
+
 # ---- the draw --------------------------------------------------------------------------------------------------------
 def test_random_numbers_are_those_of_splitmix64() -> None:
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of the seed 1234567
@@ -162,13 +205,15 @@ def test_the_first_to_arrive_is_taken(n: int, spread: float, stretch: int, seed:
     weights = np.exp(-spread * rng.random(n))
     ids = np.sort(rng.choice(1000, n, replace=False))
     times = [-math.log(u) / w for u, w in zip(uniforms(ids, stretch), weights, strict=True)]
-    assert first_to_arrive(weights, ids, stretch) == times.index(min(times))
+    first = first_to_arrive(weights, ids, stretch)
+    assert first.place == times.index(min(times))
+    assert first.time == pytest.approx(min(times), rel=1e-14)
 
 
 def test_tokens_are_drawn_in_proportion_to_their_weights() -> None:
     weights = np.array([8.0, 4.0, 2.0, 1.0, 1.0])
     ids = np.array([4, 9, 10, 70, 71])
-    counts = np.bincount([first_to_arrive(weights, ids, stretch_of(5, n, 100)) for n in range(4000)])
+    counts = np.bincount([first_to_arrive(weights, ids, stretch_of(5, n, 100)).place for n in range(4000)])
     expected = 4000 * weights / 16
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
@@ -177,6 +222,6 @@ def test_tokens_are_drawn_in_proportion_to_their_weights() -> None:
 def test_who_comes_later_changes_nothing(n_more: int) -> None:
     weights, ids = np.full(60, 1.0), np.arange(60)
     for stretch in range(100):
-        winner = first_to_arrive(weights, ids, stretch)
+        winner = first_to_arrive(weights, ids, stretch).place
         fewer = np.sort(np.append(np.delete(ids, winner)[:n_more], winner))
-        assert fewer[first_to_arrive(weights[fewer], fewer, stretch)] == winner
+        assert fewer[first_to_arrive(weights[fewer], fewer, stretch).place] == winner
