@@ -11,11 +11,11 @@ import numpy as np
 from bitnet_numba.engine.assemble import choose_threads
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.cache import KVCache
-from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.head import NeededLogits, Screening
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.model import Transformer
-from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler
+from bitnet_numba.engine.sampler import ALL_KNOWN, Logits, SampledToken, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
 from bitnet_numba.engine.sources import open_source
@@ -32,9 +32,8 @@ class _Dictation(Sampler):
         super().__init__(params, prompt_ids, vocab_size)
         self._left = iter(answer)
 
-    def pick(self, logits: Logits, *, is_partial: bool = False) -> SampledToken:
-        super().pick(logits, is_partial=is_partial)
-        return SampledToken(next(self._left), None)
+    def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
+        return super().pick(logits, screening) and SampledToken(next(self._left), None)
 
 
 class _WatchedLookup(PromptLookup):

@@ -147,11 +147,14 @@ def screened_logits(rng: np.random.Generator) -> Iterator[Array]:
         yield np.nan_to_num(screen.view(np.float32)[:, : head_rows.HEADER], nan=-1.0)
         yield screen[:, head_rows.HEADER :]
         state = head_bounds.new_screen_state(150, 672, 2, 1)
-        asked = head_screen.HeadRequest(np.array([1, 5]), np.array([np.inf, 0.1]), np.zeros((2, 0), np.uint8))
+        asked = head_screen.HeadRequest(
+            np.array([1, 5]), np.array([np.inf, 0.1]), np.zeros((2, 0), np.uint8), np.ones(2, np.float32)
+        )
         out = np.zeros((2, 150), np.float32)
         head_screen.screened_head(alone(), matrix, screen, normal(rng, (2, 672)), asked, state, out)
         yield state.lower[:, :150]
         yield state.upper[:, :150]
+        yield state.left_out
         yield out.copy()
         head_screen.approximate_head(alone(), matrix, screen, normal(rng, (2, 672)), state, out)
         yield out

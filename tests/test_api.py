@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
+from bitnet_numba.engine.head import Screening
 from bitnet_numba.engine.sampling import SamplingOptions
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import (
@@ -226,7 +227,7 @@ class CarefulTransformer(FakeTransformer):
     inside = 0
     most = 0
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.001)
@@ -281,7 +282,7 @@ def test_a_seed_tells_the_same_story_on_every_cpu(story_teller: LanguageModel) -
     assert story_teller.generate("Once upon a time", **asked, seed=4).text != GOLDEN_STORY
 
 
-GOLDEN_STORY = ", there was a big dog named Max. Max loved to play with his owner, Max. One day, Max was"
+GOLDEN_STORY = ", in a small town, there was a mysterious cop named Tim. He had a big box of colors. Tim lived"
 
 
 def test_single_steps_give_the_bits_of_one_step(story_teller: LanguageModel) -> None:

@@ -17,7 +17,7 @@ from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.engine.tokenizer import Tokenizer
 from bitnet_numba.engine.weights import load_weights
 from bitnet_numba.errors import FormatError, ParameterError
-from bitnet_numba.kernels.softmax import softmax
+from bitnet_numba.kernels.softmax import softmax, softmax_terms
 from bitnet_numba.kernels.ternary import RUN, pack
 from bitnet_numba.kernels.ternary.tile_check import check_tiles
 from bitnet_numba.settings import read_settings
@@ -140,4 +140,5 @@ def _compile(transformer: Transformer) -> None:
     if cpu.has_tiles():
         check_tiles()
     transformer.compile()
-    softmax(np.zeros(1, np.float32), np.zeros(1, np.float32))
+    for compiled in (softmax, softmax_terms):
+        compiled(np.zeros(1, np.float32), np.zeros(1, np.float32))

@@ -8,12 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.engine.memory import Allocate, allocate
+from bitnet_numba.kernels.head_bounds import ScreenState
 from bitnet_numba.kernels.head_rows import MAX_HIDDEN, quantize_rows, screen_shape
 from bitnet_numba.kernels.head_screen import HeadRequest
 from bitnet_numba.simd.team import Crew, Team
 
 HeadType = Literal["exact", "f16", "int8"]
 HEAD_TYPES: tuple[HeadType, ...] = ("exact", "f16", "int8")
+
+LARGEST_COLDNESS = 2.0**100  # it and its inverse are ordinary float32
+WEIGHT_SLACK = 1 + 1e-4  # for the roundings of the kernel's weights, and of the sampler's own
 
 Words = npt.NDArray[np.uint32]
 
@@ -29,16 +33,50 @@ class NeededLogits(NamedTuple):
         Those that are at most so much below the highest; infinity sets no limit.
     always : uint8[vocab_size or 0]
         Not 0 for tokens that are needed whatever their logits are; the two limits are about the others.
+    temperature : float
+        At which the logits that are left out are weighed, for :class:`Screening`; 0: they are not.
     """
 
     n_best: int = 0
     margin: float = math.inf
     always: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+    temperature: float = 0.0
 
     @property
     def is_partial(self) -> bool:
         """Whether some logits may be left out."""
         return self.n_best > 0 or self.margin < math.inf
+
+
+class Screening(NamedTuple):
+    """What is known of a token's logits that were left out, if some were.
+
+    Attributes
+    ----------
+    rescored_rows : int
+        How many logits were computed exactly after the screening of all; 0 where there was none.
+    threshold : float
+        The logits that were left out are below it. Minus infinity: none was left out.
+    weight : float
+        The sum of ``exp((logit - threshold) / temperature)`` over those that were left out is at most this; 0 where
+        nobody asked.
+    """
+
+    rescored_rows: int = 0
+    threshold: float = -math.inf
+    weight: float = 0.0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether logits were left out."""
+        return self.threshold > -math.inf
+
+
+def screenings_of(state: ScreenState, n_tokens: int) -> list[Screening]:
+    """Return what the last screening has left, for each of its tokens."""
+    weights = state.left_out[:n_tokens].sum(axis=1, dtype=np.float64) * WEIGHT_SLACK
+    columns = state.rescored[:n_tokens], state.thresholds[:n_tokens], weights
+    return [Screening(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def request_of(needed: Sequence[NeededLogits], vocab_size: int) -> HeadRequest:
@@ -51,7 +89,16 @@ def request_of(needed: Sequence[NeededLogits], vocab_size: int) -> HeadRequest:
         np.array([logits.n_best for logits in needed], np.int64),
         np.array([logits.margin for logits in needed], np.float64),
         always,
+        np.array([_coldness(logits.temperature) for logits in needed], np.float32),
     )
+
+
+def _coldness(temperature: float) -> float:
+    """Return what stands for a temperature in a :class:`HeadRequest`: its inverse, or less, which weighs more."""
+    if temperature == 0:
+        return -1.0
+    inverse = min(1 / temperature, LARGEST_COLDNESS)
+    return inverse if inverse * LARGEST_COLDNESS >= 1 else 0.0
 
 
 def no_screen() -> Words:

@@ -20,7 +20,7 @@ from bitnet_numba.engine.forward.arrays import (
     Weights,
 )
 from bitnet_numba.engine.forward.step import forward
-from bitnet_numba.engine.head import HeadType, NeededLogits, request_of
+from bitnet_numba.engine.head import HeadType, NeededLogits, Screening, request_of, screenings_of
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
@@ -155,7 +155,7 @@ class Transformer:
             self._step([piece], out[rows])
         return out
 
-    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[npt.NDArray[np.float32], list[Screening]]:
         """Append tokens to several sequences in one step, and return logits.
 
         What else is in the batch changes no bit of a sequence's logits.
@@ -169,8 +169,8 @@ class Transformer:
         -------
         logits : float32[sum of n_logits, vocab_size]
             In the order of the pieces and their tokens.
-        rescored_rows : int64[sum of n_logits]
-            How many of each token's logits were computed exactly after the screening of all.
+        screenings : list of Screening
+            What is known of those that were left out, for each row.
 
         Raises
         ------
@@ -218,9 +218,8 @@ class Transformer:
         is_exact = {piece.needed is None for piece in pieces if piece.n_logits}
         return self.head == "int8" and self.weights.head_screen.size > 0 and len(is_exact) == 2
 
-    def _apart(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def _apart(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> list[Screening]:
         """Take rough and exact logits in a step each: which ones a sequence gets must not depend on its company."""
-        rescored = np.zeros(logits.shape[0], np.int64)
         owners = np.repeat(np.arange(len(pieces)), [piece.n_logits for piece in pieces])
         is_exact = np.array([piece.needed is None for piece in pieces])
         lengths = [piece.cache.length for piece in pieces]
@@ -228,17 +227,15 @@ class Transformer:
             for together in (is_exact, ~is_exact):
                 rows = np.flatnonzero(together[owners])
                 some = np.empty((rows.size, logits.shape[1]), np.float32)
-                rescored[rows] = self._step(
-                    [piece for piece, is_one in zip(pieces, together, strict=True) if is_one], some
-                )
+                self._step([piece for piece, is_one in zip(pieces, together, strict=True) if is_one], some)
                 logits[rows] = some
         except BaseException:  # a batch is read as a whole or not at all
             for piece, length in zip(pieces, lengths, strict=True):
                 piece.cache.length = length
             raise
-        return rescored
+        return [Screening()] * len(logits)  # rough or exact, all are there
 
-    def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> list[Screening]:
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
         order = Order(
             shape=self._shape,
@@ -251,8 +248,8 @@ class Transformer:
         self._standby.call(order, in_use=[piece.cache.pages for piece in pieces])
         for piece in pieces:
             piece.cache.length += piece.tokens.size
-        n_rows = logits.shape[0]
-        return self._state.screen.rescored[:n_rows].copy() if way == SCREENED_HEAD else np.zeros(n_rows, np.int64)
+        n_rows = len(logits)
+        return screenings_of(self._state.screen, n_rows) if way == SCREENED_HEAD else [Screening()] * n_rows
 
     def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
         """Return how the logits of some tokens are computed, and what of them is needed."""

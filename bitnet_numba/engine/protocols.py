@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.head import HeadType
+from bitnet_numba.engine.head import HeadType, Screening
 
 
 class Page(Protocol):
@@ -52,11 +52,11 @@ class Transformer(Protocol[CacheT]):
         """Make room for a sequence; ResourceError where memory does not allow it."""
         ...
 
-    def forward_batch(self, pieces: Sequence[Piece[CacheT]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Piece[CacheT]]) -> tuple[NDArray[np.float32], list[Screening]]:
         """Read tokens behind what their caches hold, at most ``MAX_CHUNK`` of them.
 
         A fresh ``float32[sum of n_logits, vocab_size]`` comes back, in which logits that are not needed may be minus
-        infinity, and how many logits of each row were computed exactly after a screening, ``int64[sum of n_logits]``.
+        infinity, and what is known of these, for each row.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.batch import Piece
-from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.head import NeededLogits, Screening
 from bitnet_numba.engine.protocols import CacheT
 
 
@@ -52,6 +52,8 @@ class Request(Generic[CacheT]):
         Greater than those of all requests made before.
     failure : BaseException or None
         What has ended it.
+    screenings : list of Screening
+        What is known of the logits that were left out, for each row of :meth:`logits`.
     """
 
     _numbers = itertools.count()
@@ -67,6 +69,7 @@ class Request(Generic[CacheT]):
         self.number = next(self._numbers)
         self.failure: BaseException | None = None
         self._tokens, self._cache, self._work, self._n_logits, self._needed = tokens, cache, work, n_logits, needed
+        self.screenings: list[Screening] = []
         self._n_read = 0
         self._rows: list[NDArray[np.float32]] = []
 
@@ -87,14 +90,15 @@ class Request(Generic[CacheT]):
         return Piece(self._tokens[self._n_read : end], self._cache, n_logits, self._needed)
 
     def take(
-        self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Mapping[str, int], rescored_rows: int
+        self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Mapping[str, int], screenings: Sequence[Screening]
     ) -> None:
-        """Take what came of a piece: its logits, the kernels that the step called, and the logits computed exactly."""
+        """Take what came of a piece: its logits, the kernels that the step called, and how the logits were screened."""
         if piece.n_logits or not self._rows:
             self._rows.append(rows)
         self._n_read += piece.tokens.size
         self._work.kernels.update(calls)
-        self._work.rescored_rows += rescored_rows
+        self.screenings += screenings
+        self._work.rescored_rows += sum(screening.rescored_rows for screening in screenings)
 
     def logits(self) -> NDArray[np.float32]:
         """Return ``float32[n_logits, vocab_size]``, the caller's own, of a request that is done.

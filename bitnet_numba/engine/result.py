@@ -48,7 +48,8 @@ class GenerationResult:
     head : {"exact", "f16", "int8"}
         How the output head ran.
     rescored_rows : int
-        Logits that ``"exact"`` computed exactly, in all steps whose choice does not need all of them.
+        Logits that ``"exact"`` computed exactly in all steps but those that asked for all from the start; of those that
+        were read again, all count.
     proposed_tokens, accepted_tokens : int
         How many tokens ``lookup`` proposed, and how many of them were what was chosen then.
     """

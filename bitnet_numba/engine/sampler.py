@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import NeededLogits
+from bitnet_numba.engine.head import NeededLogits, Screening
+from bitnet_numba.engine.nucleus import early, first_to_arrive, left_out_weight, nucleus, stretch_of
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.kernels import jit
-from bitnet_numba.kernels.softmax import softmax
+from bitnet_numba.kernels.softmax import softmax, softmax_terms
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
@@ -20,7 +21,13 @@ Ids = NDArray[np.int64]
 
 LEAST_LOGIT = -1000.0  # below the likeliest: long before that, a probability is 0 in float32
 LEAST_EXPONENT = 64.0  # below the likeliest, a probability is exactly 0
+MOST_RANKED = 1024  # where more tokens could matter to top_p, reading all logits takes hardly longer
+EARLY = 1 / 256  # where no filter is set, tokens that would arrive by then are needed, so many of them
+FAR = 9.0  # and those that are at most so much below the highest: others would most likely come too late
+BEYOND = 6.0  # at so much below where a share of e**-x of the likeliest's weight ends, top_p is most likely decided
 MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
+
+ALL_KNOWN = Screening()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,9 @@ class Sampler:
     ``presence_penalty``; ``temperature``; ``top_k``; ``top_p``, as a share of what is left; ``min_p``; the draw. The
     penalties look at the prompt as their authors meant them: the first does, the other two see the answer only.
 
+    The draw is a race (:func:`bitnet_numba.engine.nucleus.first_to_arrive`), so that its outcome can be told without
+    the logits that do not take part, and often without knowing how many do.
+
     Parameters
     ----------
     params : SamplingParams
@@ -84,7 +94,8 @@ class Sampler:
         self._seen = set(prompt_ids)
         self._answer: Counter[int] = Counter()
         # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
-        self._bits = np.random.PCG64(params.seed)
+        self._start = int(np.random.PCG64(params.seed).random_raw())
+        self._vocab_size = vocab_size
         self._always = self._changed_tokens(vocab_size)
         self._counts = None if params.temperature == 0 and params.logprobs is None else jit.new_counts()
 
@@ -93,7 +104,9 @@ class Sampler:
 
         What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
         the k highest: changed tokens can only push them out. ``min_p`` alone needs what is near enough to the highest:
-        changed tokens can only raise what it is measured against. ``top_p`` alone is a share of all.
+        changed tokens can only raise what it is measured against. ``top_p`` is a share of all, but where it ends may be
+        told from the highest and the weight of the others. Where nothing but the temperature is set, the highest and
+        those that the next draw favours are most likely enough. In these two cases, :meth:`pick` says when not.
         """
         params, always = self._params, self._always
         if expected and self._changes_answer():
@@ -105,28 +118,42 @@ class Sampler:
             # the distance times temperature is rounded, so a little more is asked for
             margin = self._largest_distance() * params.temperature * (1 + 1e-9)
             return NeededLogits(margin=margin, always=always)
-        return NeededLogits()
+        if params.top_p < 1:
+            margin = (BEYOND - math.log(1 - params.top_p)) * params.temperature
+            return NeededLogits(MOST_RANKED, margin, always, params.temperature)
+        if expected:  # each of several draws favours others
+            return NeededLogits()
+        favoured = early(self._vocab_size, self._stretch(), EARLY).view(np.uint8)
+        return NeededLogits(MOST_RANKED, FAR * params.temperature, favoured | always if always.size else favoured)
 
-    def pick(self, logits: Logits, *, is_partial: bool = False) -> SampledToken:
+    def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
         """Choose a token and remember it as part of the answer.
 
         Parameters
         ----------
         logits : float32[vocab_size]
             Left as they are.
-        is_partial : bool
-            Whether minus infinity stands for logits that are not :meth:`needed`.
+        screening : Screening
+            What is known of those that are not :meth:`needed`, for which minus infinity stands.
+
+        Returns
+        -------
+        SampledToken or None
+            Nothing, and nothing is remembered, where the choice may depend on logits that were left out: it is to be
+            made again with all of them. It is the one that they would have given, else.
 
         Raises
         ------
         BitNetError
             If the logits hold NaN or infinity: no choice would mean anything.
         """
-        ids = np.flatnonzero(logits != -np.inf) if is_partial else np.arange(logits.size)
+        ids = np.flatnonzero(logits != -np.inf) if screening.is_partial else np.arange(logits.size)
         if ids.size == 0 or not np.isfinite(logits[ids]).all():
             raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
         scores = self._adjusted(ids, logits)
-        place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(scores)
+        place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(ids, scores, screening)
+        if place is None:
+            return None
         token_id = int(ids[place])
         self._seen.add(token_id)
         self._answer[token_id] += 1
@@ -175,17 +202,33 @@ class Sampler:
                 scores[np.searchsorted(ids, token_id)] -= params.frequency_penalty * count + params.presence_penalty
         return scores
 
-    def _draw(self, scores: Scores) -> int:
-        """Draw a place of one of the scores that the filters keep, in the order of their ids."""
-        ids = self._candidates(scores)
-        scores = scores[ids]
-        weights = self._weights(scores)
-        kept = _nucleus(scores, weights, self._params.top_p)
-        kept = kept[(weights[kept] > 0) & (weights[kept] >= self._params.min_p * weights.max())]
-        cumulative = np.cumsum(weights[kept])
-        uniform = (int(self._bits.random_raw()) >> 11) * 2.0**-53
-        place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        return int(ids[kept[min(place, kept.size - 1)]])
+    def _draw(self, ids: Ids, scores: Scores, screening: Screening) -> int | None:
+        """Draw a place of one of the scores that the filters keep; none where left-out ones may change it."""
+        params = self._params
+        candidates = self._candidates(scores)
+        scores = scores[candidates]
+        highest = float(scores.max())
+        weights = self._weights(scores, highest)
+        is_kept = (weights > 0) & (weights >= params.min_p * weights.max())
+        places = np.flatnonzero(is_kept)
+        n_sure, deadline = places.size, math.inf
+        if params.top_k:
+            screening = ALL_KNOWN
+        each, together = left_out_weight(screening, highest, params.temperature)
+        if params.top_p < 1:
+            inside = nucleus(scores, weights, params.top_p, screening, together)
+            if inside.n_largest > inside.ranked.size and each >= params.min_p:
+                return None
+            n_sure = int(np.count_nonzero(is_kept[inside.ranked[: inside.n_sure]]))
+            places = inside.ranked[is_kept[inside.ranked]]
+        elif each and not params.min_p:
+            deadline = EARLY / each
+        first = first_to_arrive(weights[places], ids[candidates[places]], self._stretch())
+        return int(candidates[places[first.place]]) if first.place < n_sure and first.time <= deadline else None
+
+    def _stretch(self) -> int:
+        """Tell where the next draw has its random numbers."""
+        return stretch_of(self._start, self._answer.total(), self._vocab_size)
 
     def _candidates(self, scores: Scores) -> Ids:
         """Places of the scores that are weighed, ascending: those that :meth:`needed` asks for."""
@@ -203,11 +246,13 @@ class Sampler:
         distance = min(-math.log(self._params.min_p), LEAST_EXPONENT)
         return (math.ceil(distance * MARGIN_STEPS) + 1) / MARGIN_STEPS
 
-    def _weights(self, scores: Scores) -> Scores:
-        """Compute probabilities at the temperature asked for."""
+    def _weights(self, scores: Scores, highest: float) -> Scores:
+        """Compute what tokens weigh beside the highest one's 1, with the same bits on every CPU."""
         with np.errstate(over="ignore"):  # a tiny temperature may take the less likely to minus infinity
-            scaled = (scores - scores.max()) / self._params.temperature
-        return self._probabilities(np.maximum(scaled, LEAST_LOGIT).astype(np.float32)).astype(np.float64)
+            scaled = (scores - highest) / self._params.temperature
+        weights = np.maximum(scaled, LEAST_LOGIT).astype(np.float32)
+        softmax_terms(weights, weights, self._counts)
+        return weights.astype(np.float64)
 
     def _logprob(self, logits: Logits, token_id: int) -> TokenLogprob | None:
         wanted = self._params.logprobs
@@ -221,19 +266,6 @@ class Sampler:
         return TokenLogprob(
             token_id, float(logits[token_id]) + offset, tuple((int(i), float(logits[i]) + offset) for i in top)
         )
-
-
-def _nucleus(scores: Scores, weights: Scores, top_p: float) -> Ids:
-    """Places of the fewest highest scores whose weights reach the share ``top_p`` of all, ascending."""
-    if top_p >= 1:
-        return np.arange(weights.size)
-    total = np.cumsum(weights)[-1]  # one after the other: the same sum on every CPU
-    # What weighs less than this makes up less than half of 1 - top_p together, and need not be sorted.
-    places = np.flatnonzero(weights >= 0.5 * (1 - top_p) * total / weights.size)
-    # By score, since weights may be rounded to equals; ties to the lower id.
-    ranked = places[np.argsort(-scores[places], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(weights[ranked]), top_p * total)) + 1
-    return np.sort(ranked[:count])
 
 
 def _largest(values: Logits | Scores, count: int) -> Ids:

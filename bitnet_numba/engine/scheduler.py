@@ -140,7 +140,7 @@ class Scheduler(Generic[CacheT]):
         started = time.monotonic()
         before = self._transformer.kernel_counts()
         try:
-            logits, rescored = self._transformer.forward_batch([piece for _, piece in batch])
+            logits, screenings = self._transformer.forward_batch([piece for _, piece in batch])
         except Exception as failure:
             if len(batch) == 1:
                 batch[0][0].failure = failure
@@ -150,12 +150,11 @@ class Scheduler(Generic[CacheT]):
             return
         after = self._transformer.kernel_counts()
         calls = {kernel: n - before.get(kernel, 0) for kernel, n in after.items() if n != before.get(kernel)}
-        rescored_rows = rescored.tolist()
         first = 0
         with self._lock:  # a thread may come back to a request that is in this step, and must not find half of it
             for request, piece in batch:
                 end = first + piece.n_logits
-                request.take(piece, logits[first:end], calls, sum(rescored_rows[first:end]))
+                request.take(piece, logits[first:end], calls, screenings[first:end])
                 first = end
         self._last_seconds = time.monotonic() - started
 

@@ -6,7 +6,6 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.prefix import PrefixStore, most_pages
 from bitnet_numba.engine.protocols import CacheT, Transformer
 from bitnet_numba.engine.request import Request, Work
@@ -96,11 +95,8 @@ class SharedTransformer(Generic[CacheT]):
         cache: CacheT,
         work: Work,
         logits: Literal["last", "all", "none"] = "last",
-        needed: NeededLogits | None = None,
     ) -> NDArray[np.float32]:
-        """Read ``int32[n_tokens]`` into the cache and add what this took to ``work``.
-
-        With ``needed``, logits that are not may be minus infinity.
+        """Read ``int32[n_tokens]`` into the cache and add what this took to ``work``; all logits are exact.
 
         Returns
         -------
@@ -113,7 +109,7 @@ class SharedTransformer(Generic[CacheT]):
             If the model was closed.
         """
         n_logits = {"last": 1, "all": tokens.size, "none": 0}[logits]
-        request = Request(tokens, cache, work, n_logits, needed)
+        request = Request(tokens, cache, work, n_logits)
         self._scheduler.read([request])
         return request.logits()
 

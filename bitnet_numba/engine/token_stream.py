@@ -1,22 +1,17 @@
 """The tokens of one generation: what must be read for each, and which one is chosen then."""
 
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Generic
 
-import numpy as np
-
-from bitnet_numba.engine.head import NeededLogits
 from bitnet_numba.engine.lookup import PromptLookup
 from bitnet_numba.engine.protocols import CacheT
 from bitnet_numba.engine.request import Request, Work
 from bitnet_numba.engine.result import FinishReason
-from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler, TokenLogprob
+from bitnet_numba.engine.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
-
-STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
+from bitnet_numba.engine.steps import Steps
 
 
 class TokenStream(Generic[CacheT]):
@@ -81,17 +76,15 @@ class TokenStream(Generic[CacheT]):
         self.n_chosen = 0
         self.step_seconds: list[float] = []
         self.work = Work()
-        self._steps_in_full = 0
         self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
         self.sampler = Sampler(params, prompt_ids, transformer.config.vocab_size)
         # The last token is given out without being read, so it needs no position.
-        self._steps = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
-        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._steps - 1)
+        self._n_most = min(params.max_tokens, transformer.max_context - len(prompt_ids) + 1)
+        self._cache = transformer.begin(prompt_ids, len(prompt_ids) + self._n_most - 1)
         self.cached_tokens = self._cache.length
         self.lookup = PromptLookup(params.lookup, prompt_ids)
         self._unread = prompt_ids[self.cached_tokens :]
-        self._logits: deque[Logits] = deque()  # of the last step, from which no token is chosen yet
-        self._is_partial = False
+        self._steps = Steps(self._cache, self.work, is_exact=params.logprobs is not None)
 
     def __iter__(self) -> Iterator[SampledToken]:
         return self.transformer.run(self.events())
@@ -106,7 +99,7 @@ class TokenStream(Generic[CacheT]):
         SampledToken
             The next token.
         """
-        while self.n_chosen < self._steps:
+        while self.n_chosen < self._n_most:
             token = yield from self._next()
             if token.id in self._eos_ids:
                 self.finish_reason = "stop"
@@ -126,41 +119,20 @@ class TokenStream(Generic[CacheT]):
     def _next(self) -> Generator[Request[CacheT], None, SampledToken]:
         """Choose a token, as if every token took a step; what was proposed in its place proves right or wrong."""
         started = time.perf_counter()
-        is_step = not self._logits
+        is_step = self._steps.is_due
         if is_step:
-            yield from self._step()
-        token = self.sampler.pick(self._logits.popleft(), is_partial=self._is_partial)
+            n_left = self._n_most - self.n_chosen
+            expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
+            yield from self._steps.read(self._unread, expected, self.sampler)
+        token = yield from self._steps.choose(self.sampler)
         self.n_chosen += 1
         self._unread = [token.id]
         if n_wrong := self.lookup.refuted(token.id):
-            self._logits.clear()
-            self._cache.truncate(self._cache.length - n_wrong)
+            self._steps.take_back(n_wrong)
         if is_step:
             self.step_seconds.append(0.0)
         self.step_seconds[-1] += time.perf_counter() - started
         return token
-
-    def _step(self) -> Generator[Request[CacheT], None, None]:
-        """Read what is unread, and behind it what is expected to come."""
-        n_left = self._steps - self.n_chosen
-        expected = self.lookup.propose(n_left - 1) if self.n_chosen else []
-        needed = None if self.params.logprobs is not None else self._needed(expected)
-        before = self.work.rescored_rows
-        unread = np.asarray([*self._unread, *expected], np.int32)
-        request = Request(unread, self._cache, self.work, unread.size if expected else 1, needed)
-        yield request
-        logits = request.logits()
-        self._is_partial = needed is not None and needed.is_partial and self.transformer.head == "exact"
-        if self._is_partial and self.work.rescored_rows - before == logits.size:
-            self._steps_in_full = STEPS_IN_FULL
-        self._logits.extend(logits)
-
-    def _needed(self, expected: Sequence[int]) -> NeededLogits:
-        """What the sampler needs; for a while all, where screening has been of no use."""
-        if self._steps_in_full:
-            self._steps_in_full -= 1
-            return NeededLogits()
-        return self.sampler.needed(expected)
 
     def _keep(self) -> None:
         """Let later sequences begin with what was read of this one; not after an error, whose traces nobody knows."""

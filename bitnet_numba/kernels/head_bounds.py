@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.simd.vector as v
+from bitnet_numba.kernels.head import ROWS as CHUNK
 from bitnet_numba.kernels.head_hidden import (
     BASE,
     FLOOR,
@@ -65,6 +66,8 @@ class ScreenState(NamedTuple):
         What a logit must be able to reach.
     rescored : int64[slots]
         How many logits the last call computed exactly; ``vocab_size`` where it was the full pass.
+    left_out : float32[n_tokens, n_tasks]
+        What the logits weigh that were not computed, by tasks of rows.
     is_open : bool[slots]
         Whether a token's logits are to be bounded, for the first time or more closely.
     rest : int64[1]
@@ -80,6 +83,7 @@ class ScreenState(NamedTuple):
     highest: Floats
     thresholds: Floats
     rescored: npt.NDArray[np.int64]
+    left_out: Floats
     is_open: npt.NDArray[np.bool_]
     rest: npt.NDArray[np.int64]
 
@@ -98,6 +102,7 @@ def new_screen_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads
         highest=np.zeros((n_tokens, n_blocks), np.float32),
         thresholds=np.zeros(slots, np.float32),
         rescored=np.zeros(slots, np.int64),
+        left_out=np.zeros((n_tokens, -(-vocab_size // CHUNK)), np.float32),
         is_open=np.zeros(slots, np.bool_),
         rest=np.zeros(1, np.int64),
     )

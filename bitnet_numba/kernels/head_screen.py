@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.checks import check_array, check_rank
 from bitnet_numba.kernels.head import ROWS as CHUNK
 from bitnet_numba.kernels.head import row_product
@@ -14,6 +15,8 @@ from bitnet_numba.kernels.head_bounds import ScreenState, approximate_worker, be
 from bitnet_numba.kernels.head_hidden import HiddenCodes
 from bitnet_numba.kernels.head_rows import ROWS, below, check_screen
 from bitnet_numba.kernels.jit import HEAD_RESCORE, jit, new_counts
+from bitnet_numba.kernels.softmax import exp_to_1
+from bitnet_numba.simd.memory import load_f32
 from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
 
 MOST = 0.5  # of the rows: when more survive, reading all of them in order is as fast
@@ -40,11 +43,15 @@ class HeadRequest(NamedTuple):
         Infinity sets no limit.
     always : uint8[n_tokens, vocab_size or 0]
         Not 0 for tokens whose logits are needed whatever they are: those that a penalty or a bias will change.
+    coldness : float32[n_tokens]
+        How the logits that are left out are weighed: with the exponential of so many times what they are below the
+        threshold, at most. Below 0, they are not.
     """
 
     n_best: npt.NDArray[np.int64]
     margin: npt.NDArray[np.float64]
     always: npt.NDArray[np.uint8]
+    coldness: Floats
 
 
 def screened_head(
@@ -70,6 +77,8 @@ def screened_head(
     hidden : float32[n_tokens, hidden_size]
     request : HeadRequest
     state : ScreenState
+        Afterwards, what was left out is below ``thresholds``, ``rescored`` logits were computed, and the sum of
+        ``left_out`` is, but for 1 in 10,000, at least the weight of all others.
     out : float32[n_tokens, vocab_size]
         What is not a finite number in the full pass is none here: minus infinity is NaN, since it means left out.
 
@@ -84,6 +93,7 @@ def screened_head(
     check_array("margin", request.margin, np.float64, (n_tokens,))
     check_rank("always", request.always, 2)
     check_array("always", request.always, np.uint8, (n_tokens, vocab_size if request.always.shape[1] else 0))
+    check_array("coldness", request.coldness, np.float32, (n_tokens,))
     _screened_head(crew, new_counts(), matrix, screen, hidden, request, state, out)
 
 
@@ -170,6 +180,7 @@ def screened_head_worker(
         for token in range(n_tokens):
             threshold = state.thresholds[token if n_tokens > 1 else crew.thread]
             _rescore(matrix, hidden[token], state, token, threshold, first, end, out[token])
+            state.left_out[token, task] = _weight(state.upper[token], threshold, request.coldness[token], first, end)
         task = claim(crew, n_tasks)
 
 
@@ -256,3 +267,16 @@ def _rescore(
                 if not state.upper[token, row] < threshold:
                     logit = row_product(matrix[row], hidden)
                     out[row] = logit if logit > -np.inf else np.nan
+
+
+@jit
+def _weight(upper: Floats, threshold: Any, coldness: Any, first: int, end: int) -> Any:
+    """Return what the logits weigh at most that do not survive."""
+    total = v.zero_f32()
+    if coldness < 0:
+        return v.sum_f32(total)
+    for start in range(first, end, ROWS):
+        beyond = v.sub_f32(load_f32(upper, start), v.broadcast_f32(threshold))
+        weight = exp_to_1(v.mul_f32(beyond, v.broadcast_f32(coldness)))
+        total = v.add_f32(total, v.where_greater(v.zero_f32(), beyond, weight, v.zero_f32()))
+    return v.sum_f32(total)

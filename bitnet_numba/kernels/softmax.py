@@ -50,14 +50,31 @@ def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None)
     ValueError
         If shapes, dtypes or layouts differ from the above.
     """
+    padded = _padded(x, out)
+    softmax_worker(new_counts() if counts is None else counts, padded)
+    out[:] = padded[: x.size]
+
+
+def softmax_terms(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
+    """Write ``exp(x - max(x))`` to ``out``: what a softmax divides by its sum.
+
+    An element's bits depend on it and on the largest one, not on the others. Takes and raises what :func:`softmax`
+    does, and counts as one.
+    """
+    padded = _padded(x, out)
+    _terms_worker(new_counts() if counts is None else counts, padded)
+    out[:] = padded[: x.size]
+
+
+def _padded(x: Floats, out: Floats) -> Floats:
+    """Check both arrays, and copy ``x`` to whole vectors."""
     if x.size < 1:
         raise ValueError("x: expected at least one element")
     check_array("x", x, np.float32, (x.size,))
     check_array("out", out, np.float32, (x.size,), written=True)
     padded = np.full(-(-x.size // LANES) * LANES, -np.inf, np.float32)
     padded[: x.size] = x
-    softmax_worker(new_counts() if counts is None else counts, padded)
-    out[:] = padded[: x.size]
+    return padded
 
 
 @jit
@@ -91,6 +108,14 @@ def _exp_of(x: Any, y: Any) -> Any:
 
 @jit
 def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+    share = broadcast_f32(np.float32(1) / _terms_worker(counts, x))
+    for i in range(0, x.size, LANES):
+        store_f32(x, i, mul_f32(load_f32(x, i), share))
+
+
+@jit
+def _terms_worker(counts: npt.NDArray[np.int64], x: Floats) -> Any:
+    """Replace x by exp(x - max(x)), and return the sum."""
     counts[SOFTMAX] += 1
     largest = load_f32(x, 0)
     for i in range(LANES, x.size, LANES):
@@ -101,6 +126,4 @@ def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
         e = exp_to_1(sub_f32(load_f32(x, i), offset))
         total = add_f32(total, e)
         store_f32(x, i, e)
-    share = broadcast_f32(np.float32(1) / sum_f32(total))
-    for i in range(0, x.size, LANES):
-        store_f32(x, i, mul_f32(load_f32(x, i), share))
+    return sum_f32(total)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.api import LanguageModel
-from bitnet_numba.engine.head import HeadType
+from bitnet_numba.engine.head import HeadType, Screening
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260
@@ -93,7 +93,7 @@ class FakeTransformer:
         self.caches.append(FakeCache(n_positions))
         return self.caches[-1]
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
         for tokens, cache, _, _ in pieces:
             if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
                 raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
@@ -105,7 +105,7 @@ class FakeTransformer:
                 if place >= tokens.size - n_logits:
                     rows.append(logits)
         self.counts["gemm" if sum(piece.tokens.size for piece in pieces) > 1 else "gemv"] += 1
-        return np.stack([np.zeros(VOCAB_SIZE, np.float32), *rows])[1:], np.zeros(len(rows), np.int64)
+        return np.stack([np.zeros(VOCAB_SIZE, np.float32), *rows])[1:], [Screening()] * len(rows)
 
     def kernel_counts(self) -> dict[str, int]:
         return dict(self.counts)

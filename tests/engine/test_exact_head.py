@@ -12,19 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bitnet_numba.engine import sampler as engine_sampler
 from bitnet_numba.engine.generate import generate
-from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits
+from bitnet_numba.engine.head import HEAD_TYPES, NeededLogits, Screening
 from bitnet_numba.engine.model import Transformer
+from bitnet_numba.engine.request import Request, Work
 from bitnet_numba.engine.result import GenerationResult
-from bitnet_numba.engine.sampler import Sampler
+from bitnet_numba.engine.sampler import BEYOND, FAR, MOST_RANKED, Sampler
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.engine.shared import SharedTransformer
-from bitnet_numba.engine.token_stream import STEPS_IN_FULL, TokenStream
+from bitnet_numba.engine.steps import STEPS_IN_FULL
+from bitnet_numba.engine.token_stream import TokenStream
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.kernels import reference
 from tests.engine.fakes import ByteDecoder
 from tests.engine.running import transformer
+from tests.engine.screenings import without
 from tests.tiny import toy_model
 
 VOCAB = 301
@@ -33,7 +37,7 @@ SAMPLING = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.0, 1e-300, 0.05, 0.3, 0.8, 1.0, 5.0]),
         "top_k": st.sampled_from([0, 0, 1, 2, 7, 40, 400]),
-        "top_p": st.sampled_from([1.0, 1.0, 0.9, 0.3]),
+        "top_p": st.sampled_from([1.0, 0.999, 0.9, 0.3]),
         "min_p": st.sampled_from([0.0, 0.0, 5e-324, 0.001, 0.05, 0.5, 1.0]),
         "repetition_penalty": st.sampled_from([1.0, 1.0, 0.7, 1.3, 100.0]),
         "frequency_penalty": st.sampled_from([0.0, 0.0, -2.0, 0.4]),
@@ -75,6 +79,35 @@ def test_text_is_that_of_the_full_head(heads: Heads, sampling: dict[str, Any], s
     assert generated(heads.exact, seed, **sampling).token_ids == generated(heads.f16, seed, **sampling).token_ids
 
 
+@pytest.mark.parametrize("beyond", [0.0, 1.0, 4.0])
+@given(
+    temperature=st.sampled_from([0.3, 1.0, 2.0]),
+    top_p=st.sampled_from([0.5, 0.9, 0.99]),
+    lookup=st.sampled_from([0, 3]),
+)
+def test_nucleus_that_the_screen_leaves_open(
+    heads: Heads, beyond: float, temperature: float, top_p: float, lookup: int
+) -> None:
+    """With margins too small, choices stay open; the steps that are read again give what the full head gives."""
+    sampling = {"temperature": temperature, "top_p": top_p, "lookup": lookup, "seed": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_sampler, "BEYOND", beyond)
+        exact = generated(heads.exact, 0, **sampling)
+    full = generated(heads.f16, 0, **sampling)
+    assert exact.token_ids == full.token_ids
+    assert exact.accepted_tokens == full.accepted_tokens
+
+
+def test_steps_that_are_read_again_are_counted_in_full(heads: Heads) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_sampler, "BEYOND", 0.0)
+        result = generated(heads.exact, 0, temperature=1.0, top_p=0.99, seed=0)
+    # open, full; then after 1, 3 and 5 (of 7) more in full
+    assert result.kernels["head_rescore"] == 3
+    assert 3 * (VOCAB + 1) <= result.rescored_rows < 3.5 * VOCAB
+    assert result.kernels["embedding_lookup"] == 12 + 3
+
+
 @given(seed=SEEDS)
 def test_log_probabilities_are_exact_with_every_head(heads: Heads, seed: int) -> None:
     full = generated(heads.f16, seed, logprobs=3)
@@ -86,10 +119,7 @@ def test_log_probabilities_are_exact_with_every_head(heads: Heads, seed: int) ->
 
 def test_logits_are_exact_with_every_head(heads: Heads) -> None:
     text = np.arange(20, dtype=np.int32)
-    every = [
-        model.forward(text, model.new_cache(20), TokenStream(model, [0], SamplingParams(), frozenset()).work, "all")
-        for model in (heads.exact, heads.f16, heads.int8)
-    ]
+    every = [model.forward(text, model.new_cache(20), Work(), "all") for model in (heads.exact, heads.f16, heads.int8)]
     np.testing.assert_array_equal(every[0], every[1])
     np.testing.assert_array_equal(every[2], every[1])
 
@@ -108,10 +138,11 @@ def test_greedy_text_needs_few_rows(heads: Heads) -> None:
 
 def test_rough_logits_are_near(heads: Heads) -> None:
     tokens = np.arange(9, dtype=np.int32)
-    rows = [
-        model.forward(tokens, model.new_cache(9), TokenStream(model, [0], SamplingParams(), frozenset()).work, **asked)
-        for model, asked in ((heads.f16, {}), (heads.int8, {"needed": NeededLogits()}))
-    ]
+    rows = []
+    for model in (heads.f16, heads.int8):
+        request = Request(tokens, model.new_cache(9), Work(), needed=NeededLogits())
+        model.read([request])
+        rows.append(request.logits())
     error = np.abs(rows[0] - rows[1]).max()
     assert 0 < error < 0.05 * rows[0].std()
 
@@ -141,14 +172,14 @@ def test_what_is_not_needed_changes_no_choice(sampling: dict[str, Any], seed: in
         logits = (rng.standard_normal(VOCAB) * scale).astype(np.float32)
         if step:
             logits = (np.round(logits / step) * step).astype(np.float32)
-        needed = thinned.needed()
-        assert thinned.pick(left(logits, needed), is_partial=True) == whole.pick(logits)
+        token = thinned.pick(*screened(logits, thinned.needed())) or thinned.pick(logits)
+        assert token == whole.pick(logits)
 
 
-def left(logits: NDArray[np.float32], needed: NeededLogits) -> NDArray[np.float32]:
+def screened(logits: NDArray[np.float32], needed: NeededLogits) -> tuple[NDArray[np.float32], Screening]:
     always = needed.always.astype(bool) if needed.always.size else np.zeros(logits.size, bool)
     kept = reference.needed_logits(logits, needed.n_best, needed.margin, always)
-    return np.where(kept, logits, np.float32(-np.inf)).astype(np.float32)
+    return without(logits, kept, needed.temperature)
 
 
 @pytest.mark.parametrize(
@@ -159,18 +190,18 @@ def left(logits: NDArray[np.float32], needed: NeededLogits) -> NDArray[np.float3
         ({"temperature": 0.7, "top_k": 9, "top_p": 0.5, "min_p": 0.1}, 9, math.inf),
         ({"temperature": 2.0, "min_p": math.exp(-3)}, 0, 6.0),
         ({"temperature": 1.0, "min_p": 5e-324}, 0, 64.0),
-        ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.9}, 0, math.inf),
-        ({"temperature": 1.0, "top_p": 0.9}, 0, math.inf),
-        ({"temperature": 1.0}, 0, math.inf),
+        ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.9}, MOST_RANKED, BEYOND + math.log(10)),
+        ({"temperature": 0.5, "top_p": 0.9}, MOST_RANKED, (BEYOND + math.log(10)) / 2),
+        ({"temperature": 2.0}, MOST_RANKED, 2 * FAR),
     ],
 )
 def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
     needed = Sampler(SamplingParams(**params), (3, 5), VOCAB).needed()
     assert needed.n_best == n_best
     assert needed.margin == pytest.approx(margin, abs=0.005)
-    assert needed.margin >= margin
+    assert needed.margin >= margin - 1e-9
     assert needed.is_partial == (n_best > 0 or margin < math.inf)
-    assert needed.always.size == 0
+    assert needed.always.sum() < 5 if needed.always.size else params != {"temperature": 2.0}
 
 
 def test_tokens_that_are_changed_are_always_needed() -> None:
@@ -178,7 +209,9 @@ def test_tokens_that_are_changed_are_always_needed() -> None:
         sampler = Sampler(SamplingParams(**params), (3, 5), VOCAB)
         logits = np.zeros(VOCAB, np.float32)
         logits[9] = 1
-        assert sampler.pick(logits).id == 9
+        token = sampler.pick(logits)
+        assert token is not None
+        assert token.id == 9
         return set(np.flatnonzero(sampler.needed().always).tolist())
 
     assert always(repetition_penalty=1.1) == {3, 5, 9}
@@ -190,10 +223,12 @@ def test_tokens_that_are_changed_are_always_needed() -> None:
 def test_left_out_logits_are_no_damage_and_others_are() -> None:
     logits = np.full(VOCAB, -np.inf, np.float32)
     logits[4] = 1
-    assert Sampler(SamplingParams(), (0,), VOCAB).pick(logits, is_partial=True).id == 4
+    token = Sampler(SamplingParams(), (0,), VOCAB).pick(logits, Screening(threshold=1))
+    assert token is not None
+    assert token.id == 4
     for value in (np.nan, np.inf):
         logits[7] = value
         with pytest.raises(BitNetError, match="not finite"):
-            Sampler(SamplingParams(), (0,), VOCAB).pick(logits, is_partial=True)
+            Sampler(SamplingParams(), (0,), VOCAB).pick(logits, Screening(threshold=1))
     with pytest.raises(BitNetError, match="not finite"):
-        Sampler(SamplingParams(), (0,), VOCAB).pick(np.full(VOCAB, -np.inf, np.float32), is_partial=True)
+        Sampler(SamplingParams(), (0,), VOCAB).pick(np.full(VOCAB, -np.inf, np.float32), Screening(threshold=1))

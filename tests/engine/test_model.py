@@ -148,7 +148,7 @@ def test_who_asks_for_all_logits_exactly_changes_nobody_elses(head: HeadType, tm
     counts = [1, 1, 3, 2, 0]
     caches = [model.new_cache(4) for _ in needs]
     pieces = [Piece(*piece) for piece in zip(texts, caches, counts, needs, strict=True)]
-    together, rescored = model.forward_batch(pieces)
+    together, screenings = model.forward_batch(pieces)
     alone = [model.forward_batch([piece._replace(cache=model.new_cache(4))]) for piece in pieces if piece.n_logits]
     rows = np.concatenate([logits for logits, _ in alone])
     for row, of_one in zip(together, rows, strict=True):
@@ -156,7 +156,7 @@ def test_who_asks_for_all_logits_exactly_changes_nobody_elses(head: HeadType, tm
     if head == "int8":
         np.testing.assert_array_equal(together, rows)
         assert (together[0] != model.forward(texts[0], model.new_cache(3), needed=NeededLogits())[0]).any()
-    assert rescored.shape == (7,)
+    assert len(screenings) == 7
     assert [cache.length for cache in caches] == [3] * len(caches)
 
 

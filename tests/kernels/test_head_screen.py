@@ -38,9 +38,13 @@ def full(matrix: Matrix, hidden: Floats) -> Floats:
     return out
 
 
-def request(n_tokens: int = 1, n_best: int = 1, margin: float = INFINITY, always: Any = None) -> HeadRequest:
+def request(
+    n_tokens: int = 1, n_best: int = 1, margin: float = INFINITY, always: Any = None, coldness: float = -1
+) -> HeadRequest:
     marked = np.zeros((n_tokens, 0), np.uint8) if always is None else np.asarray(always, np.uint8)
-    return HeadRequest(np.full(n_tokens, n_best), np.full(n_tokens, margin), marked)
+    return HeadRequest(
+        np.full(n_tokens, n_best), np.full(n_tokens, margin), marked, np.full(n_tokens, coldness, np.float32)
+    )
 
 
 def screened(matrix: Matrix, hidden: Floats, asked: HeadRequest) -> tuple[Floats, ScreenState]:
@@ -222,6 +226,43 @@ def test_needed_logits_have_the_bits_of_the_full_pass(
         assert not (reference.needed_logits(exact[token], n_best, margin, marked[token]) & ~computed).any()
         np.testing.assert_array_equal(out[token, computed], exact[token, computed])
         assert state.rescored[token] == computed.sum()
+
+
+@given(
+    vocab_size=st.sampled_from([1, 16, 33, 500, 1000]),
+    n_tokens=st.sampled_from([1, 3, 10]),
+    n_best=st.sampled_from([0, 1, 20]),
+    margin=st.sampled_from([0.0, 1.0, 6.0]),
+    coldness=st.sampled_from([0.0, 0.1, 1.0, 10.0, 1e30]),
+    always=st.sampled_from([0.0, 0.05]),
+    seed=SEEDS,
+)
+def test_what_is_left_out_weighs_no_more_than_is_told(
+    vocab_size: int, n_tokens: int, n_best: int, margin: float, coldness: float, always: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    matrix, hidden = normal(rng, (vocab_size, 64), 0.02), normal(rng, (n_tokens, 64), 20)
+    marked = rng.random((n_tokens, vocab_size)) < always
+    out, state = screened(matrix, hidden, request(n_tokens, n_best, margin, marked if always else None, coldness))
+    exact = full(matrix, hidden).astype(np.float64)
+    for token in range(n_tokens):
+        is_left_out, threshold = out[token] == -np.inf, float(state.thresholds[token])
+        assert (exact[token, is_left_out] < threshold).all()
+        weights = np.exp(coldness * (exact[token, is_left_out] - threshold))
+        widths = (state.upper - state.lower)[token, :vocab_size][is_left_out]
+        told = state.left_out[token].sum(dtype=np.float64)
+        assert weights.sum() <= told * (1 + 1e-4) + vocab_size * np.exp(-64.0)
+        highest = np.minimum(exact[token, is_left_out] + widths - threshold, 0)
+        assert told <= np.exp(coldness * highest).sum() * (1 + 1e-4)
+
+
+def test_nothing_is_weighed_where_nobody_asks_or_nothing_is_left_out() -> None:
+    rng = np.random.default_rng(11)
+    matrix, hidden = normal(rng, (500, 64), 0.02), normal(rng, (2, 64), 20)
+    assert not screened(matrix, hidden, request(2))[1].left_out.any()
+    weighed = request(2, margin=1.0, coldness=1.0)
+    assert screened(matrix, hidden, weighed)[1].left_out.any()
+    assert not screened(matrix, hidden, request(2, n_best=600, coldness=1.0))[1].left_out.any()
 
 
 @given(seed=SEEDS, n_tokens=st.integers(9, 16), peaked=st.integers(0, 16), n_best=st.sampled_from([1, 5, 60]))

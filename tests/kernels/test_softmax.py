@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.kernels import reference
 from bitnet_numba.kernels.jit import jit
-from bitnet_numba.kernels.softmax import LOWEST, exp_f32, exp_to_1, softmax
+from bitnet_numba.kernels.softmax import LOWEST, exp_f32, exp_to_1, softmax, softmax_terms
 from bitnet_numba.simd.memory import load_f32, store_f32
 from tests.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
 
@@ -60,6 +60,19 @@ def test_the_exponential_of_a_softmax_is_the_same_one(seed: int, magnitude: floa
     exponentials_to_1(x, out)
     np.testing.assert_array_equal(out, exp(x))
     assert out.any() == (x.max() > LOWEST)
+
+
+@given(seed=SEEDS, n=st.integers(2, 100), magnitude=st.sampled_from([1e-3, 1.0, 30.0]))
+def test_terms_are_exponentials_whatever_stands_beside_them(seed: int, n: int, magnitude: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = normal(rng, n, magnitude)
+    terms, few = np.empty_like(x), np.sort(rng.choice(n, n // 2, replace=False))
+    softmax_terms(x, terms)
+    np.testing.assert_array_equal(terms, exp(x - x.max()))
+    few = np.union1d(few, [np.argmax(x)])
+    out = x[few]
+    softmax_terms(out, out)
+    np.testing.assert_array_equal(out, terms[few])
 
 
 def test_may_write_over_its_input() -> None:
