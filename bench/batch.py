@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=24, help="of each sequence")
+    parser.add_argument("--tokens", type=int, default=64, help="of each sequence")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
