@@ -74,7 +74,7 @@ def runs() -> list[Run]:
         Run(
             "isa",
             "isa",
-            ["--threads", "2", "--chunks", "64", "--prompt-tokens", "64", "--tokens", "16", "--rounds", "1"],
+            ["--threads", "2", "--chunks", "64", "--prompt-tokens", "64", "--tokens", "16", "--rounds", "3"],
             SMALL_SHAPE,
         ),
         Run("kv", "kv", ["--context", "2048"], MAIN_SHAPE),
