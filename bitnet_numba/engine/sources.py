@@ -7,7 +7,7 @@ from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.hub.reference import parse_reference
+from bitnet_numba.hub.lookup import cached_model
 from bitnet_numba.settings import read_settings
 
 
@@ -29,27 +29,17 @@ def open_source(model: str | Path | None) -> ModelSource:
     if name is None or str(name) == "demo":
         return GGUFSource(demo_model_path())
     path = _expanded(Path(name))
-    if not path.exists():
-        path = _in_cache(str(name))
+    path = path if path.exists() else _in_cache(str(name))
     return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
 
 
 def _in_cache(name: str) -> Path:
-    """Return where a model of the hub lies in the cache; nothing is ever downloaded here."""
-    reference = parse_reference(name)
-    if reference is None:
+    path = cached_model(name)
+    if path is None:
         raise BitNetError(
             f"{name}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
         )
-    from bitnet_numba.hub.cache import RepositoryCache, model_path  # here, because it imports the hub's library
-
-    files = RepositoryCache(reference.repo).find(reference)
-    if not files:
-        raise BitNetError(
-            f"{name}: no such model, and the hub's cache does not have it; correct the path, or fetch it with"
-            f" 'bitnet-numba pull {name}'"
-        )
-    return model_path(files)
+    return path
 
 
 def _expanded(path: Path) -> Path:
