@@ -1,6 +1,9 @@
 """PyTorch: the model as a ``torch.export`` program, a ``.pt2`` file that needs none of this project's code."""
 
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,12 @@ MIN_TOKENS = 2  # a program that is traced with one token is one for one token
 
 
 def export_torch(
-    source: ModelSource, out_path: Path, *, max_context: int | None = None, prompt: str = PROMPT
+    source: ModelSource,
+    out_path: Path,
+    *,
+    max_context: int | None = None,
+    prompt: str = PROMPT,
+    torchscript: bool = False,
 ) -> Exported:
     """Write a model with ``torch.export``, load and run the file, and keep it only if its logits are the engine's.
 
@@ -47,6 +55,8 @@ def export_torch(
         The most tokens of one run, at least 2; by default what the model was trained for.
     prompt : str
         What the two are compared on, of at least two tokens.
+    torchscript : bool
+        Write TorchScript instead, which PyTorch gives up, for programs that read nothing else.
 
     Raises
     ------
@@ -61,9 +71,13 @@ def export_torch(
         raise ParameterError("the prompt of the check has one token; give a longer one, and a context of at least 2")
     with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
         made = Path(folder) / out_path.name
-        _save(Model(source, context), ids, context, made)
+        if torchscript:
+            _save_script(Model(source, context), ids, made)
+        else:
+            _save(Model(source, context), ids, context, made)
+        run = run_script if torchscript else run_torch
         size, runtime = made.stat().st_size, f"torch {torch.__version__}"
-        report = compared(out_path, size, runtime, engine_logits(source, ids), run_torch(made, ids))
+        report = compared(out_path, size, runtime, engine_logits(source, ids), run(made, ids))
         made.chmod(0o644)
         made.replace(out_path)
     return report
@@ -76,12 +90,32 @@ def run_torch(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
     return logits
 
 
+def run_script(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
+    """Do what :func:`run_torch` does with a TorchScript file."""
+    with torch.inference_mode(), _deprecation_known():
+        logits: Floats = torch.jit.load(str(path))(torch.from_numpy(ids)).numpy()
+    return logits
+
+
 def _save(model: "Model", ids: npt.NDArray[np.int64], context: int, path: Path) -> None:
     n_tokens = torch.export.Dim("n_tokens", min=MIN_TOKENS, max=context) if context > MIN_TOKENS else None
     program = torch.export.export(
         model.eval(), (torch.from_numpy(ids),), dynamic_shapes={"ids": None if n_tokens is None else {0: n_tokens}}
     )
     torch.export.save(program, str(path))
+
+
+def _save_script(model: "Model", ids: npt.NDArray[np.int64], path: Path) -> None:
+    with torch.no_grad(), _deprecation_known():
+        torch.jit.trace(model.eval(), (torch.from_numpy(ids),)).save(str(path))
+
+
+@contextmanager
+def _deprecation_known() -> Iterator[None]:
+    """Keep back what PyTorch says about TorchScript: who asks for it knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 # ---- the model, as the engine computes it: kernels/reference.py ------------------------------------------------------

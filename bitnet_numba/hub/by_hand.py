@@ -1,9 +1,8 @@
 """What to do where this machine may not, or cannot, ask the network."""
 
-from huggingface_hub import constants
-
 from bitnet_numba.hub.client import resolve_url
 from bitnet_numba.hub.known import known_sha256
+from bitnet_numba.hub.library import constants
 from bitnet_numba.hub.reference import HubReference
 
 

@@ -11,10 +11,9 @@ https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 import re
 from pathlib import Path
 
-from huggingface_hub import constants
-
 from bitnet_numba.files import atomic_write
 from bitnet_numba.hub.choice import choose_files
+from bitnet_numba.hub.library import constants
 from bitnet_numba.hub.reference import HubReference
 
 _COMMIT = re.compile("[0-9a-f]{40}")

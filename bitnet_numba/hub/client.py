@@ -9,12 +9,18 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import quote
 
-import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, get_session
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
 from bitnet_numba.errors import AuthenticationError, BitNetError, NetworkError, ParameterError, RateLimitError
+from bitnet_numba.hub.library import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    build_hf_headers,
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    hf_raise_for_status,
+    httpx2,
+)
 from bitnet_numba.hub.reference import HubReference
 from bitnet_numba.hub.retry import TransientError
 

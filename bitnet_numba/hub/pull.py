@@ -4,15 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.utils import WeakFileLock
-
 from bitnet_numba.errors import BitNetError, IntegrityError, NetworkError, ParameterError
 from bitnet_numba.files import sha256_file
 from bitnet_numba.hub.cache import RepositoryCache, model_path
 from bitnet_numba.hub.choice import choose_files
 from bitnet_numba.hub.client import HubClient, RemoteFile
 from bitnet_numba.hub.known import known_sha256
+from bitnet_numba.hub.library import WeakFileLock, constants
 from bitnet_numba.hub.reference import HubReference
 from bitnet_numba.hub.retry import RetryPolicy, Say, with_retries
 from bitnet_numba.hub.transfer import Progress, Report, gather

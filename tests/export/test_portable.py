@@ -138,6 +138,14 @@ def test_what_cannot_be_written_or_checked(name: str, tmp_path: Path) -> None:
     source.close()
 
 
+def test_torchscript_on_request(tmp_path: Path) -> None:
+    module, export, _ = exporter("torch")
+    report = export(open_source("demo"), tmp_path / "demo.pt", max_context=32, torchscript=True)
+    assert report.first_difference <= 1e-4
+    assert report.same_choices == report.n_tokens
+    assert module.run_script(report.path, np.arange(32)).shape == (32, 4096)
+
+
 def test_weights_of_gigabytes_go_to_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, export, run = exporter("onnx")
     monkeypatch.setattr(module, "MAX_SINGLE_FILE", 1_000_000)

@@ -109,6 +109,24 @@ def test_wrong_usage_is_2(arguments: list[str], told: str, cache: Path, hub: Fak
     assert hub.requests == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "told"),
+    [
+        ("HF_ENDPOINT", "http://[::", 2, "environment: Invalid IPv6 URL; correct or unset HF_ENDPOINT"),
+        ("HF_ENDPOINT", "nonsense", 14, "UnsupportedProtocol; check HF_ENDPOINT"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", 2, "correct or unset HF_ENDPOINT, HF_HUB_DOWNLOAD_TIMEOUT"),
+        ("HTTPS_PROXY", "gopher://x", 14, "correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(variable: str, value: str, code: int, told: str, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), variable: value}
+    command = [sys.executable, "-W", "error", "-m", "bitnet_numba", "pull", ID]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert told in done.stderr.splitlines()[-1]
+
+
 def test_offline_tells_how_to_bring_the_file_by_hand(cache: Path, hub: FakeHub) -> None:
     result = run(ID, "--offline", "--sha256", SHA256)
     assert result.exit_code == 14
