@@ -21,7 +21,7 @@ from bitnet_numba.hub.library import (
     hf_raise_for_status,
     httpx2,
 )
-from bitnet_numba.hub.reference import HubReference
+from bitnet_numba.hub.reference import HubReference, stays_inside
 from bitnet_numba.hub.retry import TransientError
 
 TOKEN_HELP = (
@@ -30,7 +30,7 @@ TOKEN_HELP = (
 )
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
-_ETAG = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+_ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
 
 
@@ -165,6 +165,8 @@ def _listing(response: httpx2.Response, place: str) -> tuple[str, list[str]]:
         raise NetworkError(
             f"{place}: the hub's list of files cannot be read; check HF_ENDPOINT and the proxy"
         ) from None
+    if not all(map(stays_inside, names)):
+        raise NetworkError(f"{place}: the hub's list names a file outside the repository; check HF_ENDPOINT")
     return commit, names
 
 

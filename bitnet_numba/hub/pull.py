@@ -1,10 +1,12 @@
 """Fetch a model from the hub into the cache, and check that it is the one that was meant."""
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bitnet_numba.errors import BitNetError, IntegrityError, NetworkError, ParameterError
+from bitnet_numba.errors import BitNetError, DiskSpaceError, IntegrityError, NetworkError, ParameterError
 from bitnet_numba.files import sha256_file
 from bitnet_numba.hub.cache import RepositoryCache, model_path
 from bitnet_numba.hub.choice import choose_files
@@ -119,8 +121,8 @@ def pull(
             )
         files = [_checked(path, _expected_sha256(reference, path.name, expected)) for path in paths]
     else:
-        client = HubClient(policy.timeout, endpoint)
-        files = _Pull(client, cache, policy, report, say).run(reference, expected)
+        with _disk_failures_told(cache.folder):
+            files = _Pull(HubClient(policy.timeout, endpoint), cache, policy, report, say).run(reference, expected)
     pulled = Pulled(model_path([file.path for file in files]), files)
     _check_size(pulled, reference, expected)
     return pulled
@@ -159,12 +161,13 @@ class _Pull:
 
     def _fetched(self, remote: RemoteFile, sha256: str | None) -> PulledFile:
         """Fetch one file unless it lies in the cache."""
+        wanted = sha256 or remote.sha256
         path, blob = self.cache.snapshot(remote.commit) / remote.name, self.cache.blob(remote.etag)
         if path.exists():
-            return _checked(path, sha256)
-        if sha256 is not None and remote.sha256 not in (None, sha256):
+            return _checked(path, wanted)
+        if remote.sha256 not in (None, wanted):
             raise IntegrityError(
-                f"{remote.reference}: the hub states the SHA-256 {remote.sha256}, expected {sha256};"
+                f"{remote.reference}: the hub states the SHA-256 {remote.sha256}, expected {wanted};"
                 " take the revision that was meant, or state its SHA-256 with --sha256"
             )
         self.cache.make_folders(remote.etag)
@@ -172,12 +175,28 @@ class _Pull:
             if not blob.exists():
                 partial = self.cache.partial(remote.etag)
                 gather(self.client, remote, partial, self.policy, self.report, self.say)
-                found = _check_gathered(partial, remote, sha256)
+                found = _check_gathered(partial, remote, wanted)
                 partial.replace(blob)
                 path = self.cache.link(remote.commit, remote.name, remote.etag)
                 return PulledFile(path, found, path.stat().st_size)
             path = self.cache.link(remote.commit, remote.name, remote.etag)
-        return _checked(path, sha256)
+        return _checked(path, wanted)
+
+
+@contextmanager
+def _disk_failures_told(folder: Path) -> Iterator[None]:
+    """Turn what the file system says about the cache into our own errors."""
+    try:
+        yield
+    except BrokenPipeError:  # of a reader of the messages, who has left
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskSpaceError(f"{folder}: the disk is full; free some space and start it again") from None
+        raise BitNetError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error});"
+            " set HF_HUB_CACHE to another folder"
+        ) from None
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -185,9 +204,8 @@ def _expected_sha256(reference: HubReference, name: str, expected: Expected) -> 
     return expected.sha256 or known_sha256(reference, name)
 
 
-def _check_gathered(partial: Path, remote: RemoteFile, sha256: str | None) -> str:
+def _check_gathered(partial: Path, remote: RemoteFile, wanted: str | None) -> str:
     """Return the SHA-256 of what has come; a file that differs is removed, since nothing can go on with it."""
-    wanted = sha256 or remote.sha256
     found = sha256_file(partial)
     if wanted is not None and found != wanted:
         partial.unlink()

@@ -44,7 +44,7 @@ def parse_reference(text: str) -> HubReference | None:
     A path with one slash looks the same: callers ask the file system first.
     """
     match = _REFERENCE.fullmatch(text)
-    if match is None or not all(map(_stays_inside, (match["revision"], match["file"]))):
+    if match is None or not all(stays_inside(path) for path in (match["revision"], match["file"]) if path is not None):
         return None
     return HubReference(match["repo"], match["revision"] or DEFAULT_REVISION, match["file"])
 
@@ -70,6 +70,6 @@ def checked_reference(text: str, *, revision: str | None = None, file: str | Non
     return whole
 
 
-def _stays_inside(path: str | None) -> bool:
-    """Say whether a revision or file can be part of a path in the cache without leaving its folder."""
-    return path is None or not (path.startswith("/") or {"", ".", ".."} & set(path.split("/")))
+def stays_inside(path: str) -> bool:
+    """Say whether a revision or file can be part of a path in the cache, and of a message, without doing harm."""
+    return path.isprintable() and not (path.startswith("/") or {"", ".", ".."} & set(path.split("/")))

@@ -1,6 +1,5 @@
 """One file from the hub to the disk: gathered in a partial file, which the next attempt goes on with."""
 
-import errno
 import shutil
 import time
 from collections.abc import Callable
@@ -58,16 +57,11 @@ def gather(client: HubClient, remote: RemoteFile, partial: Path, policy: RetryPo
     Raises
     ------
     DiskSpaceError
-        If less than the rest and a margin is free, or the disk is full.
+        If less than the rest and a margin is free.
     BitNetError
         If the server fails too often, or refuses.
     """
-    try:
-        with_retries(lambda: _attempt(client, remote, partial, report), policy, say)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskSpaceError(f"{partial.parent}: the disk is full; free some space and start it again") from None
+    with_retries(lambda: _attempt(client, remote, partial, report), policy, say)
 
 
 def _attempt(client: HubClient, remote: RemoteFile, partial: Path, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,23 @@ def test_a_list_that_cannot_be_read(answer: bytes, cache: Path, hub: FakeHub) ->
         fetch(cache, HubReference(REPO))
 
 
+@pytest.mark.parametrize("name", ["../../../evil.gguf", "/evil.gguf", "a//b.gguf", "\x1b[2Jevil.gguf"])
+def test_a_list_that_leads_out_of_the_cache(name: str, cache: Path, hub: FakeHub) -> None:
+    hub.files = {name: CONTENT}
+    with pytest.raises(NetworkError, match="names a file outside the repository") as caught:
+        fetch(cache, HubReference(REPO))
+    assert str(caught.value).isprintable()
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(("header", "value"), [("ETag", '".."'), ("ETag", '"a/../../b"'), ("X_Repo_Commit", "../../x")])
+def test_a_description_that_leads_out_of_the_cache(header: str, value: str, cache: Path, hub: FakeHub) -> None:
+    hub.fail(sends(CONTENT, **{"ETag": '"e"', "X_Repo_Commit": COMMIT, header: value}), at="HEAD")
+    with pytest.raises(NetworkError, match="does not answer as a hub does"):
+        fetch(cache)
+    assert not cache.exists()
+
+
 def test_a_repository_without_a_model(cache: Path, hub: FakeHub) -> None:
     hub.files = {"pytorch_model.bin": b"x", "config.json": b"{}"}
     with pytest.raises(BitNetError, match=r"holds no \.gguf file"):
@@ -288,8 +306,9 @@ def test_a_known_file_is_checked_without_being_told(cache: Path, hub: FakeHub, m
 def test_a_damaged_file_in_the_cache_is_found(cache: Path) -> None:
     path = fetch(cache).path
     path.resolve().write_bytes(b"damaged")
-    with pytest.raises(IntegrityError, match=r"delete /.*/blobs/.* and pull it again"):
-        fetch(cache, expected=Expected(SHA256))
+    for expected in (Expected(SHA256), None):  # the hub states it too
+        with pytest.raises(IntegrityError, match=r"delete /.*/blobs/.* and pull it again"):
+            fetch(cache, expected=expected)
 
 
 def test_a_model_that_is_too_small(cache: Path) -> None:
@@ -323,6 +342,19 @@ def test_a_disk_that_fills_up_keeps_what_has_come(cache: Path) -> None:
     with pytest.raises(DiskSpaceError, match="the disk is full"):
         fetch(cache, report=fill)
     assert partial(cache).stat().st_size > 0
+
+
+def test_a_cache_that_cannot_be_written_is_told(cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(BitNetError, match=r"cannot be written \(Not a directory\); set HF_HUB_CACHE"):
+        fetch(cache)
+
+
+def test_two_at_once_fetch_one_copy(cache: Path, hub: FakeHub) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fetch(cache), range(2))
+    assert first == second
+    assert len(hub.asked("GET")) == 1
 
 
 # ---- offline, and who asks -------------------------------------------------------------------------------------------

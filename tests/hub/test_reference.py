@@ -28,7 +28,7 @@ def test_an_id_reads_as_it_is_written(org: str, name: str, revision: str, file: 
     "text",
     [
         *("", "model.gguf", "a/b/c", "/a/b", "./a", "../a", "a/b:", "a/b@", "a/b:../c", "a/b:/c", "a/b@../x"),
-        *("a/b:c//d", "a/b@r:c:d", "a b/c", "é/b", "a/b:c\\d", "a/b@r/../../x"),
+        *("a/b:c//d", "a/b@r:c:d", "a b/c", "é/b", "a/b:c\\d", "a/b@r/../../x", "a/b:\x1b[2J"),
     ],
 )
 def test_what_is_no_id(text: str) -> None:
