@@ -1,11 +1,19 @@
 # Every target says what it does; `make help` lists them. Example lines can be pasted.
 PYTHON ?= .venv/bin/python
 FUZZ_SECONDS ?= 60
+# Of the model-... targets: the checkpoint, the file made of it, a tokenizer from elsewhere, and the folder for results.
+MODEL_DIR ?= bench/demo_model/checkpoint
+OUT ?= .cache/model
+GGUF ?= $(OUT)/clean-f16.gguf
+TOKENIZER ?=
+BITNET = $(PYTHON) -m bitnet_numba
+WITH_TOKENIZER = $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)")
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci
+.PHONY: help setup test test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci \
+	model-export model-quantize-i2s model-inspect-ln model-validate model-clean model-check
 
 help:  ## list the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup:  ## make a virtual environment with everything for development: make setup && . .venv/bin/activate
 	python3 -m venv .venv
@@ -56,6 +64,28 @@ demo-model:  ## make the embedded model again from its checkpoint: make demo-mod
 
 demo-check:  ## check that the embedded model's bytes can be made again: make demo-check
 	$(PYTHON) -m bench.demo_model.make --check
+
+model-export:  ## turn a checkpoint into a GGUF file, with fingerprint and meta.json: make model-export MODEL_DIR=~/checkpoint OUT=out
+	mkdir -p "$(OUT)"
+	$(BITNET) export "$(MODEL_DIR)" -o "$(OUT)" --type f16 $(WITH_TOKENIZER)
+
+model-quantize-i2s:  ## pack the linear layers of a GGUF file in two bits a weight: make model-quantize-i2s GGUF=out/clean-f16.gguf OUT=out
+	mkdir -p "$(OUT)"
+	$(BITNET) quantize "$(GGUF)" -o "$(OUT)/clean-i2_s.gguf" --type i2_s
+
+model-inspect-ln:  ## check the norms and projections of a GGUF file, strictly: make model-inspect-ln GGUF=out/clean-f16.gguf
+	BITNET_STRICT_MODE=1 $(BITNET) inspect "$(GGUF)" --ln-stats --gate auto
+
+model-validate:  ## load a GGUF file and let it write, without corrections: make model-validate GGUF=out/clean-f16.gguf
+	$(BITNET) validate "$(GGUF)" $(WITH_TOKENIZER)
+
+model-clean: model-export  ## export, then validate what came of it: make model-clean MODEL_DIR=~/checkpoint OUT=out
+	$(MAKE) model-validate GGUF="$(OUT)/clean-f16.gguf"
+
+model-check: model-clean  ## export, quantize, inspect and validate both files: make model-check MODEL_DIR=~/checkpoint OUT=out
+	$(MAKE) model-inspect-ln GGUF="$(OUT)/clean-f16.gguf"
+	$(MAKE) model-quantize-i2s GGUF="$(OUT)/clean-f16.gguf"
+	$(MAKE) model-inspect-ln model-validate GGUF="$(OUT)/clean-i2_s.gguf"
 
 clean:  ## remove what builds and tests leave: make clean
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* .cache

@@ -51,8 +51,9 @@ def load(
     Parameters
     ----------
     model : str or Path, optional
-        A GGUF file or a Hugging Face directory. By default ``BITNET_GGUF`` where the environment sets it, else the
-        small model that comes with the package.
+        A GGUF file, a Hugging Face directory, or ``org/name[@revision][:file]`` for a model that ``bitnet-numba pull``
+        has fetched. By default ``BITNET_GGUF`` where the environment sets it, else the small model that comes with the
+        package.
     threads : int, optional
         How many threads share the work; by default ``BITNET_NUM_THREADS`` where set, else one for each core. The
         results do not depend on it.

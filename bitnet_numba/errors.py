@@ -27,6 +27,12 @@ class ResourceError(BitNetError):
     """The machine, or a limit asked for, is too small: memory, context, threads."""
 
 
+class DiskSpaceError(ResourceError):
+    """The disk has no room for what is to be written."""
+
+    exit_code = 10
+
+
 class TemplateError(BitNetError):
     """A chat template that is unknown, malformed, or does more than a template may."""
 
@@ -35,6 +41,30 @@ class ParameterError(BitNetError, ValueError):
     """An argument outside its range."""
 
     exit_code = 2
+
+
+class AuthenticationError(BitNetError):
+    """A server wants to know who asks, or does not give this to whom it is."""
+
+    exit_code = 11
+
+
+class RateLimitError(BitNetError):
+    """A server was asked too often, and wants to be asked later."""
+
+    exit_code = 12
+
+
+class IntegrityError(BitNetError):
+    """A file is not the one that was asked for: its SHA-256 or its size differ."""
+
+    exit_code = 13
+
+
+class NetworkError(BitNetError):
+    """A server cannot be reached, or does not do what it should."""
+
+    exit_code = 14
 
 
 def excerpt(value: object) -> str:

@@ -23,6 +23,8 @@ class Settings:
         ``BITNET_GGUF``: the model to use where none is named.
     cache_dir : Path or None
         ``BITNET_CACHE_DIR``: where compiled kernels are kept.
+    offline : bool
+        ``BITNET_OFFLINE`` or ``HF_HUB_OFFLINE``: never ask the network.
     """
 
     isa: str | None
@@ -30,6 +32,7 @@ class Settings:
     seed: int | None
     model: str | None
     cache_dir: Path | None
+    offline: bool
 
 
 def read_settings() -> Settings:
@@ -47,11 +50,16 @@ def read_settings() -> Settings:
         seed=_integer("BITNET_SEED", minimum=0),
         model=_text("BITNET_GGUF"),
         cache_dir=Path(cache_dir) if cache_dir else None,
+        offline=_truthy("BITNET_OFFLINE") or _truthy("HF_HUB_OFFLINE"),
     )
 
 
 def _text(name: str) -> str | None:
     return os.environ.get(name, "").strip() or None
+
+
+def _truthy(name: str) -> bool:
+    return (_text(name) or "").lower() in ("1", "true", "yes", "on")
 
 
 def _integer(name: str, minimum: int) -> int | None:

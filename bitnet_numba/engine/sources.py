@@ -7,6 +7,7 @@ from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.errors import BitNetError
+from bitnet_numba.hub.lookup import cached_model
 from bitnet_numba.settings import read_settings
 
 
@@ -16,7 +17,8 @@ def open_source(model: str | Path | None) -> ModelSource:
     Parameters
     ----------
     model : str, Path or None
-        A GGUF file, a Hugging Face directory, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
+        A GGUF file, a Hugging Face directory, ``org/name[@revision][:file]`` for a model of the hub that lies in the
+        cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
 
     Raises
     ------
@@ -27,13 +29,17 @@ def open_source(model: str | Path | None) -> ModelSource:
     if name is None or str(name) == "demo":
         return GGUFSource(demo_model_path())
     path = _expanded(Path(name))
-    if path.is_dir():
-        return HuggingFaceSource(path)
-    if not path.exists():
+    path = path if path.exists() else _in_cache(str(name))
+    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+
+
+def _in_cache(name: str) -> Path:
+    path = cached_model(name)
+    if path is None:
         raise BitNetError(
-            f"{path}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
+            f"{name}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
         )
-    return GGUFSource(path)
+    return path
 
 
 def _expanded(path: Path) -> Path:

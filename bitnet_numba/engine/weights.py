@@ -197,13 +197,18 @@ def _padded_matrix(matrix: Matrix, hidden: int) -> Matrix:
 
 
 def _rope(source: ModelSource, layout: Layout, max_context: int) -> Floats:
-    config = source.config
     needed, free = max_context * layout.head_dim * _ROPE_BYTES, available_bytes()
     if free is not None and needed > free:
         raise ResourceError(
             f"{source.path}: RoPE for {max_context:,} positions needs {human_size(needed)}, "
             f"{human_size(free)} are free; ask for a smaller context"
         )
+    return rope_table(rope_frequencies(source), max_context, layout.half)
+
+
+def rope_frequencies(source: ModelSource) -> npt.NDArray[np.float64]:
+    """Return by which angle each pair turns from one position to the next, float64[head_dim // 2]."""
+    config = source.config
     frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
     scaling = config.rope_scaling
     if scaling is not None and scaling.bands is None:
@@ -213,4 +218,4 @@ def _rope(source: ModelSource, layout: Layout, max_context: int) -> Floats:
     factors = source.rope_factors()
     if factors is not None:
         frequencies = frequencies / factors
-    return rope_table(frequencies, max_context, layout.half)
+    return frequencies

@@ -11,8 +11,8 @@ MODEL_OPTION = click.option(
     "-m",
     "--model",
     metavar="MODEL",
-    help="A .gguf file, or a Hugging Face directory (config.json and safetensors). Default: BITNET_GGUF, or the model"
-    " that comes with the program, which 'demo' names too.",
+    help="A .gguf file, a Hugging Face directory (config.json and safetensors), or org/name[@revision][:file] for what"
+    " 'pull' has fetched. Default: BITNET_GGUF, or the model that comes with the program, which 'demo' names too.",
 )
 THREADS_OPTION = click.option(
     "--threads",

@@ -10,7 +10,7 @@ from bitnet_numba_cli.main import COMMANDS
 from tests.cli.conftest import Invoke
 from tests.cli.fake import FakeModel
 
-HEAVY = ("numba", "llvmlite", "numpy", "rich", "tokenizers", "jinja2")
+HEAVY = ("numba", "llvmlite", "numpy", "rich", "tokenizers", "jinja2", "huggingface_hub", "httpx2")
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["--version"], *([name, "-h"] for name in COMMANDS)])

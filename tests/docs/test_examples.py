@@ -13,6 +13,7 @@ from tests.docs.markdown import ROOT, code_blocks, commands_and_output
 
 HOW_TO = ROOT / "docs" / "how-to" / "use-from-python.md"
 TEMPLATES = ROOT / "docs" / "how-to" / "chat-with-templates.md"
+ONNX = ROOT / "docs" / "how-to" / "export-to-onnx-or-torch.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
 
@@ -72,3 +73,13 @@ def test_commands_print_what_is_shown(
     for commands, shown in examples:
         done = [CliRunner().invoke(cli, shlex.split(command)[1:]) for command in commands.splitlines()]
         assert "".join(each.stdout for each in done) == shown
+
+
+def test_the_examples_for_onnx_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    printed = [_run(example, ONNX, names, capsys) for example in code_blocks(ONNX, "python")]
+    assert printed == code_blocks(ONNX, "text")

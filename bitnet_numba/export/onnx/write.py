@@ -1,0 +1,81 @@
+"""From a model's files to an .onnx file that was run and compared."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from bitnet_numba.engine.source import ModelSource
+from bitnet_numba.errors import BitNetError
+from bitnet_numba.export.onnx.graph import INPUT, OUTPUT, build_model
+from bitnet_numba.export.portable import PROMPT, Exported, Floats, checked_context, compared, engine_logits, prompt_ids
+
+MAX_SINGLE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
+ERRORS_ONLY = 3  # onnxruntime's log level
+
+
+def export_onnx(
+    source: ModelSource, out_path: Path, *, max_context: int | None = None, prompt: str = PROMPT
+) -> Exported:
+    """Write a model as ONNX, run it in onnxruntime, and keep the file only if its logits are the engine's.
+
+    The graph takes ``token_ids``, int64[n_tokens], and gives ``logits``, float32[n_tokens, vocab_size]; it keeps
+    nothing from run to run. Weights of more than 1.9 GB go to a second file, ``<name>.data``.
+
+    Parameters
+    ----------
+    source : ModelSource
+        An open model.
+    out_path : Path
+        ``.onnx``.
+    max_context : int, optional
+        The most tokens of one run; by default what the model was trained for.
+    prompt : str
+        What the two are compared on.
+
+    Raises
+    ------
+    BitNetError
+        If the file cannot be written, or onnxruntime's logits are not the engine's.
+    """
+    if not out_path.parent.is_dir():
+        raise BitNetError(f"{out_path.parent}: no such directory; create it first")
+    context = checked_context(source, max_context)
+    ids = prompt_ids(source, prompt, context)
+    with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
+        made = Path(folder) / out_path.name
+        _save(build_model(source, context), made)
+        theirs = run_onnx(made, ids)
+        files = sorted(Path(folder).iterdir(), reverse=True)  # the data before the graph that needs it
+        size = sum(file.stat().st_size for file in files)
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+        report = compared(out_path, size, runtime, engine_logits(source, ids), theirs)
+        for file in files:
+            file.chmod(0o644)
+            shutil.move(file, out_path.parent / file.name)
+    return report
+
+
+def run_onnx(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
+    """Run an exported model over token ids int64[n_tokens]; return its logits, float32[n_tokens, vocab_size]."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    [logits] = session.run([OUTPUT], {INPUT: ids})
+    return np.asarray(logits, np.float32)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    n_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=n_bytes > MAX_SINGLE_FILE,
+        all_tensors_to_one_file=True,
+        location=f"{path.name}.data",
+    )
+    onnx.checker.check_model(path)

@@ -1,0 +1,143 @@
+"""What a model is to other runtimes: plain arrays, and a check that its logits are the engine's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.errors import BitNetError, ParameterError
+from bitnet_numba.formats.packing import bf16_to_float32
+
+Floats = npt.NDArray[np.float32]
+
+PROMPT = "The capital of France is"
+MIN_CORRELATION = 0.99  # a wrong graph gives less than 0.9; roundings that fall otherwise, 0.996 over 30 layers
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A model that was written for another runtime, and compared with the engine.
+
+    Attributes
+    ----------
+    path : Path
+    size : int
+        Bytes of all its files.
+    runtime : str
+        What it was compared in, with its version.
+    n_tokens : int
+        Of the prompt.
+    largest_difference : float
+        Between two logits, over all positions of the prompt.
+    first_difference : float
+        The same over the first position, where no rounding of an earlier one is carried on.
+    correlation : float
+        Between all logits of the two.
+    same_choices : int
+        Positions at which both find the same token the likeliest.
+    """
+
+    path: Path
+    size: int
+    runtime: str
+    n_tokens: int
+    largest_difference: float
+    first_difference: float
+    correlation: float
+    same_choices: int
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+def float_matrix(matrix: Matrix) -> Floats:
+    """Return an embedding or head as float32[vocab_size, hidden_size], whatever it is stored as."""
+    values, scales = matrix
+    if values.dtype == np.int16:
+        return bf16_to_float32(values.view(np.uint16))
+    if values.dtype == np.uint16:
+        return values.view(np.float16).astype(np.float32)
+    if values.dtype == np.int8:
+        return values * np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)
+    return np.asarray(values, np.float32)
+
+
+def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDArray[np.int8], np.float32]:
+    """Return a linear layer as int8[rows, columns] and its scale; rows of q and k in pairs (i, i + head_dim / 2)."""
+    config = source.config
+    matrix: TernaryMatrix = source.linear(role, layer)
+    weights = matrix.unpacked()
+    if config.adjacent_pairs and role in ("attn_q", "attn_k"):
+        in_pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[1])
+        weights = np.ascontiguousarray(in_pairs.swapaxes(1, 2)).reshape(weights.shape)
+    return weights, matrix.scale
+
+
+def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
+    """Return the cosines and sines of each position's angles, float32[n_positions, head_dim // 2] each."""
+    from bitnet_numba.engine.weights import rope_frequencies  # here, because it imports numba
+    from bitnet_numba.kernels.rope import rope_table
+
+    half = source.config.head_dim // 2
+    table = rope_table(rope_frequencies(source), n_positions, half)
+    return np.ascontiguousarray(table[:, :half]), np.ascontiguousarray(table[:, half:])
+
+
+def checked_context(source: ModelSource, max_context: int | None) -> int:
+    """Return how many positions the exported model has: as asked, else as trained.
+
+    Raises
+    ------
+    ParameterError
+        If it was not trained for so many.
+    """
+    trained = source.config.max_seq_len
+    if max_context is not None and not 1 <= max_context <= trained:
+        raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
+    return max_context or trained
+
+
+# ---- the check -------------------------------------------------------------------------------------------------------
+def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArray[np.int64]:
+    """Return the tokens that the check runs, as many as the exported model has positions."""
+    ids = source.tokenizer().encode(prompt)[:max_context]
+    if not ids:
+        raise ParameterError("the prompt of the check has no tokens; give one that has")
+    return np.asarray(ids, np.int64)
+
+
+def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
+    """Run the engine, with keys and values as the exported graph has them: float32[n_tokens, vocab_size]."""
+    from bitnet_numba import load  # here, because it imports numba
+
+    with load(source.path, kv_type="f32", head="f16", max_context=int(ids.size), kept_prefixes=0) as model:
+        return model.logits(ids.tolist())
+
+
+def compared(path: Path, size: int, runtime: str, ours: Floats, theirs: Floats) -> Exported:
+    """Compare the engine's logits with another runtime's.
+
+    Raises
+    ------
+    BitNetError
+        If they are not those of one model.
+    """
+    if theirs.shape != ours.shape or not np.isfinite(theirs).all():
+        raise BitNetError(f"{path}: {runtime} gives {theirs.shape} logits, not all finite; please report this")
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    correlation = float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
+    if not correlation >= MIN_CORRELATION:
+        raise BitNetError(
+            f"{path}: the logits of {runtime} differ by up to {difference.max():.3g} (correlation {correlation:.4f},"
+            f" expected {MIN_CORRELATION}); the file was not kept: please report this with the model's name"
+        )
+    return Exported(
+        path,
+        size,
+        runtime,
+        n_tokens=len(ours),
+        largest_difference=float(difference.max()),
+        first_difference=float(difference[0].max()),
+        correlation=correlation,
+        same_choices=int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum()),
+    )

@@ -1,0 +1,117 @@
+"""``pull``: a model from the Hugging Face Hub into the cache."""
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from bitnet_numba.errors import NetworkError
+from bitnet_numba.files import human_size
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._progress import ProgressLine
+
+if TYPE_CHECKING:
+    from bitnet_numba.hub.pull import Pulled
+    from bitnet_numba.hub.reference import HubReference
+
+TEST_MODEL_BYTES = 1_000_000_000
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+EXAMPLES = """\b
+Examples:
+  bitnet-numba pull microsoft/bitnet-b1.58-2B-4T-gguf
+  bitnet-numba pull tiiuae/Falcon3-1B-Instruct-1.58bit --revision main --json
+  bitnet-numba run -m microsoft/bitnet-b1.58-2B-4T-gguf "The capital of France is"
+"""
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, perhaps with a unit: ``1000000``, ``500M``, ``1GB``."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size."""
+        match = re.fullmatch(r"([0-9]{1,15})\s?([kKmMgG]?)[bB]?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size; write bytes, or a number with kB, MB or GB", param, ctx)
+        return int(match[1]) * UNITS[match[2].lower()]
+
+
+class Sha256(click.ParamType[str]):
+    """A SHA-256, with or without the prefix of a fingerprint."""
+
+    name = "sha256"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read the digest."""
+        digest = str(value).strip().lower().removeprefix("sha256-").removeprefix("sha256:")
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            self.fail(f"{value!r} is not a SHA-256; write its 64 hexadecimal digits", param, ctx)
+        return digest
+
+
+@click.command("pull", short_help="Fetch a model from the Hugging Face Hub.", epilog=EXAMPLES)
+@click.argument("model_id")
+@click.option("--file", metavar="F", help="The file to fetch. Default: the repository's only model.")
+@click.option("--revision", metavar="R", help="A branch, a tag or a commit. Default: main.")
+@click.option("--sha256", type=Sha256(), metavar="H", help="The SHA-256 that the file must have.")
+@click.option("--min-size", type=Size(), default=0, metavar="SIZE", help="Refuse a smaller model: 1GB, 500MB.")
+@click.option(
+    "--offline", is_flag=True, help="Look into the cache only; BITNET_OFFLINE and HF_HUB_OFFLINE ask for the same."
+)
+@JSON_OPTION
+def command(
+    model_id: str,
+    file: str | None,
+    revision: str | None,
+    sha256: str | None,
+    min_size: int,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Fetch the model org/name[@revision][:file] into the cache, check it, and print its path.
+
+    Where no file is named, the repository's GGUF file is taken (of several, the one with i2_s in its name), else
+    config.json, tokenizer and safetensors. What stops half-way is gone on with the next time. The cache is that of all
+    programs on the hub's library (HF_HUB_CACHE); afterwards -m MODEL_ID runs the model.
+
+    Exit status: 10 no room on the disk, 11 not allowed, 12 asked too often, 13 another file than expected, 14 the
+    network failed or is not to be asked, 130 stopped.
+    """
+    from bitnet_numba.hub.pull import Expected, pull  # here, so that the help text does not pay for it
+    from bitnet_numba.hub.reference import checked_reference
+
+    reference = checked_reference(model_id, revision=revision, file=file)
+    with ProgressLine() as line:
+        try:
+            expected = Expected(sha256, min_size)
+            pulled = pull(reference, expected, offline=offline, report=line.show, say=line.say)
+        except NetworkError:
+            line.say(_by_hand(reference, sha256))
+            raise
+        except KeyboardInterrupt:
+            line.say("stopped; what has come is kept, and the same command goes on from there")
+            raise
+    _write(pulled, as_json)
+
+
+def _write(pulled: "Pulled", as_json: bool) -> None:
+    if pulled.size < TEST_MODEL_BYTES:
+        _ui.say(f"note: {human_size(pulled.size)}; under 1 GB, benchmarks call it a test model")
+    files = [{"path": str(each.path), "sha256": each.sha256, "size": each.size} for each in pulled.files]
+    if as_json:
+        sha256 = pulled.files[0].sha256 if len(files) == 1 else None
+        _text.write_json({"path": str(pulled.path), "sha256": sha256, "size": pulled.size, "files": files})
+        return
+    for each in pulled.files:
+        _ui.say(f"{each.path.name}: {each.size:,} bytes, sha256 {each.sha256}")
+    _text.write_text(f"{pulled.path}\n")
+
+
+def _by_hand(reference: "HubReference", sha256: str | None) -> str:
+    """Tell how to get a file to a machine without a network."""
+    from bitnet_numba.hub.by_hand import instructions
+
+    return instructions(reference, sha256)
