@@ -70,7 +70,7 @@ class ModelTensors:
             If a matrix does not fill the blocks of the type wanted.
         """
         shapes = expected_shapes(self._source.config, tied=self._source.tied)
-        tensors = [self._tensor(role, shapes[role]) for role in sorted(shapes, key=_order)]
+        tensors = [self._tensor(role, shapes[role]) for role in sorted(shapes, key=by_position)]
         scaling = self._source.config.rope_scaling
         if scaling is not None and scaling.bands is not None:
             tensors.append(self._rope_factors(scaling, *scaling.bands))
@@ -185,8 +185,8 @@ def packed(matrix: TernaryMatrix, stored: TensorType, place: str) -> tuple[npt.N
     return pack(weights, float(kept)), bool(kept != matrix.scale)
 
 
-def _order(role: Role) -> tuple[int, int, int]:
-    """Sort by the course of a token through the model."""
+def by_position(role: Role) -> tuple[int, int, int]:
+    """Return what sorts the tensors of a file: the course of a token through the model."""
     if role.layer is None:
         return {"token_embd": (0, 0, 0), "output_norm": (2, 0, 0), "output": (2, 1, 0)}[role.name]
     return 1, role.layer, _LAYER_ORDER.index(role.name)
