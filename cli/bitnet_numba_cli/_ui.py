@@ -147,7 +147,7 @@ def weights_written(what: str) -> Iterator[Callable[["Progress"], None] | None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[tensor]}"),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True, force_terminal=True), transient=True) as bar:
         task = bar.add_task(what, total=None, tensor="")
 
         def report(progress: "Progress") -> None:

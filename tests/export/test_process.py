@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bitnet_numba.files import UNFINISHED
 from tests.export.checkpoints import toy_checkpoint
 from tests.subprocesses import ROOT, run_python
 
-ENVIRONMENTS = [
+ENVIRONMENTS: list[dict[str, Any]] = [
     {"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "BITNET_NUM_THREADS": "1"},
     {"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "3"},
     {"LC_ALL": "de_DE.UTF-8", "TZ": "America/St_Johns", "PYTHONHASHSEED": "0", "PYTHONUTF8": "0"},
@@ -23,6 +24,7 @@ ENVIRONMENTS = [
 PAUSED = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from bitnet_numba.export import model
 from bitnet_numba.export.model import ExportRequest, export_model
 
