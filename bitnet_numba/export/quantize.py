@@ -1,6 +1,7 @@
 """``quantize``: a GGUF file's linear layers as another type, read back and compared before the file appears."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -174,9 +175,12 @@ class _Quantizer:
         self.compared: list[QuantizedTensor] = []
 
     def metadata(self) -> dict[str, TypedValue]:
-        """Return the keys of the new file: those of the old one, and the new type."""
-        file_type = TypedValue(ValueType.UINT32, FILE_TYPES[self._wanted])
-        return {**self._source.file.typed_metadata, "general.file_type": file_type}
+        """Return the keys of the new file: those of the old one, and the type that most of its linear layers have."""
+        keys = dict(self._source.file.typed_metadata)
+        linear = [info for info in self._source.file.tensors.values() if is_quantized(self._roles[info.name])]
+        types = Counter(self._wanted if info.name in self._changed else info.type for info in linear)
+        [(most_common, _)] = types.most_common(1)
+        return {**keys, "general.file_type": TypedValue(ValueType.UINT32, FILE_TYPES[most_common])}
 
     def tensors(self) -> list[TensorSource]:
         """Return the tensors of the new file; a scale apart from its matrix goes into it."""

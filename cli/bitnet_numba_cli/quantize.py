@@ -88,5 +88,5 @@ def _row(tensor: "QuantizedTensor") -> tuple[str, ...]:
         tensor.stored_after,
         f"{tensor.bytes_after:,}",
         f"{tensor.scale:.6g}",
-        "exact" if tensor.exact else f"{tensor.relative_error:.2%} off",
+        "exact" if tensor.exact else f"{100 * tensor.relative_error:.3g} % off",
     )

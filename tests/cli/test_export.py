@@ -85,7 +85,7 @@ def test_quantize_prints_a_table(invoke: Invoke, checkpoint: Path, tmp_path: Pat
     assert header.split() == ["tensor", "from", "to", "bytes", "scale", "against", "the", "source"]
     assert rows[0].split()[:4] == ["blk.0.attn_q.weight", "BF16", "I2_S", "4,128"]
     assert len(rows) == 7
-    assert all(row.endswith("% off") for row in rows)
+    assert all(row.endswith(" % off") for row in rows)
     assert total.endswith("7 tensors converted, 17 copied")
 
 

@@ -107,6 +107,8 @@ def test_patterns_choose_among_the_linear_layers(patterns: Any, expected: int, t
     source = model.gguf().write(tmp_path / "source.gguf")
     result = quantized(source, "tq2_0", **patterns)
     assert len(result.tensors) == expected
+    with open_gguf(result.out) as file:
+        assert file.metadata["general.file_type"] == (37 if expected >= 7 else 40)  # what most of the 14 matrices are
     np.testing.assert_array_equal(logits(result.out, model), logits(source, model))
 
 
