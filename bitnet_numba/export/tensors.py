@@ -20,7 +20,7 @@ from bitnet_numba.formats.gguf_writer import Part, TensorSource
 from bitnet_numba.formats.names import Role, gguf_name
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
 
-BLOCK_WEIGHTS = 1 << 24  # of an embedding, that are in memory together: 64 MB as float32
+BLOCK_WEIGHTS = 1 << 20  # of a float tensor, that are in memory together: what is made of them stays near the cores
 _PACKED = "U8"  # the type of matrices whose weights are ternary already, four in a byte
 
 # A layer's tensors in the order of the graph, so that a file's order never depends on the checkpoint's.
@@ -81,7 +81,8 @@ class ModelTensors:
         name = gguf_name(role)
         if is_quantized(role) and role.layer is not None:
             check_blocks(self._place(role), stored, shape)
-            return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
+            if stored not in FLOAT_TYPES.values() or self._is_packed(role) or self._is_reordered(role):
+                return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
         return TensorSource(name, stored, shape, partial(self._dense, role, shape, stored))
 
     def _rope_factors(self, scaling: RopeScaling, low: float, high: float, context: int) -> TensorSource:
@@ -97,7 +98,7 @@ class ModelTensors:
             yield self._floats(role, values, stored)
 
     def _blocks(self, role: Role, shape: tuple[int, ...]) -> Iterator[Float32]:
-        """Yield a tensor's rows, so many at a time that the largest embedding takes no more memory than a layer."""
+        """Yield a tensor's rows, so many at a time that the largest embedding takes little memory."""
         checkpoint, name = self._source.checkpoint, self._source.names[role]
         n_rows = max(1, BLOCK_WEIGHTS // math.prod(shape[1:]))
         for first in range(0, shape[0], n_rows):
@@ -120,7 +121,7 @@ class ModelTensors:
     def _linear(self, role: Role, layer: int, stored: TensorType) -> Part:
         """Return a matrix in its type; ternary weights are those that the engine itself would run."""
         checkpoint, name, place = self._source.checkpoint, self._source.names[role], self._place(role)
-        if checkpoint.tensors[name].dtype == _PACKED:
+        if self._is_packed(role):
             matrix = self._source.linear(role.name, layer)
             weights = self._reordered(role, matrix.unpacked())
             contents = self._packed(role, TernaryMatrix(matrix.scale, weights), stored)
@@ -148,12 +149,18 @@ class ModelTensors:
         ----------
         llama.cpp, ``convert_hf_to_gguf.py``, ``LlamaModel.permute``.
         """
-        config = self._source.config
-        n_heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}.get(role.name)
-        if n_heads is None or not FAMILIES[config.architecture].adjacent_pairs:
+        if not self._is_reordered(role):
             return rows
+        config = self._source.config
+        n_heads = config.n_heads if role.name == "attn_q" else config.n_kv_heads
         halves = rows.reshape(n_heads, 2, rows.shape[0] // n_heads // 2, rows.shape[1])
         return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+    def _is_reordered(self, role: Role) -> bool:
+        return role.name in ("attn_q", "attn_k") and FAMILIES[self._source.config.architecture].adjacent_pairs
+
+    def _is_packed(self, role: Role) -> bool:
+        return self._source.checkpoint.tensors[self._source.names[role]].dtype == _PACKED
 
     def _place(self, role: Role) -> str:
         return f"{self._source.path}: tensor {self._source.names[role]!r}"
