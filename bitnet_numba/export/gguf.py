@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_numba.engine.hf_source import HuggingFaceSource
-from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.json_file import read_json
 from bitnet_numba.export.metadata import check_read_back, config_metadata
 from bitnet_numba.export.quantization import FILE_TYPES, is_quantized
@@ -68,6 +68,8 @@ class GGUFExport:
     def __init__(
         self, directory: Path, out: Path, stored: TensorType, *, name: str | None = None, tokenizer: Path | None = None
     ) -> None:
+        if not directory.is_dir():
+            raise BitNetError(f"{directory}: is no folder with a checkpoint; quantize takes GGUF files")
         self.source = HuggingFaceSource(directory)
         self.tokenizer = tokenizer or directory / "tokenizer.json"
         self._notes = _left_out(self.source)
@@ -133,7 +135,7 @@ class GGUFExport:
         return metadata
 
     def _all_notes(self) -> tuple[str, ...]:
-        rounded = self._tensors.rounded
+        rounded = list(self._tensors.rounded)
         if not rounded:
             return self._notes
         return (

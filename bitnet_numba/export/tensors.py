@@ -1,7 +1,9 @@
 """From a checkpoint's tensors to those of a GGUF file: their order, and how each is stored."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,7 @@ from bitnet_numba.formats.names import Role, gguf_name
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
 
 BLOCK_WEIGHTS = 1 << 20  # of a float tensor, that are in memory together: what is made of them stays near the cores
+MAX_THREADS = 4  # that convert; reading and hashing keep pace with no more
 _PACKED = "U8"  # the type of matrices whose weights are ternary already, four in a byte
 
 # A layer's tensors in the order of the graph, so that a file's order never depends on the checkpoint's.
@@ -50,14 +53,14 @@ class ModelTensors:
 
     Attributes
     ----------
-    rounded : list of str
-        The tensors written so far whose values the type could not hold exactly.
+    rounded : dict of str to None
+        The tensors written so far whose values the type could not hold exactly, in the order of the file.
     """
 
     def __init__(self, source: HuggingFaceSource, wanted: TensorType) -> None:
         self._source = source
         self._wanted = wanted
-        self.rounded: list[str] = []
+        self.rounded: dict[str, None] = {}
 
     def sources(self) -> list[TensorSource]:
         """Return every tensor, in the order of the file.
@@ -94,8 +97,15 @@ class ModelTensors:
 
     # ---- floats ------------------------------------------------------------------------------------------------------
     def _dense(self, role: Role, shape: tuple[int, ...], stored: TensorType) -> Iterator[Part]:
-        for values in self._blocks(role, shape):
-            yield self._floats(role, values, stored)
+        """Convert blocks on other threads while this one reads the next; they come out in their order."""
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            waiting: deque[Future[npt.NDArray[Any]]] = deque()
+            for values in self._blocks(role, shape):
+                waiting.append(pool.submit(self._floats, role, values, stored))
+                if len(waiting) > MAX_THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _blocks(self, role: Role, shape: tuple[int, ...]) -> Iterator[Float32]:
         """Yield a tensor's rows, so many at a time that the largest embedding takes little memory."""
@@ -113,9 +123,7 @@ class ModelTensors:
         return kept
 
     def _note_rounding(self, role: Role) -> None:
-        name = gguf_name(role)
-        if name not in self.rounded:
-            self.rounded.append(name)
+        self.rounded[gguf_name(role)] = None
 
     # ---- linear layers -----------------------------------------------------------------------------------------------
     def _linear(self, role: Role, layer: int, stored: TensorType) -> Part:

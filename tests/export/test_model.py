@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bitnet_numba.engine.config import RopeScaling
-from bitnet_numba.errors import BitNetError, ParameterError, UnsupportedError
+from bitnet_numba.errors import BitNetError, FormatError, ParameterError, UnsupportedError
+from bitnet_numba.export import tensors
 from bitnet_numba.export.model import ExportRequest, ExportResult, export_model
 from bitnet_numba.export.quantization import TERNARY_TYPES, TYPES
 from bitnet_numba.formats.gguf import open_gguf
@@ -200,6 +201,23 @@ def test_a_head_that_is_the_embedding_once_more_is_left_out(tmp_path: Path) -> N
         exported(directory, "i2_s", strict=True)
 
 
+@pytest.mark.parametrize("kind", ["f16", "f32", "i2_s"])
+def test_blocks_of_any_size_give_the_same_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = toy_checkpoint().write(tmp_path / "toy")
+    whole = exported(directory, kind).gguf.read_bytes()
+    monkeypatch.setattr(tensors, "BLOCK_WEIGHTS", 1000)
+    assert exported(directory, kind).gguf.read_bytes() == whole
+
+
+def test_a_value_that_is_not_finite_is_found_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "BLOCK_WEIGHTS", 1000)
+    checkpoint = toy_checkpoint()
+    checkpoint.tensors["model.embed_tokens.weight"][1][101, 7] = 0x7F80  # infinity
+    with pytest.raises(FormatError, match=r"'model\.embed_tokens\.weight': inf at \(101, 7\)"):
+        exported(checkpoint.write(tmp_path / "toy"), "bf16")
+    assert not (tmp_path / "out").exists()
+
+
 # ---- nothing half-done -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", TERNARY_TYPES)
 def test_a_refusal_takes_back_the_folders_it_made(kind: str, tmp_path: Path) -> None:
@@ -216,6 +234,13 @@ def test_a_pickle_is_refused_with_the_reason(tmp_path: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(UnsupportedError, match=r"pickle, which can run code; convert it to model\.safetensors"):
         exported(directory, "f16")
+
+
+def test_a_gguf_file_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(BitNetError, match="is no folder with a checkpoint"):
+        exported(file, "f16")
 
 
 def test_an_unknown_type_is_a_wrong_argument(tmp_path: Path) -> None:

@@ -85,6 +85,22 @@ def test_a_kill_of_the_first_export_leaves_no_file(tmp_path: Path) -> None:
     assert all(path.name.endswith(UNFINISHED) for path in out.iterdir())
 
 
+def test_a_full_disk_ends_with_one_line_and_leaves_the_older_files(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk."""
+    out = tmp_path / "out"
+    older = export_model(ExportRequest(toy_checkpoint(seed=1).write(tmp_path / "older"), out, "f16"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    program = (
+        "import resource, sys\nfrom bitnet_numba_cli.main import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\ncli.main(sys.argv[1:])"
+    )
+    newer = toy_checkpoint(seed=2).write(tmp_path / "newer")
+    done = run_python("-c", program, "export", str(newer), "-o", str(out))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {older.gguf}: no room for it (File too large); free space or name another disk\n"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def kill_at(moment: str, source: Path, out: Path) -> None:
     """Start an export, and kill it at a moment of its course."""
     arguments = [sys.executable, "-c", PAUSED, str(source), str(out), moment]
