@@ -50,12 +50,17 @@ SHAPES = {
 }
 
 
-def metadata(name: str, shape: Shape, linear_type: TensorType = TensorType.I2_S) -> dict[str, object]:
-    """Return the keys of a GGUF file."""
+def byte_letters() -> list[str]:
+    """Return the letters that stand for the 256 bytes, as GPT-2 chose them."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = {byte: chr(byte) for byte in printable}
-    letters |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(printable)))}  # as GPT-2 does
-    words = [letters[byte] for byte in range(256)]
+    letters |= {byte: chr(256 + i) for i, byte in enumerate(sorted(set(range(256)) - set(printable)))}
+    return [letters[byte] for byte in range(256)]
+
+
+def metadata(name: str, shape: Shape, linear_type: TensorType = TensorType.I2_S) -> dict[str, object]:
+    """Return the keys of a GGUF file."""
+    words = byte_letters()
     words += [f"<unused{i}>" for i in range(shape.vocab_size - len(words) - len(SPECIAL))]
     kinds = [1] * 256 + [5] * (len(words) - 256) + [3] * len(SPECIAL)
     prefix = shape.architecture

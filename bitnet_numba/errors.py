@@ -24,7 +24,7 @@ class UnsupportedError(BitNetError):
 
 
 class ResourceError(BitNetError):
-    """The machine, or a limit asked for, is too small: memory, context, threads."""
+    """The machine, or a limit asked for, is too small: memory, disk, context, threads."""
 
 
 class DiskSpaceError(ResourceError):

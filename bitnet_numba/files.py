@@ -1,14 +1,19 @@
 """Files: digests, sizes, and writing that leaves either the whole file or nothing."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bitnet_numba.errors import BitNetError
+from bitnet_numba.errors import BitNetError, ResourceError
+
+UNFINISHED = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_file(path: Path) -> str:
@@ -18,33 +23,74 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Open a new file that appears under ``path``, whole and on the disk, only when the block ends well.
 
     The bytes go to a temporary name in the same folder, are forced to the disk, and are then renamed. A link at
-    ``path`` is refused rather than followed.
+    ``path`` is refused rather than followed. What processes that were killed left of the same file is removed.
+
+    Parameters
+    ----------
+    path : Path
+    before_rename : callable with a Path, optional
+        Called with the temporary file, complete and on the disk. What it raises keeps the file from appearing.
 
     Raises
     ------
     BitNetError
-        If ``path`` is a symbolic link, or its folder does not exist.
+        If ``path`` is a symbolic link, or its folder does not exist or takes no files.
+    ResourceError
+        If the disk is full.
     """
     if path.is_symlink():
         raise BitNetError(f"{path}: is a symbolic link; name the file that it points to")
     if not path.parent.is_dir():
         raise BitNetError(f"{path.parent}: no such directory; create it first")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    _remove_abandoned(path)
+    temporary, file = _new_file(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+            if before_rename is not None:
+                before_rename(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)  # while the file is open, and so locked
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise ResourceError(
+                f"{path}: no room for it ({error.strerror}); free space or name another disk"
+            ) from error
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _new_file(path: Path) -> tuple[Path, BinaryIO]:
+    """Make the temporary file, locked for as long as it is open: the lock tells that its writer lives."""
+    while True:
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        except OSError as error:
+            raise BitNetError(f"{path.parent}: takes no files ({error.strerror}); choose another folder") from error
+        with suppress(OSError):  # a file system without locks: abandoned files stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return Path(name), os.fdopen(handle, "wb")
+        os.close(handle)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what is left of the same file by writers that no longer live."""
+    for leftover in path.parent.iterdir():
+        if not (leftover.name.startswith(f".{path.name}.") and leftover.name.endswith(UNFINISHED)):
+            continue
+        with suppress(OSError), leftover.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def human_size(n_bytes: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies
 from bitnet_numba.kernels import (
     attention,
     ffn,
@@ -65,7 +66,7 @@ def normalized(rng: np.random.Generator) -> Iterator[Array]:
 
 def turned(rng: np.random.Generator) -> Iterator[Array]:
     for head_dim, half in ((32, 16), (80, 48), (128, 64)):
-        table = rope.rope_table(rope.inverse_frequencies(head_dim, 500_000.0), 300, half)
+        table = rope.rope_table(inverse_frequencies(head_dim, 500_000.0), 300, half)
         yield table
         out = np.zeros(2 * half, np.float32)
         for position in (0, 1, 299):

@@ -271,7 +271,11 @@ def _refuse_extras(config: Mapping[str, Any]) -> None:
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise UnsupportedError(f"config.json: key '{key}': linear layers with a bias are not run here")
-    if quantization_config(config).get("use_rms_norm"):
+    quantization = quantization_config(config)
+    method = quantization.get("quant_method", "bitnet")
+    if method != "bitnet":
+        raise UnsupportedError(f"config.json: quant_method {excerpt(method)} is not bitnet; use a BitNet checkpoint")
+    if quantization.get("use_rms_norm"):
         raise UnsupportedError("config.json: 'use_rms_norm' (an RMSNorm inside each linear layer) is not implemented")
 
 

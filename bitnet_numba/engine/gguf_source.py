@@ -47,6 +47,13 @@ class GGUFSource:
     ----------
     path : Path
 
+    Attributes
+    ----------
+    file : GGUFFile
+        The tensors as they are stored.
+    names : dict of Role to str
+        Under which name the file has each tensor.
+
     Raises
     ------
     BitNetError
@@ -55,15 +62,15 @@ class GGUFSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open_gguf(path)
+        self.file = open_gguf(path)
         try:
-            self.config = config_from_gguf(self._file.metadata)
+            self.config = config_from_gguf(self.file.metadata)
         except BitNetError as error:
             raise type(error)(f"{path}: {error}") from None
-        template = self._file.metadata.get("tokenizer.chat_template")
+        template = self.file.metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
-        self._names = self._roles()
-        self.tied = Role("output") not in self._names
+        self.names = self._roles()
+        self.tied = Role("output") not in self.names
         self._check()
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
@@ -71,7 +78,7 @@ class GGUFSource:
         wanted = Role(role, layer)
         matrix = self._stored_linear(wanted)
         separate = Role(role, layer, "scale")
-        if separate not in self._names:
+        if separate not in self.names:
             return matrix
         factor = checked_scale(float(self._floats(separate)[0]), self._place(separate))
         scale = checked_scale(float(matrix.scale) * float(factor), self._place(wanted))
@@ -87,8 +94,8 @@ class GGUFSource:
     def matrix(self, role: str) -> Matrix:
         """Return the embedding (``token_embd``) or the head (``output``)."""
         wanted = Role(role)
-        info = self._file.tensors[self._names[wanted]]
-        data, shape, place = self._file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
+        info = self.file.tensors[self.names[wanted]]
+        data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
         if info.type in _STORED:
             return matrix_of(data.view(_STORED[info.type]).reshape(shape))
         if info.type is TensorType.Q8_0:
@@ -102,7 +109,7 @@ class GGUFSource:
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
         """Return what the file divides each RoPE frequency by, if it says so."""
         role = Role("rope_freqs")
-        if role not in self._names:
+        if role not in self.names:
             return None
         factors = checked_finite(self._floats(role), self._place(role)).astype(np.float64)
         if factors.shape != (self.config.head_dim // 2,) or not (factors > 0).all():
@@ -112,25 +119,25 @@ class GGUFSource:
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer inside the file, or that of a ``tokenizer.json`` beside a file that has none."""
         beside = self.path.with_name("tokenizer.json")
-        if "tokenizer.ggml.model" not in self._file.metadata and beside.is_file():
+        if "tokenizer.ggml.model" not in self.file.metadata and beside.is_file():
             return tokenizer_from_file(beside)
         try:
-            return tokenizer_from_gguf(self._file.metadata)
+            return tokenizer_from_gguf(self.file.metadata)
         except BitNetError as error:
             raise type(error)(f"{self.path}: {error}") from None
 
     def tensor_types(self) -> Mapping[str, int]:
         """Return how many tensors are stored in each type, by the type's name."""
-        return Counter(info.type.name for info in self._file.tensors.values())
+        return Counter(info.type.name for info in self.file.tensors.values())
 
     def close(self) -> None:
         """Give the file back."""
-        self._file.close()
+        self.file.close()
 
     # ---- the file's tensors by role ----------------------------------------------------------------------------------
     def _roles(self) -> dict[Role, str]:
         names: dict[Role, str] = {}
-        for name in self._file.tensors:
+        for name in self.file.tensors:
             role = gguf_role(name)
             if role is None:
                 raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
@@ -138,20 +145,20 @@ class GGUFSource:
         return names
 
     def _check(self) -> None:
-        tokens = self._file.metadata.get("tokenizer.ggml.tokens")
+        tokens = self.file.metadata.get("tokenizer.ggml.tokens")
         if tokens is not None and len(tokens) != self.config.vocab_size:
             raise FormatError(
                 f"{self.path}: the vocabulary has {len(tokens):,} tokens, vocab_size says {self.config.vocab_size:,}"
             )
-        found = {role: self._file.tensors[name].shape for role, name in self._names.items()}
+        found = {role: self.file.tensors[name].shape for role, name in self.names.items()}
         expected = expected_shapes(self.config, tied=self.tied)
         layers = range(self.config.n_layers)
         scales = {Role(name, layer, "scale") for name in LINEAR_ROLES for layer in layers} & found.keys()
         check_tensors(self.path, found, expected | dict.fromkeys(scales, (1,)), optional=[Role("rope_freqs")])
 
     def _stored_linear(self, role: Role) -> TernaryMatrix:
-        info = self._file.tensors[self._names[role]]
-        data, shape, place = self._file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
+        info = self.file.tensors[self.names[role]]
+        data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
         if info.type is TensorType.I2_S:
             if shape[1] % RUN == 0:
                 codes = data[: shape[0] * shape[1] // 4]
@@ -168,11 +175,11 @@ class GGUFSource:
         raise UnsupportedError(f"{place}: {info.type.name} is not ternary; take the model's I2_S file")
 
     def _floats(self, role: Role) -> npt.NDArray[np.float32]:
-        info = self._file.tensors[self._names[role]]
-        return dequantize(info.type, self._file.data(info.name), info.shape, place=self._place(role))
+        info = self.file.tensors[self.names[role]]
+        return dequantize(info.type, self.file.data(info.name), info.shape, place=self._place(role))
 
     def _type(self, role: Role) -> TensorType:
-        return self._file.tensors[self._names[role]].type
+        return self.file.tensors[self.names[role]].type
 
     def _place(self, role: Role) -> str:
         return f"{self.path}: {describe(role)}"

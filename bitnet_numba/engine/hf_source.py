@@ -41,6 +41,13 @@ class HuggingFaceSource:
     path : Path
         With ``config.json`` and ``model.safetensors``, or its shards and their index.
 
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        The tensors as they are stored.
+    names : dict of Role to str
+        Under which name the checkpoint has each tensor.
+
     Raises
     ------
     BitNetError
@@ -55,8 +62,8 @@ class HuggingFaceSource:
         except BitNetError as error:
             raise type(error)(f"{path}: {error}") from None
         self._divides = _scale_divides(path, quantization_config(settings))
-        self._checkpoint = open_checkpoint(path)
-        self._names = self._roles()
+        self.checkpoint = open_checkpoint(path)
+        self.names = self._roles()
         self.tied = self._is_tied(settings)
         self._check()
         self.chat_template = read_directory_template(path)
@@ -64,29 +71,29 @@ class HuggingFaceSource:
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer."""
         wanted = Role(role, layer)
-        name, place = self._names[wanted], self._place(wanted)
-        if self._checkpoint.tensors[name].dtype != "U8":
-            return ternary_from_floats(self._checkpoint.float32(name), place)
-        stored = float(self._checkpoint.float32(self._names[Role(role, layer, "scale")]).reshape(-1)[0])
+        name, place = self.names[wanted], self.place(wanted)
+        if self.checkpoint.tensors[name].dtype != "U8":
+            return ternary_from_floats(self.checkpoint.float32(name), place)
+        stored = float(self.checkpoint.float32(self.names[Role(role, layer, "scale")]).reshape(-1)[0])
         scale = checked_scale(stored, place)
         # the same key means two things: transformers' AutoBitLinear multiplies by it, BitLinear divides
         return TernaryMatrix(
             checked_scale(1 / float(scale), place) if self._divides else scale,
-            weights=unpack_hf(self._checkpoint.raw(name), place),
+            weights=unpack_hf(self.checkpoint.raw(name), place),
         )
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
         """Return the weights of a norm, all finite."""
         wanted = Role(role, layer)
-        return checked_finite(self._checkpoint.float32(self._names[wanted]), self._place(wanted))
+        return checked_finite(self.checkpoint.float32(self.names[wanted]), self.place(wanted))
 
     def matrix(self, role: str) -> Matrix:
         """Return the embedding (``token_embd``) or the head (``output``)."""
-        name = self._names[Role(role)]
-        dtype = self._checkpoint.tensors[name].dtype
+        name = self.names[Role(role)]
+        dtype = self.checkpoint.tensors[name].dtype
         if dtype not in _STORED:
-            raise UnsupportedError(f"{self._place(Role(role))}: {dtype} is not run here; save it as BF16, F16 or F32")
-        return matrix_of(self._checkpoint.raw(name).view(_STORED[dtype]))
+            raise UnsupportedError(f"{self.place(Role(role))}: {dtype} is not run here; save it as BF16, F16 or F32")
+        return matrix_of(self.checkpoint.raw(name).view(_STORED[dtype]))
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
         """Return nothing: a Hugging Face model states its RoPE scaling in config.json."""
@@ -98,15 +105,15 @@ class HuggingFaceSource:
 
     def tensor_types(self) -> Mapping[str, int]:
         """Return how many tensors are stored in each type, by the type's name."""
-        return Counter(entry.dtype for entry in self._checkpoint.tensors.values())
+        return Counter(entry.dtype for entry in self.checkpoint.tensors.values())
 
     def close(self) -> None:
         """Give the files back."""
-        self._checkpoint.close()
+        self.checkpoint.close()
 
     def _roles(self) -> dict[Role, str]:
         names: dict[Role, str] = {}
-        for name in self._checkpoint.tensors:
+        for name in self.checkpoint.tensors:
             if name.endswith(_BUFFERS):
                 continue
             role = hf_role(name)
@@ -120,7 +127,7 @@ class HuggingFaceSource:
         return names
 
     def _is_tied(self, settings: Mapping[str, Any]) -> bool:
-        tied = settings.get("tie_word_embeddings", Role("output") not in self._names)
+        tied = settings.get("tie_word_embeddings", Role("output") not in self.names)
         if not isinstance(tied, bool):
             raise FormatError(
                 f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {excerpt(tied)}"
@@ -130,17 +137,18 @@ class HuggingFaceSource:
     def _check(self) -> None:
         expected = expected_shapes(self.config, tied=self.tied)
         for role, (rows, *columns) in list(expected.items()):
-            name = self._names.get(role)
-            if name is None or role.name not in LINEAR_ROLES or self._checkpoint.tensors[name].dtype != "U8":
+            name = self.names.get(role)
+            if name is None or role.name not in LINEAR_ROLES or self.checkpoint.tensors[name].dtype != "U8":
                 continue
             if rows % 4:
-                raise FormatError(f"{self._place(role)}: {rows} rows cannot be packed by four")
+                raise FormatError(f"{self.place(role)}: {rows} rows cannot be packed by four")
             expected[role] = (rows // 4, *columns)
             expected[Role(role.name, role.layer, "scale")] = (1,)
-        found = {role: self._checkpoint.tensors[name].shape for role, name in self._names.items()}
+        found = {role: self.checkpoint.tensors[name].shape for role, name in self.names.items()}
         check_tensors(self.path, found, expected, optional=[Role("output")] if self.tied else [])
 
-    def _place(self, role: Role) -> str:
+    def place(self, role: Role) -> str:
+        """Return what messages call a tensor."""
         return f"{self.path}: {describe(role)}"
 
 

@@ -10,11 +10,12 @@ from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, 
 from bitnet_numba.engine.head import no_screen, screen_of
 from bitnet_numba.engine.layout import Layout, Places
 from bitnet_numba.engine.memory import Allocate, allocate, available_bytes
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing import pack_i2s
-from bitnet_numba.kernels.rope import inverse_frequencies, rope_table, stretch_llama3
+from bitnet_numba.kernels.rope import rope_table
 from bitnet_numba.kernels.ternary import pack, packed_size
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero

@@ -1,23 +1,33 @@
-"""From a checkpoint's tensors to those of a GGUF file: which there must be, and how each is stored."""
+"""From a checkpoint's tensors to those of a GGUF file: their order, and how each is stored."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.errors import FormatError
-from bitnet_numba.export.shape import ModelShape
+from bitnet_numba.engine.config import FAMILIES, RopeScaling
+from bitnet_numba.engine.hf_source import HuggingFaceSource
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
+from bitnet_numba.engine.source import TernaryMatrix, expected_shapes, ternary_from_floats
+from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.export.floats import Float32, check_finite, smallest_exact_type, stored_floats
+from bitnet_numba.export.quantization import FLOAT_TYPES, check_blocks, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.formats.gguf_writer import TensorSource
-from bitnet_numba.formats.names import LINEAR_ROLES, Role, gguf_name, hf_name
-from bitnet_numba.formats.packing import absmean_ternary, exact_ternary, pack_i2s, unpack_hf
-from bitnet_numba.formats.safetensors import Checkpoint
+from bitnet_numba.formats.gguf_writer import Part, TensorSource
+from bitnet_numba.formats.names import Role, gguf_name
+from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
+
+BLOCK_WEIGHTS = 1 << 20  # of a float tensor, that are in memory together: what is made of them stays near the cores
+MAX_THREADS = 4  # that convert; reading and hashing keep pace with no more
+_PACKED = "U8"  # the type of matrices whose weights are ternary already, four in a byte
 
 # A layer's tensors in the order of the graph, so that a file's order never depends on the checkpoint's.
-LAYER_ORDER = (
+_LAYER_ORDER = (
     "attn_norm",
     "attn_q",
     "attn_k",
@@ -30,151 +40,168 @@ LAYER_ORDER = (
     "ffn_sub_norm",
     "ffn_down",
 )
-PACKED = "U8"  # the type of matrices whose weights are ternary already, four in a byte
-BELOW_BF16 = np.uint32(0xFFFF)  # the bits of a float32 that bfloat16 drops
-SMALLEST_SCALE = np.finfo(np.float32).tiny
-
-Float32 = npt.NDArray[np.float32]
 
 
-def i2s_tensors(checkpoint: Checkpoint, shape: ModelShape) -> list[TensorSource]:
-    """Return the tensors of an I2_S file, each read from the checkpoint when its turn comes.
-
-    Linear layers become I2_S, norms F32; the embedding, and an output head of its own, take the smallest of F16, BF16
-    and F32 that holds every value exactly.
-
-    Raises
-    ------
-    FormatError
-        If the checkpoint lacks a tensor, has one that the model has not, or has one of the wrong shape. A value that is
-        not finite is found when its tensor is read.
-    """
-    _check_names(checkpoint, shape)
-    return [_source(checkpoint, role, shape) for role in model_roles(shape)]
-
-
-def model_roles(shape: ModelShape) -> Iterator[Role]:
-    """Yield the roles of all weights of a model, in the order in which they are written."""
-    yield Role("token_embd")
-    for layer in range(shape.n_layers):
-        yield from (Role(name, layer) for name in LAYER_ORDER)
-    yield Role("output_norm")
-    if not shape.tied_embeddings:
-        yield Role("output")
-
-
-def role_shape(role: Role, shape: ModelShape) -> tuple[int, ...]:
-    """Return the dimensions of a role's weights, rows before columns."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    kv_size = shape.n_kv_heads * shape.head_dim
-    matrices = {
-        "token_embd": (shape.vocab_size, hidden),
-        "output": (shape.vocab_size, hidden),
-        "attn_q": (hidden, hidden),
-        "attn_k": (kv_size, hidden),
-        "attn_v": (kv_size, hidden),
-        "attn_output": (hidden, hidden),
-        "ffn_gate": (inner, hidden),
-        "ffn_up": (inner, hidden),
-        "ffn_down": (hidden, inner),
-        "ffn_sub_norm": (inner,),
-    }
-    return matrices.get(role.name, (hidden,))
-
-
-def _check_names(checkpoint: Checkpoint, shape: ModelShape) -> None:
-    """Refuse missing and unexpected tensors, and those whose shape is not the one that config.json asks for."""
-    expected = set()
-    for role in model_roles(shape):
-        name = hf_name(role)
-        entry = checkpoint.tensors.get(name)
-        if entry is None:
-            raise FormatError(f"{checkpoint.path}: tensor {name!r} is missing; get the whole checkpoint again")
-        expected.add(name)
-        stored = role_shape(role, shape)
-        if entry.dtype == PACKED and role.name in LINEAR_ROLES:
-            expected.add(hf_name(_scale_of(role)))
-            stored = (stored[0] // 4, *stored[1:])
-        if entry.shape != stored:
-            raise FormatError(
-                f"{entry.file}: tensor {name!r} has the shape {entry.shape}, config.json asks for {stored}; "
-                "get both files again"
-            )
-    for name, entry in checkpoint.tensors.items():
-        if name not in expected:
-            raise FormatError(f"{entry.file}: tensor {name!r} has no place in this model; check config.json beside it")
-
-
-def _scale_of(role: Role) -> Role:
-    return replace(role, part="scale")
-
-
-def _source(checkpoint: Checkpoint, role: Role, shape: ModelShape) -> TensorSource:
-    """Return one tensor in the form that its role is stored in."""
-    read: Callable[[], npt.NDArray[Any]]
-    dimensions = role_shape(role, shape)
-    if role.name in LINEAR_ROLES:
-        stored, read = TensorType.I2_S, partial(_read_i2s, checkpoint, role, shape)
-    elif len(dimensions) == 1:
-        stored, read = TensorType.F32, partial(_read_dense, checkpoint, role, TensorType.F32)
-    else:
-        stored = smallest_exact_type(_finite_float32(checkpoint, role))
-        read = partial(_read_dense, checkpoint, role, stored)
-    return TensorSource(gguf_name(role), stored, dimensions, read)
-
-
-def smallest_exact_type(values: Float32) -> TensorType:
-    """Return F16, BF16 or F32: the first of them that holds every value exactly.
+class ModelTensors:
+    """The tensors of a checkpoint as a GGUF file of one type holds them, each read when its turn comes.
 
     Parameters
     ----------
-    values : float32[...]
-        Finite.
+    source : HuggingFaceSource
+    wanted : TensorType
+        Of the linear layers; see :func:`~bitnet_numba.export.quantization.stored_type` for the others.
+
+    Attributes
+    ----------
+    rounded : dict of str to None
+        The tensors written so far whose values the type could not hold exactly, in the order of the file.
     """
-    with np.errstate(over="ignore"):
-        if np.array_equal(values.astype(np.float16).astype(np.float32), values):
-            return TensorType.F16
-    return TensorType.F32 if np.any(values.view(np.uint32) & BELOW_BF16) else TensorType.BF16
+
+    def __init__(self, source: HuggingFaceSource, wanted: TensorType) -> None:
+        self._source = source
+        self._wanted = wanted
+        self.rounded: dict[str, None] = {}
+
+    def sources(self) -> list[TensorSource]:
+        """Return every tensor, in the order of the file.
+
+        Raises
+        ------
+        FormatError
+            If an embedding holds a value that is not finite; in other tensors that is found when they are read.
+        UnsupportedError
+            If a matrix does not fill the blocks of the type wanted.
+        """
+        shapes = expected_shapes(self._source.config, tied=self._source.tied)
+        tensors = [self._tensor(role, shapes[role]) for role in sorted(shapes, key=by_position)]
+        scaling = self._source.config.rope_scaling
+        if scaling is not None and scaling.bands is not None:
+            tensors.append(self._rope_factors(scaling, *scaling.bands))
+        return tensors
+
+    def _tensor(self, role: Role, shape: tuple[int, ...]) -> TensorSource:
+        stored = stored_type(role, self._wanted, lambda: smallest_exact_type(self._blocks(role, shape)))
+        name = gguf_name(role)
+        if is_quantized(role) and role.layer is not None:
+            check_blocks(self._place(role), stored, shape)
+            if stored not in FLOAT_TYPES.values() or self._is_packed(role) or self._is_reordered(role):
+                return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
+        return TensorSource(name, stored, shape, partial(self._dense, role, shape, stored))
+
+    def _rope_factors(self, scaling: RopeScaling, low: float, high: float, context: int) -> TensorSource:
+        """Return the tensor that tells a scaling of Llama 3's kind."""
+        config = self._source.config
+        plain = inverse_frequencies(config.head_dim, config.rope_theta)
+        factors = (plain / stretch_llama3(plain, scaling.factor, low, high, context)).astype("<f4")
+        return TensorSource(gguf_name(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors)
+
+    # ---- floats ------------------------------------------------------------------------------------------------------
+    def _dense(self, role: Role, shape: tuple[int, ...], stored: TensorType) -> Iterator[Part]:
+        """Convert blocks on other threads while this one reads the next; they come out in their order."""
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            waiting: deque[Future[npt.NDArray[Any]]] = deque()
+            for values in self._blocks(role, shape):
+                waiting.append(pool.submit(self._floats, role, values, stored))
+                if len(waiting) > MAX_THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _blocks(self, role: Role, shape: tuple[int, ...]) -> Iterator[Float32]:
+        """Yield a tensor's rows, so many at a time that the largest embedding takes little memory."""
+        checkpoint, name = self._source.checkpoint, self._source.names[role]
+        n_rows = max(1, BLOCK_WEIGHTS // math.prod(shape[1:]))
+        for first in range(0, shape[0], n_rows):
+            values = checkpoint.float32(name, slice(first, first + n_rows))
+            checkpoint.forget_pages()
+            yield check_finite(values, self._place(role), first)
+
+    def _floats(self, role: Role, values: Float32, stored: TensorType) -> npt.NDArray[Any]:
+        kept, is_rounded = stored_floats(values, stored, self._place(role))
+        if is_rounded:
+            self._note_rounding(role)
+        return kept
+
+    def _note_rounding(self, role: Role) -> None:
+        self.rounded[gguf_name(role)] = None
+
+    # ---- linear layers -----------------------------------------------------------------------------------------------
+    def _linear(self, role: Role, layer: int, stored: TensorType) -> Part:
+        """Return a matrix in its type; ternary weights are those that the engine itself would run."""
+        checkpoint, name, place = self._source.checkpoint, self._source.names[role], self._place(role)
+        if self._is_packed(role):
+            matrix = self._source.linear(role.name, layer)
+            weights = self._reordered(role, matrix.unpacked())
+            contents = self._packed(role, TernaryMatrix(matrix.scale, weights), stored)
+        else:
+            masters = self._reordered(role, check_finite(checkpoint.float32(name), place))
+            if stored in FLOAT_TYPES.values():
+                contents = self._floats(role, masters, stored)
+            else:
+                contents = self._packed(role, ternary_from_floats(masters, place), stored)
+        checkpoint.forget_pages()
+        return contents
+
+    def _packed(self, role: Role, matrix: TernaryMatrix, stored: TensorType) -> npt.NDArray[Any]:
+        if stored in FLOAT_TYPES.values():
+            return self._floats(role, matrix.unpacked() * matrix.scale, stored)
+        contents, is_rounded = packed(matrix, stored, self._place(role))
+        if is_rounded:
+            self._note_rounding(role)
+        return contents
+
+    def _reordered(self, role: Role, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Put the rows of q and k into the order in which GGUF files of this family have them.
+
+        References
+        ----------
+        llama.cpp, ``convert_hf_to_gguf.py``, ``LlamaModel.permute``.
+        """
+        if not self._is_reordered(role):
+            return rows
+        config = self._source.config
+        n_heads = config.n_heads if role.name == "attn_q" else config.n_kv_heads
+        halves = rows.reshape(n_heads, 2, rows.shape[0] // n_heads // 2, rows.shape[1])
+        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+    def _is_reordered(self, role: Role) -> bool:
+        return role.name in ("attn_q", "attn_k") and FAMILIES[self._source.config.architecture].adjacent_pairs
+
+    def _is_packed(self, role: Role) -> bool:
+        return self._source.checkpoint.tensors[self._source.names[role]].dtype == _PACKED
+
+    def _place(self, role: Role) -> str:
+        return f"{self._source.path}: tensor {self._source.names[role]!r}"
 
 
-def _read_dense(checkpoint: Checkpoint, role: Role, stored: TensorType) -> npt.NDArray[Any]:
-    values = _finite_float32(checkpoint, role)
-    if stored is TensorType.F16:
-        return values.astype("<f2")
-    if stored is TensorType.BF16:
-        return (values.view(np.uint32) >> 16).astype("<u2")
-    return values.astype("<f4")
+def packed(matrix: TernaryMatrix, stored: TensorType, place: str) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Return a ternary matrix as bytes, and whether its scale had to be rounded.
+
+    Parameters
+    ----------
+    matrix : TernaryMatrix
+    stored : {I2_S, TQ1_0, TQ2_0}
+    place : str
+        File and tensor, for the message.
+
+    Raises
+    ------
+    UnsupportedError
+        If the scale is none that the type can hold.
+    """
+    weights = matrix.unpacked()
+    if stored is TensorType.I2_S:
+        return pack_i2s(weights, float(matrix.scale)), False
+    with np.errstate(over="ignore", under="ignore"):
+        kept = np.float32(np.float16(matrix.scale))
+    if not 0 < kept < np.inf:
+        raise UnsupportedError(f"{place}: its scale {matrix.scale} is none that {stored.name} can hold; use i2_s")
+    pack = pack_tq1_0 if stored is TensorType.TQ1_0 else pack_tq2_0
+    return pack(weights, float(kept)), bool(kept != matrix.scale)
 
 
-def _read_i2s(checkpoint: Checkpoint, role: Role, shape: ModelShape) -> npt.NDArray[np.uint8]:
-    name = hf_name(role)
-    place = f"{checkpoint.path}: tensor {name!r}"
-    if checkpoint.tensors[name].dtype == PACKED:
-        scale = _packed_scale(checkpoint, role)
-        weights = unpack_hf(checkpoint.raw(name), place)
-        return pack_i2s(weights, float(scale if shape.multiply_by_scale else 1 / scale))
-    masters = _finite_float32(checkpoint, role)
-    # The mean of weights that are ternary already would shrink them by their share of zeros.
-    weights, scale = exact_ternary(masters) or absmean_ternary(masters, place)
-    return pack_i2s(weights, float(scale))
-
-
-def _packed_scale(checkpoint: Checkpoint, role: Role) -> np.float32:
-    """Return the one number that a packed matrix is multiplied or divided by."""
-    scale = _finite_float32(checkpoint, _scale_of(role)).reshape(-1)
-    if scale.size != 1 or not SMALLEST_SCALE < scale[0] < 1 / SMALLEST_SCALE:
-        raise FormatError(
-            f"{checkpoint.path}: tensor {hf_name(_scale_of(role))!r} is not one positive number; get the file again"
-        )
-    return np.float32(scale[0])
-
-
-def _finite_float32(checkpoint: Checkpoint, role: Role) -> Float32:
-    """Return a tensor as float32[shape], and refuse NaN and infinities."""
-    name = hf_name(role)
-    values = checkpoint.float32(name)
-    finite = np.isfinite(values)
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise FormatError(f"{checkpoint.path}: tensor {name!r}: {values[first]} at {first}; get an intact checkpoint")
-    return values
+def by_position(role: Role) -> tuple[int, int, int]:
+    """Return what sorts the tensors of a file: the course of a token through the model."""
+    if role.layer is None:
+        return {"token_embd": (0, 0, 0), "output_norm": (2, 0, 0), "output": (2, 1, 0)}[role.name]
+    return 1, role.layer, _LAYER_ORDER.index(role.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.export.json_file import JsonObject, as_object
+from bitnet_numba.formats.gguf_types import TypedValue, ValueType
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # kinds of token, as GGUF numbers them
 MAX_JOINING_STEPS = 100_000_000  # about a minute; the vocabulary of Llama 3 needs a tenth
@@ -38,14 +39,14 @@ class Vocabulary:
     merges: list[str]
     splitter: str
 
-    def metadata(self) -> dict[str, str | list[str] | list[int]]:
+    def metadata(self) -> dict[str, str | list[str] | list[int] | TypedValue]:
         """Return the GGUF keys that hold the vocabulary."""
         return {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": self.splitter,
             "tokenizer.ggml.tokens": self.tokens,
             "tokenizer.ggml.token_type": self.kinds,
-            "tokenizer.ggml.merges": self.merges,
+            "tokenizer.ggml.merges": TypedValue(ValueType.STRING, self.merges),  # of which there may be none
         }
 
 

@@ -11,7 +11,7 @@ from bitnet_numba.errors import FormatError
 from bitnet_numba.formats.gguf_header import Header, read_header
 from bitnet_numba.formats.gguf_tensors import TensorInfo
 from bitnet_numba.formats.gguf_types import TensorType, TypedValue, ValueType
-from bitnet_numba.formats.mapping import map_file
+from bitnet_numba.formats.mapping import forget_pages, map_file
 
 __all__ = ["GGUFFile", "TensorInfo", "TensorType", "TypedValue", "ValueType", "open_gguf"]
 
@@ -71,6 +71,11 @@ class GGUFFile:
         if info is None:
             raise FormatError(f"{self.path}: has no tensor {name!r}")
         return self._contents[info.offset : info.offset + info.n_bytes]
+
+    def forget_pages(self) -> None:
+        """Let go of what was read of the file; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
+        if self._contents is not None:
+            forget_pages(self._contents)
 
     def close(self) -> None:
         """Give the file back; the memory map itself goes with the last array that looks into it."""

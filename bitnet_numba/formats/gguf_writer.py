@@ -1,10 +1,11 @@
 """Writing GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all."""
 
+import math
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from bitnet_numba.formats.gguf_types import (
     tensor_bytes,
 )
 
+Part = bytes | NDArray[Any]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
@@ -37,23 +40,69 @@ class TensorSource:
     shape : tuple of int
         Outermost dimension first: (rows, columns) of a matrix.
     read : callable without arguments
-        Returns the tensor's bytes, or an array that holds them in C order; called once, when their turn comes, so that
-        one tensor at a time is in memory. The bytes of an I2_S tensor include its tail.
+        Returns the tensor's bytes, or an array that holds them in C order, or an iterator of such parts, of which one
+        at a time is in memory; called once, when their turn comes. The bytes of an I2_S tensor include its tail.
     """
 
     name: str
     type: TensorType
     shape: tuple[int, ...]
-    read: Callable[[], bytes | NDArray[Any]]
+    read: Callable[[], Part | Iterator[Part]]
 
 
-def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> None:
-    """Write a GGUF file that :func:`~bitnet_numba.formats.gguf.open_gguf` accepts.
+class Progress(NamedTuple):
+    """How far a file is written.
+
+    Attributes
+    ----------
+    tensor : str
+        The one that is being written.
+    done, total : int
+        Weights.
+    """
+
+    tensor: str
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A file whose every byte has its place before the first tensor is read; made by :func:`plan_gguf`.
+
+    Attributes
+    ----------
+    path : Path
+    header : bytes
+        All before the first tensor's bytes.
+    tensors : tuple of TensorSource
+    sizes : tuple of int
+        Bytes of each tensor, without the padding behind it.
+    alignment : int
+        In bytes.
+    """
+
+    path: Path
+    header: bytes
+    tensors: tuple[TensorSource, ...]
+    sizes: tuple[int, ...]
+    alignment: int
+
+    @property
+    def file_size(self) -> int:
+        """Size of the whole file in bytes."""
+        return len(self.header) + sum(align_up(n_bytes, self.alignment) for n_bytes in self.sizes)
+
+
+def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> Plan:
+    """Lay a GGUF file out, without reading a tensor or writing a byte.
 
     Parameters
     ----------
     path : Path
-        Replaced if it exists.
     metadata : mapping of str to Any
         Written in this order. A :class:`TypedValue` is stored as it says. Plain values take the usual types: str and
         bool their own, int UINT32, float FLOAT32; a list that of its items, but INT32 for int.
@@ -64,23 +113,54 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[Tensor
     Raises
     ------
     FormatError
-        If a value does not fit its type, a tensor's bytes do not fit its shape, or the file would break a rule of
-        the reader; ``path`` is then as it was.
-    BitNetError
-        If ``path`` is a symbolic link, or its folder does not exist.
+        If a value does not fit its type, or the file would break a rule of the reader.
     """
     sources = tuple(tensors)
     values = {key: _typed(path, key, value) for key, value in metadata.items()}
     alignment = _alignment(values)
-    sizes = [_n_bytes(path, source) for source in sources]
-    header = _header(path, values, sources, sizes, alignment)
-    file_size = len(header) + sum(align_up(n_bytes, alignment) for n_bytes in sizes)
-    read_header(path, memoryview(header), file_size)  # the reader's rules are the writer's
-    with atomic_write(path) as file:
-        file.write(header)
-        for source, n_bytes in zip(sources, sizes, strict=True):
-            file.write(_payload(path, source, n_bytes))
-            file.write(bytes(align_up(n_bytes, alignment) - n_bytes))
+    sizes = tuple(_n_bytes(path, source) for source in sources)
+    plan = Plan(path, _header(path, values, sources, sizes, alignment), sources, sizes, alignment)
+    read_header(path, memoryview(plan.header), plan.file_size)  # the reader's rules are the writer's
+    return plan
+
+
+def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, report: Report | None = None) -> None:
+    """Write the file that was planned; it appears whole or not at all.
+
+    Parameters
+    ----------
+    plan : Plan
+    before_rename : callable with a Path, optional
+        See :func:`~bitnet_numba.files.atomic_write`.
+    report : callable with a Progress, optional
+        Called after each part that is written.
+
+    Raises
+    ------
+    FormatError
+        If a tensor's bytes do not fit its shape; the file is then as it was.
+    BitNetError
+        If the path is a symbolic link, its folder does not exist, or the disk is full.
+    """
+    total = sum(math.prod(source.shape) for source in plan.tensors)
+    done = 0
+    with atomic_write(plan.path, before_rename) as file:
+        file.write(plan.header)
+        for source, n_bytes in zip(plan.tensors, plan.sizes, strict=True):
+            n_weights = math.prod(source.shape)
+            for written in _write_parts(file, plan.path, source, n_bytes):
+                if report is not None:
+                    report(Progress(source.name, done + n_weights * written // n_bytes, total))
+            file.write(bytes(align_up(n_bytes, plan.alignment) - n_bytes))
+            done += n_weights
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> None:
+    """Write a GGUF file that :func:`~bitnet_numba.formats.gguf.open_gguf` accepts.
+
+    Parameters and errors are those of :func:`plan_gguf` and :func:`write_plan`.
+    """
+    write_plan(plan_gguf(path, metadata, tensors))
 
 
 def _typed(path: Path, key: str, value: object) -> TypedValue:
@@ -163,14 +243,23 @@ def _items(value_type: ValueType, items: Sequence[Any]) -> bytes:
     return struct.pack(f"<{len(items)}{NUMBER_FORMATS[value_type]}", *items)
 
 
-def _payload(path: Path, source: TensorSource, n_bytes: int) -> memoryview:
-    contents: bytes | memoryview | NDArray[Any] = source.read()
-    if isinstance(contents, np.ndarray):
-        contents = np.ascontiguousarray(contents).data
-    payload = memoryview(contents).cast("B")
-    if payload.nbytes != n_bytes:
+def _write_parts(file: BinaryIO, path: Path, source: TensorSource, n_bytes: int) -> Iterator[int]:
+    """Write a tensor, and yield how many of its bytes are written after each part."""
+    contents = source.read()
+    written = 0
+    for part in contents if isinstance(contents, Iterator) else (contents,):
+        payload = _payload(part)
+        written += payload.nbytes
+        if written > n_bytes:
+            break
+        file.write(payload)
+        yield written
+    if written != n_bytes:
         raise FormatError(
-            f"{path}: tensor {source.name!r}: {payload.nbytes:,} bytes given, "
+            f"{path}: tensor {source.name!r}: {written:,} bytes given, "
             f"{source.type.name} of shape {source.shape} needs {n_bytes:,}"
         )
-    return payload
+
+
+def _payload(part: Part) -> memoryview:
+    return memoryview(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part).cast("B")

@@ -34,3 +34,17 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
     except OSError as error:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return np.frombuffer(mapped, np.uint8)
+
+
+def forget_pages(contents: npt.NDArray[np.uint8]) -> None:
+    """Let go of a mapped file's pages, so that what was read of it does not add up in this process's memory.
+
+    Parameters
+    ----------
+    contents : uint8[n_bytes]
+        As :func:`map_file` returned it; it and its views stay valid, and are loaded again where they are touched.
+    """
+    owner = contents.base
+    mapped = owner.obj if isinstance(owner, memoryview) else owner
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
-from bitnet_numba.formats.mapping import map_file
+from bitnet_numba.formats.mapping import forget_pages, map_file
 from bitnet_numba.formats.packing import bf16_to_float32
 from bitnet_numba.formats.safetensors_header import STORED_DTYPES, TensorEntry, check_name, parse_object, read_header
 
@@ -17,6 +17,7 @@ __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 16 << 20
+_ALL = slice(None)
 
 
 class Checkpoint:
@@ -72,8 +73,8 @@ class Checkpoint:
         data = self._mapped[entry.file][entry.offset : entry.offset + entry.n_bytes]
         return data.view(STORED_DTYPES[entry.dtype]).reshape(entry.shape)
 
-    def float32(self, name: str) -> npt.NDArray[np.float32]:
-        """Return a floating-point tensor as float32, exactly, in memory of its own.
+    def float32(self, name: str, rows: slice = _ALL) -> npt.NDArray[np.float32]:
+        """Return a floating-point tensor, or some of its rows, as float32, exactly, in memory of its own.
 
         Raises
         ------
@@ -84,10 +85,20 @@ class Checkpoint:
         """
         dtype = self._find(name).dtype
         if dtype == "BF16":
-            return bf16_to_float32(self.raw(name))
+            return bf16_to_float32(self.raw(name)[rows])
         if dtype in ("F16", "F32"):
-            return self.raw(name).astype(np.float32)
+            return self.raw(name)[rows].astype(np.float32)
         raise UnsupportedError(f"{self.path}: tensor {name!r} holds {dtype}; save it as BF16, F16 or F32")
+
+    @property
+    def files(self) -> list[Path]:
+        """The safetensors files, in the order of their names."""
+        return list(self._mapped)
+
+    def forget_pages(self) -> None:
+        """Let go of what was read of the files; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
+        for data in self._mapped.values():
+            forget_pages(data)
 
     def close(self) -> None:
         """Let go of the files; arrays handed out before keep theirs."""

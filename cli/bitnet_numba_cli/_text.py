@@ -132,13 +132,19 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
     BitNetError
         If the file cannot be written there.
     """
-    # An exception, unlike the signal's default action, removes the unfinished file on its way.
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        with atomic_write(path) as file:
+        with orderly_end(), atomic_write(path) as file:
             yield file
     except OSError as error:
         raise BitNetError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Turn SIGTERM inside the block into an exception, which removes unfinished files on its way."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 

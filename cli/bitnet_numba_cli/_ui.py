@@ -3,14 +3,17 @@
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from bitnet_numba import GenerationResult
+    from bitnet_numba.formats.gguf_writer import Progress
 
 Facts = Mapping[str, object]
 
@@ -85,18 +88,69 @@ def _report_compilation(over: threading.Event) -> None:
 
 def tables(sections: Mapping[str, Facts]) -> str:
     """Lay out named groups of facts as text, in colour where stdout is a terminal and ``NO_COLOR`` is not set."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for title, facts in sections.items():
+        facts_table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+        facts_table.add_column(style="cyan", no_wrap=True)
+        facts_table.add_column(overflow="fold")
+        for name, value in facts.items():
+            facts_table.add_row(name, str(value))
+        parts += [facts_table, Text()]
+    return _rendered(parts)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows of cells under their headings, the first column to the left, the others to the right."""
+    from rich.table import Table
+
+    grid = Table(box=None, header_style="bold")
+    for number, heading in enumerate(header):
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    return _rendered([grid])
+
+
+def _rendered(parts: Iterable["RenderableType"]) -> str:
+    from rich.console import Console
 
     # a pipe has no width: what reads it wants one fact a line
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as captured:
-        for title, facts in sections.items():
-            table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
-            table.add_column(style="cyan", no_wrap=True)
-            table.add_column(overflow="fold")
-            for name, value in facts.items():
-                table.add_row(name, str(value))
-            console.print(table)
-            console.print()
+        for part in parts:
+            console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+@contextmanager
+def weights_written(what: str) -> Iterator[Callable[["Progress"], None] | None]:
+    """Show on a terminal how much of a file is written, how fast, and how long it will take; elsewhere nothing.
+
+    Gives the function that takes the reports of the writer, or None where nobody reads them.
+    """
+    if not stderr_is_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[tensor]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True, force_terminal=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, tensor="")
+
+        def report(progress: "Progress") -> None:
+            bar.update(task, completed=progress.done, total=progress.total, tensor=progress.tensor)
+
+        yield report

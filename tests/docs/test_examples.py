@@ -14,6 +14,8 @@ from tests.docs.markdown import ROOT, code_blocks, commands_and_output
 HOW_TO = ROOT / "docs" / "how-to" / "use-from-python.md"
 TEMPLATES = ROOT / "docs" / "how-to" / "chat-with-templates.md"
 ONNX = ROOT / "docs" / "how-to" / "export-to-onnx-or-torch.md"
+EXPORT = ROOT / "docs" / "how-to" / "export-a-model.md"
+QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
 
@@ -59,7 +61,7 @@ def _run(code: str, page: Path, names: dict[str, Any], capsys: pytest.CaptureFix
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("page", "n_examples"), [(TUTORIAL, 4), (TEMPLATES, 4)])
+@pytest.mark.parametrize(("page", "n_examples"), [(TUTORIAL, 4), (TEMPLATES, 4), (EXPORT, 2), (QUANTIZE, 3)])
 def test_commands_print_what_is_shown(
     page: Path, n_examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies
 from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.kernels.ffn import gated_relu2, gated_silu
 from bitnet_numba.kernels.norm import rms_norm
 from bitnet_numba.kernels.quantize import quantize_absmax
-from bitnet_numba.kernels.rope import inverse_frequencies, rope, rope_table
+from bitnet_numba.kernels.rope import rope, rope_table
 from bitnet_numba.kernels.softmax import softmax
 from bitnet_numba.kernels.ternary import gemm_scratch, pack, ternary_product
 from bitnet_numba.simd.team import Team

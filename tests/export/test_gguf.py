@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bitnet_numba.export.floats import smallest_exact_type
 from bitnet_numba.export.gguf import export_gguf
-from bitnet_numba.export.tensors import smallest_exact_type
 from bitnet_numba.formats.gguf import GGUFFile, open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from tests.export.checkpoints import (
@@ -126,7 +126,7 @@ def test_the_embedding_stays_bf16_where_f16_would_lose_a_value(tmp_path: Path) -
     ],
 )
 def test_the_smallest_exact_type(value: float, expected: TensorType) -> None:
-    assert smallest_exact_type(np.array([[0.25, value]], np.float32)) is expected
+    assert smallest_exact_type([np.array([[0.25], [value]], np.float32)[row] for row in (0, 1)]) is expected
 
 
 def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_metadata_is_that_of_the_official_file(exported: GGUFFile) -> None:
     assert epsilon == pytest.approx(1e-5, rel=1e-7)
     assert found == {
         "general.architecture": "bitnet-b1.58",
-        "general.name": "toy",
+        "general.name": "bitnet-b1.58",
         "bitnet-b1.58.vocab_size": VOCAB_SIZE,
         "bitnet-b1.58.context_length": 64,
         "bitnet-b1.58.embedding_length": 128,

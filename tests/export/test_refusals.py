@@ -107,6 +107,10 @@ def endless_token(checkpoint: ToyCheckpoint) -> None:
     checkpoint.tokenizer["model"]["vocab"]["a" * 10_001] = VOCAB_SIZE
 
 
+def token_too_few(checkpoint: ToyCheckpoint) -> None:
+    checkpoint.tokenizer["added_tokens"].pop()
+
+
 def token_with_two_ids(checkpoint: ToyCheckpoint) -> None:
     checkpoint.tokenizer["added_tokens"][-1]["content"] = "hello"
 
@@ -123,48 +127,101 @@ CASES: dict[str, tuple[Spoil, type[BitNetError], str]] = {
     "NaN in a linear layer": (value(Q_PROJ, NAN), FormatError, f"tensor '{Q_PROJ}': nan at (127, 127)"),
     "infinity in a norm": (value("model.norm.weight", INFINITY), FormatError, "'model.norm.weight': -inf at (127,)"),
     "NaN in the embedding": (value("model.embed_tokens.weight", NAN), FormatError, "'model.embed_tokens.weight': nan"),
-    "missing linear layer": (missing(Q_PROJ), FormatError, f"tensor '{Q_PROJ}' is missing"),
+    "missing linear layer": (
+        missing(Q_PROJ),
+        FormatError,
+        "'attn_q.weight' of layer 1 is missing; get the whole model again",
+    ),
     "missing sub-norm": (
         missing("model.layers.0.mlp.ffn_sub_norm.weight"),
         FormatError,
-        "ffn_sub_norm.weight' is missing",
+        "'ffn_sub_norm.weight' of layer 0 is missing",
     ),
     "one layer too few": (
         config("num_hidden_layers", 3),
         FormatError,
-        "'model.layers.2.input_layernorm.weight' is missing",
+        "'attn_norm.weight' of layer 2 is missing",
     ),
-    "one layer too many": (config("num_hidden_layers", 1), FormatError, "'model.layers.1"),
-    "unknown tensor": (extra("model.surprise"), FormatError, "tensor 'model.surprise' has no place in this model"),
-    "head beside a tied embedding": (extra("lm_head.weight"), FormatError, "tensor 'lm_head.weight' has no place"),
-    "scale of a layer that is not packed": (extra(f"{Q_PROJ}_scale"), FormatError, "q_proj.weight_scale' has no place"),
-    "wrong shape": (wrong_shape, FormatError, "has the shape (128, 64), config.json asks for (128, 128)"),
+    "one layer too many": (
+        config("num_hidden_layers", 1),
+        FormatError,
+        "of layer 1 does not belong to this architecture",
+    ),
+    "unknown tensor": (
+        extra("model.surprise"),
+        FormatError,
+        "tensor 'model.surprise' does not belong to this architecture",
+    ),
+    "head beside a tied embedding": (
+        extra("lm_head.weight"),
+        FormatError,
+        "tensor 'lm_head.weight' differs from 'model.embed_tokens.weight'",
+    ),
+    "scale of a layer that is not packed": (
+        extra(f"{Q_PROJ}_scale"),
+        FormatError,
+        "'attn_q.scale' of layer 1 does not belong",
+    ),
+    "wrong shape": (wrong_shape, FormatError, "has the shape (128, 64), the model needs (128, 128)"),
     "integers for a norm": (integer_norm, UnsupportedError, "holds I32"),
-    "packed without a scale": (packed_without_scale, FormatError, "q_proj.weight_scale' is missing"),
-    "packed with the scale 0": (packed_scale(0), FormatError, "q_proj.weight_scale' is not one positive number"),
-    "packed with a negative scale": (packed_scale(-1), FormatError, "is not one positive number"),
-    "packed with the scale NaN": (packed_scale(np.nan), FormatError, "q_proj.weight_scale': nan"),
+    "packed without a scale": (packed_without_scale, FormatError, "'attn_q.scale' of layer 1 is missing"),
+    "packed with the scale 0": (packed_scale(0), FormatError, "'attn_q.weight' of layer 1: its scale is 0.0"),
+    "packed with a negative scale": (packed_scale(-1), FormatError, "its scale is -1.0"),
+    "packed with the scale NaN": (packed_scale(np.nan), FormatError, "its scale is nan"),
     "packed with the code 3": (packed_code_3, FormatError, "code 3"),
-    "another family": (config("architectures", ["LlamaForCausalLM"]), UnsupportedError, "['LlamaForCausalLM'] is not"),
-    "architectures of the wrong kind": (config("architectures", [{}]), UnsupportedError, "architectures [{}] is not"),
-    "another activation": (config("hidden_act", "silu"), UnsupportedError, "hidden_act 'silu' is not relu2"),
+    "another family": (
+        config("architectures", ["GPT2LMHeadModel"]),
+        UnsupportedError,
+        "architectures ['GPT2LMHeadModel']",
+    ),
+    "architectures of the wrong kind": (
+        config("architectures", [{}]),
+        UnsupportedError,
+        "architectures [{}] without BitNet",
+    ),
+    "another activation": (
+        config("hidden_act", "silu"),
+        UnsupportedError,
+        "activation is silu, but GGUF files of architecture 'bitnet-b1.58' mean relu2",
+    ),
     "biases": (config("attention_bias", True), UnsupportedError, "attention_bias"),
-    "scaled rope": (config("rope_scaling", {"rope_type": "yarn"}), UnsupportedError, "rope_scaling: 'yarn'"),
+    "scaled rope": (
+        config("rope_scaling", {"rope_type": "yarn", "factor": 2}),
+        UnsupportedError,
+        "rope scaling 'yarn'",
+    ),
     "another quantization": (quantization("quant_method", "gptq"), UnsupportedError, "quant_method 'gptq'"),
     "a norm in each linear": (quantization("use_rms_norm", True), UnsupportedError, "use_rms_norm"),
-    "heads of no whole width": (config("num_attention_heads", 3), FormatError, "does not make 3 heads"),
-    "heads that cannot share": (config("num_key_value_heads", 3), FormatError, "is not a multiple of"),
-    "another head width": (config("head_dim", 32), UnsupportedError, "head_dim 32"),
-    "tying left open": (config("tie_word_embeddings", None), FormatError, "tie_word_embeddings is missing"),
-    "size as text": (config("hidden_size", "128"), FormatError, "hidden_size is '128'"),
-    "size true": (config("hidden_size", True), FormatError, "hidden_size is True"),
-    "no layers": (config("num_hidden_layers", 0), FormatError, "num_hidden_layers is 0"),
+    "heads of no whole width": (
+        config("num_attention_heads", 3),
+        FormatError,
+        "has the shape (128, 128), the model needs (126, 128)",
+    ),
+    "heads that cannot share": (
+        config("num_key_value_heads", 3),
+        FormatError,
+        "2 attention heads cannot share 3 key-value heads evenly",
+    ),
+    "another head width": (config("head_dim", 32), FormatError, "has the shape (128, 128), the model needs (64, 128)"),
+    "tying left open": (
+        config("tie_word_embeddings", None),
+        FormatError,
+        "'tie_word_embeddings': expected true or false, got None",
+    ),
+    "size as text": (config("hidden_size", "128"), FormatError, "'hidden_size': expected int, got str"),
+    "size true": (config("hidden_size", True), FormatError, "'hidden_size': expected int, got bool"),
+    "no layers": (config("num_hidden_layers", 0), FormatError, "n_layers is 0"),
     "negative epsilon": (config("rms_norm_eps", -1e-5), FormatError, "rms_norm_eps is -1e-05"),
-    "tying as text": (config("tie_word_embeddings", "yes"), FormatError, "tie_word_embeddings is 'yes', expected true"),
+    "tying as text": (
+        config("tie_word_embeddings", "yes"),
+        FormatError,
+        "'tie_word_embeddings': expected true or false, got 'yes'",
+    ),
     "merges of the wrong kind": (model("merges", {}), FormatError, "merges is {}, expected a list"),
     "a normalizer": (normalizer, UnsupportedError, "a normalizer has no name in GGUF"),
     "tokens too long to be checked": (endless_token, UnsupportedError, "too long for the merges to be checked"),
-    "vocabulary of another size": (config("vocab_size", VOCAB_SIZE + 1), FormatError, "the embedding has 265 rows"),
+    "a token too few": (token_too_few, FormatError, "263 tokens with ids up to 262, but the embedding has 264 rows"),
+    "an embedding of another size": (config("vocab_size", VOCAB_SIZE + 1), FormatError, "the model needs (265, 128)"),
     "ids with a hole": (added(id=VOCAB_SIZE), FormatError, "264 tokens with ids up to 264"),
     "an id of two tokens": (added(id=END), FormatError, "added token 3: id is 261, expected an id of its own"),
     "a token with two ids": (token_with_two_ids, FormatError, "a token has two ids"),

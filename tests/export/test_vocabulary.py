@@ -37,6 +37,12 @@ def test_merges_of_older_files_are_strings() -> None:
     assert read_vocabulary(JsonObject("old", checkpoint.tokenizer), VOCAB_SIZE) == new
 
 
+def test_a_vocabulary_without_merges_is_one_token_a_byte(tmp_path: Path) -> None:
+    checkpoint = toy_checkpoint()
+    checkpoint.tokenizer["model"]["merges"] = []
+    assert metadata_of(checkpoint, tmp_path)["tokenizer.ggml.merges"] == []
+
+
 def test_an_added_token_that_is_not_special_is_user_defined() -> None:
     checkpoint = toy_checkpoint()
     checkpoint.tokenizer["added_tokens"][-1]["special"] = False

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
 from bitnet_numba.kernels import reference
-from bitnet_numba.kernels.rope import inverse_frequencies, rope, rope_table, stretch_llama3
+from bitnet_numba.kernels.rope import rope, rope_table
 from tests.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_sums
 
 DOUBLE_ROUNDING = 2.0**-53

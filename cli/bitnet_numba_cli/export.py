@@ -1,0 +1,92 @@
+"""``export``: a Hugging Face checkpoint as a GGUF file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitnet_numba.files import human_size
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import JSON_OPTION
+
+if TYPE_CHECKING:
+    from bitnet_numba.export.model import ExportResult
+
+TYPES = ("f16", "bf16", "f32", "i2_s", "tq2_0", "tq1_0")
+EXAMPLES = """\b
+Examples:
+  bitnet-numba export bitnet-2b-bf16/ -o models/ --type i2_s --hf-repo microsoft/bitnet-b1.58-2B-4T
+  bitnet-numba export checkpoint/ -o models/ --strict --json
+"""
+
+
+@click.command("export", short_help="Make a GGUF file of a Hugging Face checkpoint.", epilog=EXAMPLES)
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT_DIR",
+    help="The folder of the three files; made if it is missing.",
+)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(TYPES),
+    default="f16",
+    show_default=True,
+    metavar="|".join(TYPES),
+    help="Of the linear layers. The last three are ternary: weights are quantized as the model was trained.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A tokenizer.json. Default: the one in MODEL_DIR.",
+)
+@click.option(
+    "--hf-repo",
+    metavar="ID",
+    help="The repository that MODEL_DIR came from: it is recorded, and its last part names the model.",
+)
+@click.option("--revision", metavar="R", help="The revision of that repository, for the record.")
+@click.option("--strict", is_flag=True, help="Refuse to round values or to leave tensors out; otherwise that is noted.")
+@JSON_OPTION
+def command(
+    model_dir: Path,
+    output: Path,
+    kind: str,
+    tokenizer: Path | None,
+    hf_repo: str | None,
+    revision: str | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Write a checkpoint as clean-TYPE.gguf, with clean-TYPE.fingerprint and clean-TYPE.meta.json beside it.
+
+    MODEL_DIR holds config.json, tokenizer.json and safetensors files: bf16, f16 or f32 master weights, or packed
+    ternary ones. Norms, embeddings and heads are never quantized. The same checkpoint gives the same GGUF bytes on any
+    machine. One tensor at a time is in memory, and a run that fails leaves older files as they were.
+    """
+    from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
+
+    request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
+    with _text.orderly_end(), _ui.weights_written(f"Writing {kind}") as report:
+        result = export_model(request, report)
+    _ui.say_notes(result.notes)
+    if as_json:
+        _text.write_json(result.meta)
+    else:
+        _text.write_text(_ui.tables({"Export": _facts(result)}))
+
+
+def _facts(result: "ExportResult") -> dict[str, object]:
+    meta = result.meta
+    return {
+        "file": result.gguf,
+        "size": f"{human_size(meta['size_bytes'])} ({meta['size_bytes']:,} bytes)",
+        "fingerprint": meta["fingerprint"],
+        "tensors": f"{meta['tensors']}, of which {meta['quantized_tensors']} are ternary",
+        "record": result.meta_file,
+    }

@@ -1,0 +1,92 @@
+"""``quantize``: a GGUF file's linear layers as another type."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitnet_numba.files import human_size
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import JSON_OPTION
+
+if TYPE_CHECKING:
+    from bitnet_numba.export.quantize import QuantizedTensor, QuantizeResult
+
+TYPES = ("i2_s", "tq2_0", "tq1_0")
+EXAMPLES = """\b
+Examples:
+  bitnet-numba quantize clean-f16.gguf -o model-i2_s.gguf --type i2_s
+  bitnet-numba quantize model-i2_s.gguf -o model-f16.gguf --dequantize
+  bitnet-numba quantize clean-f16.gguf -o mixed.gguf --type tq2_0 --exclude "blk.0.*"
+"""
+
+
+@click.command("quantize", short_help="Change the type of a GGUF file's linear layers.", epilog=EXAMPLES)
+@click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="OUT.gguf",
+    help="The file to write; an older one is replaced.",
+)
+@click.option("--type", "kind", type=click.Choice(TYPES), metavar="|".join(TYPES), help="The ternary type to write.")
+@click.option("--dequantize", is_flag=True, help="Write ternary layers as f16 instead.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="PATTERN",
+    help="Take only the linear layers whose names match, as 'blk.0.*' does. Can be given more than once.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave those whose names match as they are. Can be given more than once.",
+)
+@JSON_OPTION
+def command(
+    source: Path,
+    output: Path,
+    kind: str | None,
+    dequantize: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write the linear layers of IN.gguf as another type; norms, embeddings and heads are copied as they are.
+
+    Weights that are ternary already keep their codes and scale; master weights are quantized as the model was trained.
+    Every tensor is read back from the written file and compared before the file appears under its name. The table tells
+    which came out exact, and how far the others are from the source.
+    """
+    if dequantize == (kind is not None):
+        raise click.UsageError("Give either --type or --dequantize")
+    from bitnet_numba.export.quantize import DEQUANTIZED, QuantizeRequest, quantize_gguf  # here: it imports numpy
+
+    request = QuantizeRequest(source, output, kind or DEQUANTIZED, include, exclude)
+    with _text.orderly_end(), _ui.weights_written(f"Writing {request.type}") as report:
+        result = quantize_gguf(request, report)
+    if as_json:
+        _text.write_json(result.to_dict())
+    else:
+        _text.write_text(_report(result))
+
+
+def _report(result: "QuantizeResult") -> str:
+    header = ("tensor", "from", "to", "bytes", "scale", "against the source")
+    lines = _ui.table(header, map(_row, result.tensors)) if result.tensors else ""
+    changed, copied = len(result.tensors), result.n_copied
+    return f"{lines}{result.out}: {human_size(result.size_bytes)}, {changed} tensors converted, {copied} copied\n"
+
+
+def _row(tensor: "QuantizedTensor") -> tuple[str, ...]:
+    return (
+        tensor.name,
+        tensor.stored_before,
+        tensor.stored_after,
+        f"{tensor.bytes_after:,}",
+        f"{tensor.scale:.6g}",
+        "exact" if tensor.exact else f"{100 * tensor.relative_error:.3g} % off",
+    )
