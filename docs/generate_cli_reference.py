@@ -23,6 +23,8 @@ EXIT_STATUS = """\
 | 0 | done |
 | 1 | bad input, or a machine too small: one line on stderr says what and where, and what to do |
 | 2 | wrong usage, or an argument outside its range |
+| 3 | corrections of a model are asked for where they are not allowed |
+| 8 | strict mode, and a norm or projection is outside the ruleset (`inspect`) |
 | 130 | stopped by Ctrl-C |
 | 141 | the reader of the output left, as `head` does |
 | 143 | stopped by SIGTERM |

@@ -23,17 +23,27 @@ def open_source(model: str | Path | None) -> ModelSource:
     BitNetError
         If there is no such model, or it cannot be read.
     """
+    path = model_path(model)
+    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Find the file or directory that a model's name stands for; takes what :func:`open_source` does.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model.
+    """
     name = model if model is not None else read_settings().model
     if name is None or str(name) == "demo":
-        return GGUFSource(demo_model_path())
+        return demo_model_path()
     path = _expanded(Path(name))
-    if path.is_dir():
-        return HuggingFaceSource(path)
     if not path.exists():
         raise BitNetError(
             f"{path}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
         )
-    return GGUFSource(path)
+    return path
 
 
 def _expanded(path: Path) -> Path:

@@ -89,7 +89,8 @@ def tables(sections: Mapping[str, Facts]) -> str:
     from rich.table import Table
 
     # a pipe has no width: what reads it wants one fact a line
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)  # "[/INST]" stands in chat templates
     with console.capture() as captured:
         for title, facts in sections.items():
             table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)

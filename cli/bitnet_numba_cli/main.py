@@ -11,7 +11,7 @@ import click
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli._text import abandon
 
-COMMANDS = ("run", "chat", "tokenize", "info")
+COMMANDS = ("run", "chat", "tokenize", "info", "inspect")
 
 
 class CommandLine(click.Group):
