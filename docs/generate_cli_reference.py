@@ -25,6 +25,7 @@ EXIT_STATUS = """\
 | 2 | wrong usage, or an argument outside its range |
 | 3 | corrections of a model are asked for where they are not allowed |
 | 8 | strict mode, and a norm or projection is outside the ruleset (`inspect`) |
+| 10 to 15 | the stage of `validate` that failed first |
 | 130 | stopped by Ctrl-C |
 | 141 | the reader of the output left, as `head` does |
 | 143 | stopped by SIGTERM |

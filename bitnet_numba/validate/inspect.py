@@ -12,7 +12,7 @@ from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.files import sha256_file
 from bitnet_numba.settings import read_settings
 from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, ModelFiles, StoredTensor, read_model_files
-from bitnet_numba.validate.rulesets import NO_RULES, Ruleset, auto_ruleset
+from bitnet_numba.validate.rulesets import NO_RULES, Bounds, Ruleset, auto_ruleset
 from bitnet_numba.validate.statistics import FLOAT_TYPES, root_mean_square
 
 Gate = Literal["none", "auto", "policy"]
@@ -47,10 +47,13 @@ class Statistics:
     ruleset : Ruleset
     tensors : tuple of TensorStatistic
         In the order of the files.
+    bounds_of : dict of str to Bounds
+        What the ruleset says, by tensor name.
     """
 
     ruleset: Ruleset
     tensors: tuple[TensorStatistic, ...]
+    bounds_of: dict[str, Bounds]
 
     def of(self, kind: str, *, suspicious: bool = False) -> list[TensorStatistic]:
         """Return those of a kind, all or the suspicious ones alone."""
@@ -184,13 +187,13 @@ def compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
     BitNetError
         If a tensor cannot be read.
     """
-    found = []
+    found, bounds_of = [], {}
     for tensor in files.tensors.values():
         if tensor.kind in (LAYERNORM, PROJECTION):
             rms = root_mean_square(files, tensor)
-            is_held = ruleset.bounds(tensor.kind, tensor.rule_name).holds(rms)
-            found.append(TensorStatistic(tensor.name, tensor.kind, rms, "ok" if is_held else "suspicious"))
-    return Statistics(ruleset, tuple(found))
+            bounds = bounds_of[tensor.name] = ruleset.bounds(tensor.kind, tensor.rule_name)
+            found.append(TensorStatistic(tensor.name, tensor.kind, rms, "ok" if bounds.holds(rms) else "suspicious"))
+    return Statistics(ruleset, tuple(found), bounds_of)
 
 
 def model_sha256(files: ModelFiles) -> str:
