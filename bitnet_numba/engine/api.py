@@ -269,6 +269,11 @@ class LanguageModel:
         """
         return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
 
+    @property
+    def corrections(self) -> list[dict[str, Any]]:
+        """Corrections that were made to the weights, one record each; none unless the environment asked for them."""
+        return list(self._info.get("model", {}).get("corrections", []))
+
     def info(self) -> dict[str, dict[str, Any]]:
         """Return facts about the model, as JSON can hold them: by section, such as its sizes and its memory plan."""
         return {section: dict(facts) for section, facts in self._info.items()}

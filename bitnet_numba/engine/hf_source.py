@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitnet_numba.engine.chat import read_directory_template
 from bitnet_numba.engine.config import config_from_hf, quantization_config
 from bitnet_numba.engine.source import (
+    CorrectionRecord,
     Matrix,
     TernaryMatrix,
     check_tensors,
@@ -46,6 +47,9 @@ class HuggingFaceSource:
     BitNetError
         If a file cannot be read, they contradict each other, or the model is not one that is run here.
     """
+
+    notes: tuple[str, ...] = ()
+    corrections: tuple[CorrectionRecord, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path

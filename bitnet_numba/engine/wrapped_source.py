@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.engine.source import CorrectionRecord, Matrix, ModelSource, TernaryMatrix
 from bitnet_numba.engine.tokenizer import Tokenizer, tokenizer_from_file
 
 
@@ -16,14 +16,22 @@ class WrappedSource:
     Parameters
     ----------
     source : ModelSource
+    notes : tuple of str
+        What the user should know about it, besides what the source says.
     """
 
-    def __init__(self, source: ModelSource) -> None:
+    def __init__(self, source: ModelSource, notes: tuple[str, ...] = ()) -> None:
         self._source = source
+        self.notes = (*source.notes, *notes)
         self.path = source.path
         self.config = source.config
         self.tied = source.tied
         self.chat_template = source.chat_template
+
+    @property
+    def corrections(self) -> tuple[CorrectionRecord, ...]:
+        """What was changed in the tensors that were handed out so far."""
+        return self._source.corrections
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer, rows as the file has them."""

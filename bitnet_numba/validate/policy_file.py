@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,11 @@ def read_policy(path: Path) -> Field:
     FormatError
         If it is too large, or neither YAML nor JSON.
     """
+    return parse_policy(read_policy_bytes(path), str(path))
+
+
+def read_policy_bytes(path: Path) -> bytes:
+    """Read the bytes of a policy file; raises as :func:`read_policy`, but for their meaning."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -108,7 +113,7 @@ def read_policy(path: Path) -> Field:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); name a policy file") from error
     if len(data) > MAX_BYTES:
         raise FormatError(f"{path}: larger than {MAX_BYTES:,} bytes, which no policy is; name a policy file")
-    return parse_policy(data, str(path))
+    return data
 
 
 def parse_policy(data: bytes, place: str) -> Field:
@@ -131,6 +136,11 @@ def parse_policy(data: bytes, place: str) -> Field:
         what = " ".join(str(error).split())
         raise FormatError(f"{place}: neither YAML nor JSON ({what}); correct the policy") from None
     return Field(place, value)
+
+
+def dump_policy(policy: Mapping[str, Any]) -> str:
+    """Write a policy as YAML."""
+    return str(yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=False))
 
 
 def _parse_yaml(text: str) -> Any:

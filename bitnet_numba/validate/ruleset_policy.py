@@ -29,14 +29,19 @@ def read_ruleset(path: Path, key: str) -> Ruleset:
     ParameterError
         If it has no ruleset of that key.
     """
-    top = read_policy(path).mapping(required=("version", "rules"))
-    top["version"].check_version()
-    rulesets = {name: _ruleset(name, field) for name, field in top["rules"].entries().items()}
-    if key not in rulesets:
+    found = rulesets(read_policy(path))
+    if key not in found:
         raise ParameterError(
-            f"{path}: no ruleset {excerpt(key)}, it has {', '.join(map(excerpt, rulesets)) or 'none'}; use --policy-key"
+            f"{path}: no ruleset {excerpt(key)}, it has {', '.join(map(excerpt, found)) or 'none'}; use --policy-key"
         )
-    return rulesets[key]
+    return found[key]
+
+
+def rulesets(field: Field) -> dict[str, Ruleset]:
+    """Take the rulesets of a parsed policy apart, by key; raises as :func:`read_ruleset`."""
+    top = field.mapping(required=("version", "rules"))
+    top["version"].check_version()
+    return {name: _ruleset(name, each) for name, each in top["rules"].entries().items()}
 
 
 def _ruleset(key: str, field: Field) -> Ruleset:

@@ -105,6 +105,13 @@ def histogram(tensor: StoredTensor, n_bytes: int) -> npt.NDArray[np.int64]:
     return counts
 
 
+def i2s_scale(tensor: StoredTensor) -> float:
+    """Read the scale of an I2_S tensor as it is stored, whatever it is."""
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.offset + tensor.n_bytes - TAIL_BYTES)
+        return float(np.frombuffer(file.read(4), "<f4")[0])
+
+
 # ---- one reader a type -----------------------------------------------------------------------------------------------
 def _floats(tensor: StoredTensor) -> _Squares:
     """Sum the squares of weights that are stored as numbers, or as blocks of 8-bit or 6-bit ones."""
@@ -123,9 +130,7 @@ def _floats(tensor: StoredTensor) -> _Squares:
 def _i2s(tensor: StoredTensor) -> _Squares:
     n_code_bytes = tensor.n_bytes - TAIL_BYTES
     nonzeros = two_bit_nonzeros(histogram(tensor, n_code_bytes), tensor.place)
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.offset + n_code_bytes)
-        scale = float(np.frombuffer(file.read(4), "<f4")[0])
+    scale = i2s_scale(tensor)
     return _Squares(nonzeros * scale * scale, 4 * n_code_bytes)
 
 

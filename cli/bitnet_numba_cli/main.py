@@ -11,7 +11,7 @@ import click
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli._text import abandon
 
-COMMANDS = ("run", "chat", "tokenize", "info", "inspect", "validate")
+COMMANDS = ("run", "chat", "tokenize", "info", "inspect", "validate", "policy")
 
 
 class CommandLine(click.Group):
