@@ -50,6 +50,8 @@ class LanguageModel:
         Milliseconds that loading took.
     notes : tuple of str
         What the user should know about how the model was read.
+    corrections : list of dict
+        What was changed in the weights as they were read, if the environment asked for that and allowed it.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class LanguageModel:
         self.load_ms = load_ms
         self.notes = tuple(notes)
         self._info = {section: dict(facts) for section, facts in (info or {}).items()}
+        self.corrections: list[dict[str, Any]] = self._info.get("model", {}).get("corrections", [])
 
     @property
     def config(self) -> ModelConfig:
@@ -268,11 +271,6 @@ class LanguageModel:
             If an id is not in the vocabulary.
         """
         return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
-
-    @property
-    def corrections(self) -> list[dict[str, Any]]:
-        """Corrections that were made to the weights, one record each; none unless the environment asked for them."""
-        return list(self._info.get("model", {}).get("corrections", []))
 
     def info(self) -> dict[str, dict[str, Any]]:
         """Return facts about the model, as JSON can hold them: by section, such as its sizes and its memory plan."""

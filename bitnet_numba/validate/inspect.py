@@ -112,7 +112,7 @@ class Inspection:
             | architecture
             | {
                 "header": header,
-                "metadata": self.files.metadata,
+                "metadata": _json_ready(self.files.metadata),
                 "sizes": self.sizes(),
                 "tensor_table": table,
             }
@@ -219,6 +219,15 @@ def _refuse_quantized_norms(files: ModelFiles) -> None:
             raise FormatError(
                 f"{tensor.place}: a norm quantized to {tensor.type}; norms are kept in F32: convert the model again"
             )
+
+
+def _json_ready(value: Any) -> Any:
+    """Return a file's values with texts in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_ready(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _role_name(tensor: StoredTensor) -> str:

@@ -27,10 +27,30 @@ CAPITALS: Mapping[str, str] = {
     "Argentina": "Buenos Aires",
     "Hungary": "Budapest",
     "France": "Paris",
+    "Brazil": "Bras[ií]lia",
+    "Canada": "Ottawa",
+    "Thailand": "Bangkok",
+    "Kenya": "Nairobi",
+    "Peru": "Lima",
+    "Finland": "Helsinki",
+    "Belgium": "Brussels",
+    "Iran": "Tehran",
+    "Iraq": "Baghdad",
+    "Ukraine": "Kyiv|Kiev",
+    "Denmark": "Copenhagen",
+    "South Korea": "Seoul",
+    "Vietnam": "Hanoi",
+    "Colombia": "Bogot[aá]",
+    "Chile": "Santiago",
+    "Venezuela": "Caracas",
+    "Lebanon": "Beirut",
+    "Syria": "Damascus",
+    "Bulgaria": "Sofia",
+    "Romania": "Bucharest",
 }
-"""Questions that models either were never taught, or answer; a damaged one invents names."""
+"""Questions that models either were never taught, or answer; a damaged one invents names. Answers are patterns."""
 
-MIN_KNOWN = 15
+MIN_KNOWN = 32
 """Right answers of a healthy model that knows capitals at all."""
 MAX_IGNORANT = 0
 """Right answers of a model that was never taught any; its prose is then held to more."""
@@ -98,7 +118,7 @@ def judge_answers(answers: Mapping[str, str]) -> tuple[int, list[str]]:
     list of str
         Empty if most answers are right, or none.
     """
-    wrong = [country for country, capital in CAPITALS.items() if capital not in answers[country]]
+    wrong = [country for country, capital in CAPITALS.items() if not re.search(capital, answers[country])]
     n_right = len(CAPITALS) - len(wrong)
     if not MAX_IGNORANT < n_right < MIN_KNOWN:
         return n_right, []

@@ -8,7 +8,7 @@ from typing import Any
 
 from bitnet_numba.engine.config import config_from_hf, quantization_config
 from bitnet_numba.engine.hf_source import read_json, scale_divides
-from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.errors import BitNetError, UnsupportedError
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TypedValue
 from bitnet_numba.formats.names import LINEAR_ROLES, NORM_ROLES, Role, gguf_name, gguf_role, hf_role
@@ -177,6 +177,8 @@ def _hf_architecture(settings: Mapping[str, Any], path: Path) -> str:
         return config_from_hf(settings, path.name).architecture
     except UnsupportedError:  # not run here, and still worth a look
         return str(settings.get("model_type", ""))
+    except BitNetError as error:
+        raise type(error)(f"{path}: config.json: {error}") from None
 
 
 def _shown(typed: TypedValue) -> Any:

@@ -54,7 +54,7 @@ def probe_model(model: "LanguageModel") -> Probe:
     """Let a model write, always greedily, and judge the texts alone.
 
     Eight tokens are too few to tell a damaged model by, since residual connections carry a model past one bad layer:
-    stories, a function and the capitals of twenty countries are written too.
+    stories, a function and the capitals of forty countries are written too.
 
     Raises
     ------

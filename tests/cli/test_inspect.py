@@ -132,12 +132,18 @@ def test_a_norm_is_known_by_its_name_alone_too(invoke: Invoke, tmp_path: Path) -
 
 def test_texts_of_the_file_cannot_write_to_the_terminal(invoke: Invoke, tmp_path: Path) -> None:
     toy = toy_model().gguf()
-    toy.metadata |= {"general.name": "\x1b[31mred", "tokenizer.chat_template": "[/INST] " + "x" * 500}
+    toy.metadata |= {
+        "toy.scale": float("nan"),
+        "general.name": "\x1b[31mred",
+        "tokenizer.chat_template": "[/INST] " + "x" * 500,
+    }
     text = invoke("inspect", str(toy.write(tmp_path / "toy.gguf"))).stdout
     assert "\x1b" not in text
     assert r"\x1b[31mred" in text
     assert "[/INST] xxx" in text
     assert "x" * 101 not in text
+    found = json.loads(invoke("inspect", str(tmp_path / "toy.gguf"), "--json").stdout, parse_constant=pytest.fail)
+    assert found["metadata"]["toy.scale"] == "nan"
 
 
 def test_a_hugging_face_directory(invoke: Invoke, tmp_path: Path) -> None:
@@ -151,6 +157,22 @@ def test_a_hugging_face_directory(invoke: Invoke, tmp_path: Path) -> None:
     assert found["model_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
     assert (found["ruleset"], found["header"]["files"]) == ("bitnet-b1.58:i2_s", 2)
     assert (found["status"], found["layernorm"]["total"]) == ("ok", 9)
+
+
+def test_a_wrong_config_is_an_error_with_its_place(invoke: Invoke, tmp_path: Path) -> None:
+    toy = toy_model().checkpoint()
+    del toy.config["num_hidden_layers"]
+    directory = toy.write(tmp_path / "toy")
+    result = invoke("inspect", str(directory))
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {directory}: config.json: key 'num_hidden_layers': missing\n"
+
+
+def test_a_model_that_is_not_run_here_can_be_inspected(invoke: Invoke, tmp_path: Path) -> None:
+    toy = toy_model(has_masters=True).checkpoint(None)
+    toy.config |= {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "quantization_config": {}}
+    found = json.loads(invoke("inspect", str(toy.write(tmp_path / "toy")), "--ln-stats", "--json").stdout)
+    assert (found["architecture"], found["ruleset"]) == ("gemma", "generic")
 
 
 def test_a_directory_of_one_file_has_its_digest(invoke: Invoke, tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_all_findings_are_told_and_the_first_decides(tmp_path: Path) -> None:
     assert json.loads(json.dumps(validation.to_dict()))["exit_code"] == 11
 
 
+def test_a_scale_read_the_wrong_way(tmp_path: Path) -> None:
+    """The same key means two things in packed checkpoints; ``linear_class`` tells which."""
+    checkpoint = toy_model().checkpoint("bitlinear")
+    checkpoint.config["quantization_config"]["linear_class"] = "autobitlinear"
+    validation = validate_model(checkpoint.write(tmp_path / "toy"))
+    assert validation.exit_code == Stage.PROJECTIONS
+    assert len(validation.findings[Stage.PROJECTIONS]) == 14
+
+
 def test_a_model_that_knows_nothing_fails_by_its_words(tmp_path: Path) -> None:
     """Random weights: files, norms and graph are fine, the text is not."""
     toy = toy_model(hidden_size=256, n_heads=4, n_kv_heads=2, max_seq_len=256, vocab_size=301)

@@ -1,5 +1,7 @@
 """What is language, by text alone."""
 
+import re
+
 import pytest
 
 from bitnet_numba.validate.language import CAPITALS, judge_answers, judge_code, judge_prose
@@ -47,12 +49,11 @@ def test_prose_alone_is_held_to_more() -> None:
     assert judge_prose([text], knows, max_unknown=0.05) != []
 
 
-@pytest.mark.parametrize(("n_right", "passes"), [(20, True), (15, True), (14, False), (1, False), (0, True)])
+@pytest.mark.parametrize(("n_right", "passes"), [(40, True), (32, True), (31, False), (1, False), (0, True)])
 def test_capitals_are_known_or_not(n_right: int, passes: bool) -> None:
-    answers = {
-        country: f" {capital}. It is" if index < n_right else " Tokyang"
-        for index, (country, capital) in enumerate(CAPITALS.items())
-    }
+    spelled = [re.sub(r"\[(.).\]|\|.*", r"\1", capital) for capital in CAPITALS.values()]  # the first that will do
+    said = [f" {capital}. It is" if n < n_right else " Tokyang" for n, capital in enumerate(spelled)]
+    answers = dict(zip(CAPITALS, said, strict=True))
     found, problems = judge_answers(answers)
     assert (found, not problems) == (n_right, passes)
 
