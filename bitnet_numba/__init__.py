@@ -91,6 +91,7 @@ def load(
     ...     print(model.generate("Once upon a time", max_tokens=64).text)
     """
     from bitnet_numba.engine.load import load_model  # here, so that `import bitnet_numba` costs nothing
+    from bitnet_numba.validate.corrected import open_corrected
 
     return load_model(
         model,
@@ -100,6 +101,7 @@ def load(
         chat_template=chat_template,
         head=head,
         kept_prefixes=kept_prefixes,
+        open_model=open_corrected,
     )
 
 

@@ -67,6 +67,18 @@ class NetworkError(BitNetError):
     exit_code = 14
 
 
+class CorrectionRefusedError(BitNetError):
+    """Corrections of a model's weights are asked for where they are not allowed: in strict mode, or with CI set."""
+
+    exit_code = 3
+
+
+class GateError(BitNetError):
+    """In strict mode, a norm or projection lies outside the ruleset that a model was held against."""
+
+    exit_code = 8
+
+
 def excerpt(value: object) -> str:
     """Return what a file holds as a message may show it: quoted, printable, and cut short."""
     if isinstance(value, str | list):

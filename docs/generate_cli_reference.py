@@ -23,6 +23,9 @@ EXIT_STATUS = """\
 | 0 | done |
 | 1 | bad input, or a machine too small: one line on stderr says what and where, and what to do |
 | 2 | wrong usage, or an argument outside its range |
+| 3 | corrections of a model are asked for where they are not allowed |
+| 8 | strict mode, and a norm or projection is outside the ruleset (`inspect`) |
+| 10 to 15 | the stage of `validate` that failed first |
 | 130 | stopped by Ctrl-C |
 | 141 | the reader of the output left, as `head` does |
 | 143 | stopped by SIGTERM |
@@ -32,18 +35,22 @@ EXIT_STATUS = """\
 def reference() -> str:
     """Return the reference page as Markdown."""
     context = click.Context(cli, info_name="bitnet-numba")
-    sections = [_section(cli, "bitnet-numba COMMAND")]
+    sections = [_section(cli, "bitnet-numba COMMAND", "")]
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         if command is not None:
-            sections.append(_section(command, f"bitnet-numba {name}"))
+            sections.append(_section(command, f"bitnet-numba {name}", f"## {name}\n\n"))
+        if isinstance(command, click.Group):
+            sections += [
+                _section(each, f"bitnet-numba {name} {each.name}", f"### {name} {each.name}\n\n")
+                for each in command.commands.values()
+            ]
     return HEADER + "\n".join([*sections, EXIT_STATUS])
 
 
-def _section(command: click.Command, usage: str) -> str:
+def _section(command: click.Command, usage: str, title: str) -> str:
     """Describe one command; from its texts, not from Click's layout, which changes between versions."""
     arguments = " ".join(_argument(each) for each in command.params if isinstance(each, click.Argument))
-    title = "" if isinstance(command, click.Group) else f"## {command.name}\n\n"
     parts = [f"{title}`{usage} [OPTIONS]{' ' if arguments else ''}{arguments}`", inspect.cleandoc(command.help or "")]
     options = [each for each in command.params if isinstance(each, click.Option)]
     if options:

@@ -50,6 +50,8 @@ class LanguageModel:
         Milliseconds that loading took.
     notes : tuple of str
         What the user should know about how the model was read.
+    corrections : list of dict
+        What was changed in the weights as they were read, if the environment asked for that and allowed it.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class LanguageModel:
         self.load_ms = load_ms
         self.notes = tuple(notes)
         self._info = {section: dict(facts) for section, facts in (info or {}).items()}
+        self.corrections: list[dict[str, Any]] = self._info.get("model", {}).get("corrections", [])
 
     @property
     def config(self) -> ModelConfig:

@@ -84,8 +84,15 @@ def assemble(
         load_ms=1000 * (time.perf_counter() - started),
         max_context=context,
         kept_prefixes=kept_prefixes,
-        notes=tokenizer.notes,
+        notes=(*tokenizer.notes, *source.notes, *_correction_notes(source)),
     )
+
+
+def _correction_notes(source: ModelSource) -> tuple[str, ...]:
+    if not source.corrections:
+        return ()
+    policy = source.corrections[0].policy_fingerprint
+    return (f"{len(source.corrections)} corrections were made to the weights, by {policy}",)
 
 
 def choose_threads(threads: int | None) -> int:

@@ -1,5 +1,6 @@
 """What a loaded model is and what memory it takes, as facts that a person or a program can read."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
         "tied_head": source.tied,
         "chat_template": chat_template,
         "tensor_types": dict(source.tensor_types()),
+        "corrections": [asdict(record) for record in source.corrections],
     }
 
 

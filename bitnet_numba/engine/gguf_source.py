@@ -10,6 +10,7 @@ import numpy.typing as npt
 from bitnet_numba.engine.config import config_from_gguf
 from bitnet_numba.engine.source import (
     RUN,
+    CorrectionRecord,
     Matrix,
     TernaryMatrix,
     check_tensors,
@@ -59,6 +60,9 @@ class GGUFSource:
     BitNetError
         If the file cannot be read, contradicts itself, or holds a model that is not run here.
     """
+
+    notes: tuple[str, ...] = ()
+    corrections: tuple[CorrectionRecord, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path

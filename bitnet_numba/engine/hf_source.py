@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitnet_numba.engine.chat import read_directory_template
 from bitnet_numba.engine.config import config_from_hf, quantization_config
 from bitnet_numba.engine.source import (
+    CorrectionRecord,
     Matrix,
     TernaryMatrix,
     check_tensors,
@@ -54,6 +55,9 @@ class HuggingFaceSource:
         If a file cannot be read, they contradict each other, or the model is not one that is run here.
     """
 
+    notes: tuple[str, ...] = ()
+    corrections: tuple[CorrectionRecord, ...] = ()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         settings = read_json(path / "config.json")
@@ -61,7 +65,7 @@ class HuggingFaceSource:
             self.config = config_from_hf(settings, path.resolve().name)
         except BitNetError as error:
             raise type(error)(f"{path}: {error}") from None
-        self._divides = _scale_divides(path, quantization_config(settings))
+        self._divides = scale_divides(path, quantization_config(settings))
         self.checkpoint = open_checkpoint(path)
         self.names = self._roles()
         self.tied = self._is_tied(settings)
@@ -152,8 +156,21 @@ class HuggingFaceSource:
         return f"{self.path}: {describe(role)}"
 
 
-def _scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
-    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name."""
+def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
+    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name.
+
+    Parameters
+    ----------
+    path : Path
+        The model's directory, for messages.
+    quantization : mapping
+        What :func:`bitnet_numba.engine.config.quantization_config` returns.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``linear_class`` is neither of the two that are known.
+    """
     linear_class = quantization.get("linear_class", "bitlinear")
     if linear_class not in ("bitlinear", "autobitlinear"):
         raise UnsupportedError(

@@ -1,6 +1,7 @@
 """From a name to a model that runs, in the order that takes the least time."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,14 @@ def load_model(
     chat_template: str | None = None,
     head: "HeadType" = "exact",
     kept_prefixes: int = 4,
+    open_model: Callable[[str | Path | None], ModelSource] = open_source,
 ) -> "LanguageModel":
-    """Load a model; :func:`bitnet_numba.load` says what the arguments mean.
+    """Load a model; :func:`bitnet_numba.load` says what the other arguments mean.
+
+    Parameters
+    ----------
+    open_model : callable
+        What opens the model's files by name.
 
     Raises
     ------
@@ -37,7 +44,7 @@ def load_model(
         If the model cannot be read or served, or an argument is out of range.
     """
     started = time.perf_counter()
-    source = open_source(model)
+    source = open_model(model)
     reserve = Reserve(packed_bytes(source, is_screened=head != "f16"))
     from bitnet_numba.engine.assemble import assemble  # here: pages are found while Numba is imported
 

@@ -61,6 +61,34 @@ class Matrix(NamedTuple):
     scales: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class CorrectionRecord:
+    """A correction that was made to a tensor, as receipts keep it.
+
+    Attributes
+    ----------
+    layer : str
+        The tensor, by its GGUF name.
+    correction_type : str
+    rms_before, rms_after : float
+        Of its weights.
+    factor : float
+        What they were multiplied by.
+    policy_fingerprint : str
+        Of the policy that asked for it, or the name of the variable.
+    metadata : dict of str to Any
+        Its parameters.
+    """
+
+    layer: str
+    correction_type: str
+    rms_before: float
+    rms_after: float
+    factor: float
+    policy_fingerprint: str
+    metadata: dict[str, Any]
+
+
 class ModelSource(Protocol):
     """A model file or directory, open and checked: every tensor is there, of the right shape, and none is unknown."""
 
@@ -68,6 +96,12 @@ class ModelSource(Protocol):
     config: ModelConfig
     tied: bool
     chat_template: str | None
+    notes: tuple[str, ...]  # what the user should know about how it was opened
+
+    @property
+    def corrections(self) -> tuple[CorrectionRecord, ...]:
+        """What was changed in the tensors that were handed out so far."""
+        ...
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer, rows as the file has them."""

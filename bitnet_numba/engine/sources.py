@@ -25,12 +25,23 @@ def open_source(model: str | Path | None) -> ModelSource:
     BitNetError
         If there is no such model, or it cannot be read.
     """
+    path = model_path(model)
+    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Find the file or directory that a model's name stands for; takes what :func:`open_source` does.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model.
+    """
     name = model if model is not None else read_settings().model
     if name is None or str(name) == "demo":
-        return GGUFSource(demo_model_path())
+        return demo_model_path()
     path = _expanded(Path(name))
-    path = path if path.exists() else _in_cache(str(name))
-    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+    return path if path.exists() else _in_cache(str(name))
 
 
 def _in_cache(name: str) -> Path:

@@ -14,6 +14,7 @@ MODEL_OPTION = click.option(
     help="A .gguf file, a Hugging Face directory (config.json and safetensors), or org/name[@revision][:file] for what"
     " 'pull' has fetched. Default: BITNET_GGUF, or the model that comes with the program, which 'demo' names too.",
 )
+MODEL_ARGUMENT = click.argument("model", required=False)
 THREADS_OPTION = click.option(
     "--threads",
     type=int,

@@ -118,7 +118,8 @@ def _rendered(parts: Iterable["RenderableType"]) -> str:
     from rich.console import Console
 
     # a pipe has no width: what reads it wants one fact a line
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)  # "[/INST]" stands in chat templates
     with console.capture() as captured:
         for part in parts:
             console.print(part)

@@ -93,7 +93,10 @@ def _title(name: str) -> str:
 
 def _readable(section: str, facts: Mapping[str, Any]) -> dict[str, str]:
     """Turn values into text: sizes of the memory plan with units, lists as words, absence as such."""
-    return {name.replace("_", " "): _value(section, value) for name, value in facts.items()}
+    shown = {name.replace("_", " "): _value(section, value) for name, value in facts.items()}
+    if "corrections" in facts:
+        shown["corrections"] = f"{len(facts['corrections'])}, see --json" if facts["corrections"] else "none"
+    return shown
 
 
 def _value(section: str, value: object) -> str:

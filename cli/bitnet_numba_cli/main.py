@@ -11,7 +11,18 @@ import click
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli._text import abandon
 
-COMMANDS = ("run", "chat", "tokenize", "info", "pull", "export", "quantize")
+COMMANDS = (
+    "run",
+    "chat",
+    "tokenize",
+    "info",
+    "inspect",
+    "validate",
+    "policy",
+    "pull",
+    "export",
+    "quantize",
+)
 
 
 class CommandLine(click.Group):

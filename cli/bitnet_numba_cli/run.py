@@ -67,12 +67,13 @@ def command(
     text = _text.read_text(prompt, file, "prompt")
     with loaded(loading) as model:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
+        corrections = model.corrections
         result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling)
         if dump_logits is not None:
             # the last token of an answer that fills the context was given out, but never read
             _dump_logits(model, [*prompt_ids, *result.token_ids][: model.max_context], dump_logits)
     if as_json:
-        _text.write_json(result.to_dict())
+        _text.write_json({**result.to_dict(), "corrections": corrections})
     if verbose or _ui.stderr_is_terminal():
         _ui.say(_ui.timings(result))
 

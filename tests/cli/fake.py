@@ -55,6 +55,7 @@ class FakeModel:
     def __init__(self, pieces: Sequence[str] = (" Paris", ".", "\nYes"), notes: tuple[str, ...] = ()) -> None:
         self.pieces = pieces
         self.notes = notes
+        self.corrections: list[dict[str, Any]] = []
         self.loaded_with: dict[str, Any] = {}
         self.sampling: dict[str, Any] = {}
         self.prompts: list[str] = []

@@ -123,7 +123,7 @@ def test_system_comes_first_and_implies_chat(invoke: Invoke, model: FakeModel) -
 def test_json_is_the_only_thing_on_stdout(invoke: Invoke, model: FakeModel) -> None:
     model.notes = ("no tokenizer.ggml.pre",)
     result = invoke("run", "x", "--json")
-    assert json.loads(result.stdout) == model.generate([1, ord("x")]).to_dict()
+    assert json.loads(result.stdout) == {**model.generate([1, ord("x")]).to_dict(), "corrections": []}
     assert result.stderr == "note: no tokenizer.ggml.pre\n"
 
 

@@ -19,7 +19,7 @@ TQ2_0 = np.dtype([("codes", "u1", (64,)), ("scale", "<f2")])
 _SEGMENTS = ((0, 32, 5), (32, 16, 5), (48, 4, 4))
 _POWERS = np.array([81, 27, 9, 3, 1], np.uint16)
 # A byte is the fraction sum(digit * 3**-(place + 1)) in units of 1/256: times 3**place modulo 1, its first digit.
-_DIGITS = ((np.arange(256) * np.array([[1], [3], [9], [27], [81]]) % 256 * 3 >> 8) - 1).astype(np.int8)
+DIGITS = ((np.arange(256) * np.array([[1], [3], [9], [27], [81]]) % 256 * 3 >> 8) - 1).astype(np.int8)
 
 
 def unpack_tq1_0(data: Packed, shape: tuple[int, int], *, place: str = "TQ1_0 tensor") -> tuple[Int8, Float32]:
@@ -53,7 +53,7 @@ def unpack_tq1_0(data: Packed, shape: tuple[int, int], *, place: str = "TQ1_0 te
     for first, n_bytes, digits in _SEGMENTS:
         codes = blocks["codes"][:, first : first + n_bytes]
         for place_value in range(digits):
-            weights[:, column : column + n_bytes] = _DIGITS[place_value].take(codes)
+            weights[:, column : column + n_bytes] = DIGITS[place_value].take(codes)
             column += n_bytes
     return weights.reshape(shape), scales
 

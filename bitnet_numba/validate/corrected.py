@@ -1,0 +1,66 @@
+"""Opening a model as the environment wants it: as it is, or corrected where everything allows that."""
+
+from pathlib import Path
+
+from bitnet_numba.engine.source import ModelSource
+from bitnet_numba.engine.sources import model_path, open_source
+from bitnet_numba.engine.wrapped_source import WrappedSource
+from bitnet_numba.errors import CorrectionRefusedError
+from bitnet_numba.settings import Settings, read_settings
+
+_FIX = "BITNET_FIX_LN_SCALE"
+
+
+def open_corrected(model: str | Path | None) -> ModelSource:
+    """Open a model, and correct it if the environment asks for that and allows it.
+
+    A policy is applied where ``BITNET_CORRECTION_POLICY`` names it, ``BITNET_ALLOW_RUNTIME_CORRECTIONS`` is set, and it
+    has the model's fingerprint. ``BITNET_FIX_LN_SCALE`` needs the permission too.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        As :func:`bitnet_numba.load` takes it.
+
+    Raises
+    ------
+    CorrectionRefusedError
+        If corrections are asked for and allowed, but this is strict mode.
+    BitNetError
+        If the model or the policy cannot be read.
+    """
+    settings = read_settings()
+    if settings.correction_policy is None and not settings.fixes_norm_scale:
+        return open_source(model)
+    if not settings.allows_corrections:
+        return _with_note(model, "nothing is corrected: BITNET_ALLOW_RUNTIME_CORRECTIONS is not set")
+    if settings.strict:
+        names = ", ".join(settings.correction_variables())
+        raise CorrectionRefusedError(f"no model is corrected in strict mode: unset {names}, or BITNET_STRICT_MODE")
+    return _corrected(model, settings)
+
+
+def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
+    # here, so that other runs need neither YAML nor a digest
+    from bitnet_numba.engine.corrections import CorrectedSource, NormRescale
+    from bitnet_numba.validate.correction_policy import FACTOR_CLAMP, read_correction_policy
+    from bitnet_numba.validate.inspect import model_sha256
+    from bitnet_numba.validate.model_files import read_model_files
+
+    path = model_path(model)
+    source: ModelSource = open_source(path)
+    notes = []
+    if settings.correction_policy is not None:
+        policy = read_correction_policy(settings.correction_policy)
+        fingerprint = f"sha256-{model_sha256(read_model_files(path))}"
+        if fingerprint in policy.models:
+            source = CorrectedSource(source, policy.models[fingerprint], policy.fingerprint)
+        else:
+            notes.append(f"{settings.correction_policy} corrects nothing: it is not about {fingerprint}")
+    if settings.fixes_norm_scale:
+        source = CorrectedSource(source, [NormRescale(1.0, FACTOR_CLAMP)], _FIX)
+    return WrappedSource(source, notes=tuple(notes))
+
+
+def _with_note(model: str | Path | None, note: str) -> ModelSource:
+    return WrappedSource(open_source(model), notes=(note,))

@@ -1,0 +1,234 @@
+"""A model looked into without running it: header, tensors, digest, and the RMS of norms and projections."""
+
+import hashlib
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bitnet_numba.engine.sources import model_path
+from bitnet_numba.errors import FormatError, ParameterError
+from bitnet_numba.files import sha256_file
+from bitnet_numba.settings import read_settings
+from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, ModelFiles, StoredTensor, read_model_files
+from bitnet_numba.validate.rulesets import NO_RULES, Bounds, Ruleset, auto_ruleset
+from bitnet_numba.validate.statistics import FLOAT_TYPES, root_mean_square
+
+Gate = Literal["none", "auto", "policy"]
+GATES: tuple[Gate, ...] = ("none", "auto", "policy")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistic:
+    """The RMS of one tensor, and what a ruleset says of it.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        ``layernorm`` or ``projection``.
+    rms : float
+    status : {"ok", "suspicious"}
+    """
+
+    name: str
+    kind: str
+    rms: float
+    status: Literal["ok", "suspicious"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The RMS of every norm and projection, held against a ruleset.
+
+    Attributes
+    ----------
+    ruleset : Ruleset
+    tensors : tuple of TensorStatistic
+        In the order of the files.
+    bounds_of : dict of str to Bounds
+        What the ruleset says, by tensor name.
+    """
+
+    ruleset: Ruleset
+    tensors: tuple[TensorStatistic, ...]
+    bounds_of: dict[str, Bounds]
+
+    def of(self, kind: str, *, suspicious: bool = False) -> list[TensorStatistic]:
+        """Return those of a kind, all or the suspicious ones alone."""
+        return [t for t in self.tensors if t.kind == kind and (t.status == "suspicious" or not suspicious)]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a model's files.
+
+    Attributes
+    ----------
+    files : ModelFiles
+    sha256 : str
+        Of the file; of several, that of their ``sha256sum`` lines.
+    strict : bool
+        Whether what is suspicious is an error.
+    statistics : Statistics or None
+        Where they were asked for.
+    """
+
+    files: ModelFiles
+    sha256: str
+    strict: bool
+    statistics: Statistics | None
+
+    @property
+    def status(self) -> Literal["ok", "warning", "failed"]:
+        """Whether something is suspicious, and whether that is an error."""
+        if self.statistics is None or all(tensor.status == "ok" for tensor in self.statistics.tensors):
+            return "ok"
+        return "failed" if self.strict else "warning"
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Return how many tensors, and bytes of them, the files have of each role."""
+        sizes: dict[str, dict[str, int]] = {}
+        for tensor in self.files.tensors.values():
+            of_role = sizes.setdefault(_role_name(tensor), {"tensors": 0, "bytes": 0})
+            of_role["tensors"] += 1
+            of_role["bytes"] += tensor.n_bytes
+        return sizes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it; an RMS that is not finite as None."""
+        table = [
+            {"name": t.name, "role": _role_name(t), "type": t.type, "shape": list(t.shape), "bytes": t.n_bytes}
+            for t in self.files.tensors.values()
+        ]
+        facts: dict[str, Any] = {"model_sha256": self.sha256, "path": str(self.files.path)}
+        if self.statistics is not None:
+            facts |= self._statistics(self.statistics)
+        architecture = {"architecture": self.files.architecture}
+        header = self.files.header
+        return (
+            facts
+            | architecture
+            | {
+                "header": header,
+                "metadata": _json_ready(self.files.metadata),
+                "sizes": self.sizes(),
+                "tensor_table": table,
+            }
+        )
+
+    def _statistics(self, statistics: Statistics) -> dict[str, Any]:
+        totals = {
+            kind: {"total": len(statistics.of(kind)), "suspicious": len(statistics.of(kind, suspicious=True))}
+            for kind in (LAYERNORM, PROJECTION)
+        }
+        tensors = [
+            asdict(tensor) | {"rms": tensor.rms if math.isfinite(tensor.rms) else None} for tensor in statistics.tensors
+        ]
+        verdict = {"strict_mode": self.strict, "tensors": tensors, "status": self.status}
+        return {"ruleset": statistics.ruleset.name, **totals, **verdict}
+
+
+def inspect_model(
+    model: str | Path | None = None,
+    *,
+    ln_stats: bool = False,
+    gate: Gate = "auto",
+    policy: Path | None = None,
+    policy_key: str | None = None,
+    strict: bool | None = None,
+) -> Inspection:
+    """Look into a model's files: nothing is run, and no more than a piece of a tensor is in memory.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        As :func:`bitnet_numba.load` takes it.
+    ln_stats : bool
+        Whether to compute the RMS of norms and projections, and to hold them against a ruleset.
+    gate : {"none", "auto", "policy"}
+        Which one: none, the built-in one that suits the model, or one of a policy file.
+    policy : Path, optional
+        That file.
+    policy_key : str, optional
+        The ruleset in it; by default that of the model's architecture.
+    strict : bool, optional
+        Whether what is suspicious is an error; by default what ``BITNET_STRICT_MODE`` says.
+
+    Raises
+    ------
+    BitNetError
+        If a file cannot be read.
+    FormatError
+        If a file contradicts its format, or a norm is quantized.
+    ParameterError
+        If gate and policy do not go together.
+    """
+    if gate not in GATES:
+        raise ParameterError(f"gate '{gate}': choose one of {', '.join(GATES)}")
+    if (gate == "policy") != (policy is not None) or (policy_key is not None and policy is None):
+        raise ParameterError("--gate policy needs --policy FILE, and only it takes --policy and --policy-key")
+    is_strict = read_settings().strict if strict is None else strict
+    files = read_model_files(model_path(model))
+    _refuse_quantized_norms(files)
+    ruleset = _ruleset(files, gate, policy, policy_key)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(model_sha256, files)  # hashing leaves the interpreter to others
+        statistics = compute_statistics(files, ruleset) if ln_stats else None
+        return Inspection(files, digest.result(), is_strict, statistics)
+
+
+def compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
+    """Compute the RMS of every norm and projection, and hold it against a ruleset.
+
+    Raises
+    ------
+    BitNetError
+        If a tensor cannot be read.
+    """
+    found, bounds_of = [], {}
+    for tensor in files.tensors.values():
+        if tensor.kind in (LAYERNORM, PROJECTION):
+            rms = root_mean_square(files, tensor)
+            bounds = bounds_of[tensor.name] = ruleset.bounds(tensor.kind, tensor.rule_name)
+            found.append(TensorStatistic(tensor.name, tensor.kind, rms, "ok" if bounds.holds(rms) else "suspicious"))
+    return Statistics(ruleset, tuple(found), bounds_of)
+
+
+def model_sha256(files: ModelFiles) -> str:
+    """Return the digest that names a model: its file's, or that of the lines ``sha256sum`` prints of its files."""
+    digests = {file.name: sha256_file(file) for file in files.files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _ruleset(files: ModelFiles, gate: Gate, policy: Path | None, policy_key: str | None) -> Ruleset:
+    if policy is not None:
+        from bitnet_numba.validate.ruleset_policy import read_ruleset  # here: others need no YAML
+
+        return read_ruleset(policy, files.architecture if policy_key is None else policy_key)
+    return auto_ruleset(files) if gate == "auto" else NO_RULES
+
+
+def _refuse_quantized_norms(files: ModelFiles) -> None:
+    for tensor in files.tensors.values():
+        if tensor.kind == LAYERNORM and tensor.type not in FLOAT_TYPES:
+            raise FormatError(
+                f"{tensor.place}: a norm quantized to {tensor.type}; norms are kept in F32: convert the model again"
+            )
+
+
+def _json_ready(value: Any) -> Any:
+    """Return a file's values with texts in the place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_ready(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _role_name(tensor: StoredTensor) -> str:
+    return tensor.kind if tensor.role is None else tensor.role.name

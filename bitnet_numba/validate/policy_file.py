@@ -1,0 +1,181 @@
+"""Policy files, YAML or JSON: read safely, and taken apart by fields that know their place in the file."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitnet_numba.errors import BitNetError, FormatError, excerpt
+
+MAX_BYTES = 1 << 20
+POLICY_VERSION = 1
+
+
+class Field:
+    """A value of a policy file, with its place for messages.
+
+    Parameters
+    ----------
+    place : str
+        The file, and the way from its top to this value.
+    value : object
+        As YAML or JSON has it.
+    """
+
+    def __init__(self, place: str, value: object) -> None:
+        self.place = place
+        self._value = value
+
+    def error(self, problem: str) -> FormatError:
+        """Return the error to raise for what is wrong with this value."""
+        return FormatError(f"{self.place}: {problem}; correct the policy")
+
+    def mapping(self, required: Iterable[str] = (), optional: Iterable[str] = ()) -> dict[str, "Field"]:
+        """Return the fields of a mapping that has all required keys, and no others than the optional ones."""
+        fields = self.entries()
+        allowed = (*required, *optional)
+        for key in fields:
+            if key not in allowed:
+                raise self.error(f"unknown key {excerpt(key)}, expected {', '.join(allowed)}")
+        for key in required:
+            if key not in fields:
+                raise self.error(f"key '{key}' is missing")
+        return fields
+
+    def entries(self) -> dict[str, "Field"]:
+        """Return the fields of a mapping whose keys can be any texts."""
+        if not isinstance(self._value, dict) or not all(isinstance(key, str) for key in self._value):
+            raise self.error(f"expected a mapping of names, got {self._shown()}")
+        return {key: Field(f"{self.place}: {key}", value) for key, value in self._value.items()}
+
+    def items(self) -> list["Field"]:
+        """Return the fields of a list that holds something."""
+        if not isinstance(self._value, list) or not self._value:
+            raise self.error(f"expected a list of at least one, got {self._shown()}")
+        return [Field(f"{self.place}[{index}]", value) for index, value in enumerate(self._value)]
+
+    def text(self) -> str:
+        """Return a text that says something."""
+        if not isinstance(self._value, str) or not self._value.strip():
+            raise self.error(f"expected a text, got {self._shown()}")
+        return self._value
+
+    def number(self, minimum: float = -math.inf) -> float:
+        """Return a finite number of at least ``minimum``."""
+        value = self._value
+        if isinstance(value, str):
+            raise self.error(f"expected a number, got the text {excerpt(value)} (YAML wants 1.0e-3, not 1e-3)")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(f"expected a number, got {self._shown()}")
+        if not (math.isfinite(value) and value >= minimum):
+            raise self.error(
+                f"{value} is not a finite number" + (f" of at least {minimum:g}" if minimum > -1e9 else "")
+            )
+        return float(value)
+
+    def flag(self) -> bool:
+        """Return a truth value."""
+        if not isinstance(self._value, bool):
+            raise self.error(f"expected true or false, got {self._shown()}")
+        return self._value
+
+    def check_version(self) -> None:
+        """Refuse any version but the one that is read here."""
+        if isinstance(self._value, bool) or self._value != POLICY_VERSION:
+            raise self.error(f"version {self._shown()} is not read, expected {POLICY_VERSION}")
+
+    def _shown(self) -> str:
+        return "nothing" if self._value is None else excerpt(self._value)
+
+
+def read_policy(path: Path) -> Field:
+    """Read a policy file; its meaning is for the caller to check.
+
+    Raises
+    ------
+    BitNetError
+        If the file cannot be read.
+    FormatError
+        If it is too large, or neither YAML nor JSON.
+    """
+    return parse_policy(read_policy_bytes(path), str(path))
+
+
+def read_policy_bytes(path: Path) -> bytes:
+    """Read the bytes of a policy file; raises as :func:`read_policy`, but for their meaning."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BitNetError(f"{path}: cannot be read ({error.strerror}); name a policy file") from error
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path}: larger than {MAX_BYTES:,} bytes, which no policy is; name a policy file")
+    return data
+
+
+def parse_policy(data: bytes, place: str) -> Field:
+    """Parse the bytes of a policy file; ``place`` names it in messages.
+
+    Raises
+    ------
+    FormatError
+        If they are neither YAML nor JSON, or repeat a key.
+    """
+    try:
+        text = data.decode("utf-8")
+        # YAML takes JSON's 1e-3 for a text
+        value = json.loads(text, object_pairs_hook=_unique) if text.lstrip().startswith("{") else _parse_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = "" if mark is None else f" line {mark.line + 1}:"
+        raise FormatError(f"{place}:{line} not YAML ({error.problem}); correct the policy") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise FormatError(f"{place}: neither YAML nor JSON ({what}); correct the policy") from None
+    return Field(place, value)
+
+
+def dump_policy(policy: Mapping[str, Any]) -> str:
+    """Write a policy as YAML."""
+    return str(yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=False))
+
+
+def _parse_yaml(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_unique(node, set())
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_unique(node: Any, seen: set[int]) -> None:
+    """Refuse a mapping that repeats a key; YAML itself would take the last. Nodes that aliases share are seen once."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_unique(item, seen)
+        return
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {excerpt(key)} occurs twice")
+    for _, value in node.value:
+        _check_unique(value, seen)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    built: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in built:
+            raise ValueError(f"the key {excerpt(key)} occurs twice")
+        built[key] = value
+    return built

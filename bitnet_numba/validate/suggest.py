@@ -1,0 +1,86 @@
+"""A correction policy out of what an inspection found suspicious: something to begin with, for a person to judge."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from bitnet_numba.engine.corrections import I2S_DEQUANT_OVERRIDE, LN_GAMMA_RESCALE_RMS, SCALE_LIMITS
+from bitnet_numba.validate.correction_policy import FACTOR_CLAMP
+from bitnet_numba.validate.inspect import Inspection, Statistics, TensorStatistic, inspect_model
+from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION
+from bitnet_numba.validate.policy_file import POLICY_VERSION, dump_policy
+from bitnet_numba.validate.statistics import i2s_scale
+
+_HEADER = """\
+# Suggested by 'bitnet-numba policy suggest' for {path}
+# from what the ruleset {ruleset} calls suspicious. It does not know what the weights should be:
+# converting the model again is better. Nothing is applied unless BITNET_CORRECTION_POLICY names
+# this file and BITNET_ALLOW_RUNTIME_CORRECTIONS is set.
+"""
+
+
+def suggest_policy(model: str | Path | None) -> str | None:
+    """Write a correction policy for a model.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        As :func:`bitnet_numba.load` takes it.
+
+    Returns
+    -------
+    str or None
+        YAML; None where nothing is suspicious that a correction could mend.
+
+    Raises
+    ------
+    BitNetError
+        If the model cannot be inspected.
+    """
+    inspection = inspect_model(model, ln_stats=True, strict=False)
+    statistics = inspection.statistics
+    if statistics is None:
+        raise RuntimeError("an inspection with statistics came without them")
+    corrections = _norm_rescales(statistics) + _scale_overrides(inspection, statistics)
+    if not corrections:
+        return None
+    entry = {
+        "fingerprint": f"sha256-{inspection.sha256}",
+        "notes": f"suggested for {inspection.files.path.name}; not tried",
+        "corrections": corrections,
+    }
+    header = _HEADER.format(path=ascii(str(inspection.files.path)), ruleset=statistics.ruleset.name)
+    return header + dump_policy({"version": POLICY_VERSION, "models": [entry]})
+
+
+def _norm_rescales(statistics: Statistics) -> list[dict[str, Any]]:
+    """Suggest one correction of all norms if finite ones are suspicious."""
+    if not any(math.isfinite(norm.rms) for norm in statistics.of(LAYERNORM, suspicious=True)):
+        return []
+    return [{"type": LN_GAMMA_RESCALE_RMS, "target_rms": 1.0, "clamp": list(FACTOR_CLAMP)}]
+
+
+def _scale_overrides(inspection: Inspection, statistics: Statistics) -> list[dict[str, Any]]:
+    """Suggest the inverse for scales whose inverse would be healthy, and for the others a factor."""
+    inverted: list[str] = []
+    rescaled: dict[float, list[str]] = {}
+    for tensor in statistics.of(PROJECTION, suspicious=True):
+        if not (math.isfinite(tensor.rms) and tensor.rms > 0):
+            continue
+        if _is_inverted(inspection, statistics, tensor):
+            inverted.append(tensor.name)
+            continue
+        bounds = statistics.bounds_of[tensor.name]
+        middle = math.sqrt(max(bounds.minimum, SCALE_LIMITS[0]) * min(bounds.maximum, SCALE_LIMITS[1]))
+        rescaled.setdefault(float(f"{middle / tensor.rms:.3g}"), []).append(tensor.name)
+    overrides = [{"tensors": inverted, "inv": True, "k": 1.0}] if inverted else []
+    overrides += [{"tensors": names, "inv": False, "k": k} for k, names in rescaled.items()]
+    return [{"type": I2S_DEQUANT_OVERRIDE, **override} for override in overrides]
+
+
+def _is_inverted(inspection: Inspection, statistics: Statistics, tensor: TensorStatistic) -> bool:
+    stored = inspection.files.tensors[tensor.name]
+    if stored.type != "I2_S":
+        return False
+    scale = abs(i2s_scale(stored))
+    return statistics.bounds_of[tensor.name].holds(tensor.rms / scale**2)

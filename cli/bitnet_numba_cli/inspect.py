@@ -1,0 +1,114 @@
+"""``inspect``: what a model's files hold, and whether its norms and projections look healthy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitnet_numba.errors import GateError
+from bitnet_numba.files import human_size
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT
+
+if TYPE_CHECKING:
+    from bitnet_numba.validate.inspect import Inspection, Statistics
+
+MAX_SHOWN = 100  # characters of a metadata value; a chat template has thousands
+
+EXAMPLES = """\b
+Examples:
+  bitnet-numba inspect model.gguf
+  bitnet-numba inspect model.gguf --ln-stats
+  BITNET_STRICT_MODE=1 bitnet-numba inspect model.gguf --ln-stats --json
+  bitnet-numba inspect model.gguf --ln-stats --gate policy --policy rules.yml
+"""
+
+
+@click.command("inspect", short_help="Show what a model's files hold, and check its norms.", epilog=EXAMPLES)
+@MODEL_ARGUMENT
+@click.option("--ln-stats", is_flag=True, help="Compute the RMS of every norm and projection, and check them.")
+@click.option(
+    "--gate",
+    type=click.Choice(["none", "auto", "policy"]),
+    default="auto",
+    show_default=True,
+    metavar="none|auto|policy",
+    help="What to check them by: nothing, the ruleset that suits architecture and file type, or one of --policy.",
+)
+@click.option("--policy", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file with rulesets.")
+@click.option("--policy-key", metavar="KEY", help="The ruleset in it. Default: the model's architecture.")
+@JSON_OPTION
+def command(
+    model: str | None, ln_stats: bool, gate: str, policy: Path | None, policy_key: str | None, as_json: bool
+) -> None:
+    """Show header, metadata, tensors, sizes and SHA-256 of MODEL, without loading or running it.
+
+    With --ln-stats, also the root mean square of every norm and projection; for ternary tensors exactly, from the
+    counts of their codes and their scale. What lies outside the ruleset is suspicious: a warning, or with
+    BITNET_STRICT_MODE exit status 8. A quantized norm is an error.
+    """
+    from bitnet_numba.validate.inspect import GATES, inspect_model  # here, because it imports numpy
+
+    [chosen] = [each for each in GATES if each == gate]
+    inspection = inspect_model(model, ln_stats=ln_stats, gate=chosen, policy=policy, policy_key=policy_key)
+    if as_json:
+        _text.write_json(inspection.to_dict())
+    else:
+        _text.write_text(_report(inspection))
+    _tell_verdict(inspection)
+
+
+def _tell_verdict(inspection: "Inspection") -> None:
+    if inspection.status == "ok" or inspection.statistics is None:
+        return
+    suspicious = [tensor.name for tensor in inspection.statistics.tensors if tensor.status == "suspicious"]
+    message = (
+        f"{inspection.files.path}: {len(suspicious)} tensors outside the ruleset {inspection.statistics.ruleset.name},"
+        f" the first is {suspicious[0]}; convert the model again, or bring a ruleset of your own with --gate policy"
+    )
+    if inspection.status == "failed":
+        raise GateError(message)
+    _ui.say(f"warning: {message}")
+
+
+def _report(inspection: "Inspection") -> str:
+    files = inspection.files
+    model = {"path": files.path, "sha256": inspection.sha256, "architecture": files.architecture, **files.header}
+    sizes = {
+        role: f"{size['tensors']:>4} tensors  {human_size(size['bytes'])}" for role, size in inspection.sizes().items()
+    }
+    sections: dict[str, dict[str, object]] = {
+        "Model": {name.replace("_", " "): _value(value) for name, value in model.items()},
+        "Metadata": {key: _value(value) for key, value in files.metadata.items()},
+        "Tensors": {
+            name: f"{tensor.type:<6} {' x '.join(map(str, tensor.shape)):<14} {human_size(tensor.n_bytes)}"
+            for name, tensor in files.tensors.items()
+        },
+        "Sizes": dict(sizes),
+    }
+    if inspection.statistics is not None:
+        sections |= _statistics(inspection.statistics)
+        sections["Verdict"] |= {"strict mode": _value(inspection.strict), "status": inspection.status}
+    return _ui.tables(sections)
+
+
+def _statistics(statistics: "Statistics") -> dict[str, dict[str, object]]:
+    sections: dict[str, dict[str, object]] = {}
+    verdict: dict[str, object] = {"ruleset": statistics.ruleset.name}
+    for kind, title in (("layernorm", "Norms"), ("projection", "Projections")):
+        found, suspicious = statistics.of(kind), statistics.of(kind, suspicious=True)
+        sections[f"{title} (RMS)"] = {tensor.name: f"{tensor.rms:<10.4g} {tensor.status}" for tensor in found}
+        verdict[title.lower()] = f"{len(found)}, {len(suspicious)} suspicious"
+    return {**sections, "Verdict": verdict}
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict) and value.keys() == {"type", "length"}:
+        return f"{value['length']:,} of {value['type']}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = str(value)
+    shown = text if text.isprintable() else ascii(text)[1:-1]  # a file's texts could hold escape sequences
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."

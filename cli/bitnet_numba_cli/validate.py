@@ -1,0 +1,67 @@
+"""``validate``: a strict check of a model, from its bytes to the text it writes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bitnet_numba_cli import _text, _ui
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT
+
+if TYPE_CHECKING:
+    from bitnet_numba.validate.check import Validation
+
+EXAMPLES = """\b
+Examples:
+  bitnet-numba validate model.gguf
+  bitnet-numba validate checkpoint/ --tokenizer tokenizer.json
+  bitnet-numba validate model.gguf --json > report.json
+"""
+
+
+@click.command("validate", short_help="Check a model, from its bytes to its text.", epilog=EXAMPLES)
+@MODEL_ARGUMENT
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A tokenizer.json in the place of the model's own.",
+)
+@JSON_OPTION
+def command(model: str | None, tokenizer: Path | None, as_json: bool) -> None:
+    """Check MODEL in stages: strictly, deterministically, without corrections.
+
+    Every stage has an exit status of its own, and the first that fails decides: 10 the files cannot be read, 11 a norm
+    is outside the ruleset, 12 there are no norms, 13 the model does not load, or a projection is missing, not finite or
+    outside the ruleset, 14 the model cannot write, 15 what it writes is not language. 0 means that all passed.
+
+    The last stage looks at generated text only: the probe 'The capital of France is' and longer texts, all greedy.
+    """
+    from bitnet_numba.validate.check import validate_model  # here, because it imports numba
+
+    with _ui.compilation_notice():
+        validation = validate_model(model, tokenizer=tokenizer)
+    if as_json:
+        _text.write_json(validation.to_dict())
+    else:
+        _text.write_text(_report(validation))
+    if validation.exit_code:
+        n_findings = sum(map(len, validation.findings.values()))
+        _ui.say(
+            f"error: {validation.model}: {n_findings} findings, the first in stage {validation.exit_code}; "
+            "see the report, and the page 'triage a bad file' of the documentation"
+        )
+        click.get_current_context().exit(validation.exit_code)
+
+
+def _report(validation: "Validation") -> str:
+    from bitnet_numba.validate.check import MEANINGS  # here, because it imports numba
+    from bitnet_numba.validate.probe import PROMPT
+
+    lines = []
+    for stage, meaning in MEANINGS.items():
+        lines.append(f"{stage:d}  {validation.status(stage):<8} {meaning}")
+        lines += [f"    {finding}" for finding in validation.findings.get(stage, [])]
+    if validation.probe is not None:
+        lines.append(f"probe: {PROMPT + validation.probe.text!a}")
+    return "".join(f"{line}\n" for line in lines)
