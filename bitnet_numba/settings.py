@@ -77,8 +77,7 @@ def read_settings() -> Settings:
         seed=_integer("BITNET_SEED", minimum=0),
         model=_text("BITNET_GGUF"),
         cache_dir=Path(cache_dir) if cache_dir else None,
-        offline=_truth("BITNET_OFFLINE")
-        or (_text("HF_HUB_OFFLINE") or "").lower() in _TRUE,  # that one is not ours to judge
+        offline=_truth("BITNET_OFFLINE") or (_text("HF_HUB_OFFLINE") or "").lower() in _TRUE,
         strict=_truth("BITNET_STRICT_MODE"),
         correction_policy=Path(policy) if policy else None,
         allows_corrections=_truth("BITNET_ALLOW_RUNTIME_CORRECTIONS"),

@@ -108,9 +108,9 @@ def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArra
 
 def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
     """Run the engine, with keys and values as the exported graph has them: float32[n_tokens, vocab_size]."""
-    from bitnet_numba import load  # here, because it imports numba
+    from bitnet_numba.engine.load import load_model  # here, because it imports numba
 
-    with load(source.path, kv_type="f32", head="f16", max_context=int(ids.size), kept_prefixes=0) as model:
+    with load_model(source.path, kv_type="f32", head="f16", max_context=int(ids.size), kept_prefixes=0) as model:
         return model.logits(ids.tolist())
 
 
