@@ -102,6 +102,6 @@ class RepositoryCache:
         return [folder / name for name in choose_files(names, str(reference))]
 
 
-def model_path(files: list[Path]) -> Path:
+def path_to_open(files: list[Path]) -> Path:
     """Return what to open: the one file, or the folder of a Hugging Face directory."""
     return files[0] if len(files) == 1 else files[0].parent

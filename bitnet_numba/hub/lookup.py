@@ -22,7 +22,7 @@ def cached_model(name: str) -> Path | None:
     reference = parse_reference(name)
     if reference is None:
         return None
-    from bitnet_numba.hub.cache import RepositoryCache, model_path  # here, because it imports the hub's library
+    from bitnet_numba.hub.cache import RepositoryCache, path_to_open  # here, because it imports the hub's library
 
     files = RepositoryCache(reference.repo).find(reference)
     if not files:
@@ -30,4 +30,4 @@ def cached_model(name: str) -> Path | None:
             f"{name}: no such model, and the hub's cache does not have it; correct the path, or fetch it with"
             f" 'bitnet-numba pull {name}'"
         )
-    return model_path(files)
+    return path_to_open(files)

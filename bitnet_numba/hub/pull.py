@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bitnet_numba.errors import BitNetError, DiskSpaceError, IntegrityError, NetworkError, ParameterError
 from bitnet_numba.files import sha256_file
-from bitnet_numba.hub.cache import RepositoryCache, model_path
+from bitnet_numba.hub.cache import RepositoryCache, path_to_open
 from bitnet_numba.hub.choice import choose_files
 from bitnet_numba.hub.client import HubClient, RemoteFile
 from bitnet_numba.hub.known import known_sha256
@@ -123,7 +123,7 @@ def pull(
     else:
         with _disk_failures_told(cache.folder):
             files = _Pull(HubClient(policy.timeout, endpoint), cache, policy, report, say).run(reference, expected)
-    pulled = Pulled(model_path([file.path for file in files]), files)
+    pulled = Pulled(path_to_open([file.path for file in files]), files)
     _check_size(pulled, reference, expected)
     return pulled
 
