@@ -38,7 +38,7 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
     Raises
     ------
     BitNetError
-        If ``path`` is a symbolic link, or its folder does not exist or takes no files.
+        If ``path`` is a symbolic link, its folder does not exist or takes no files, or the system refuses to write.
     ResourceError
         If the disk is full.
     """
@@ -60,10 +60,9 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in _FULL:
-            raise ResourceError(
-                f"{path}: no room for it ({error.strerror}); free space or name another disk"
-            ) from error
-        raise
+            problem = f"no room for it ({error.strerror}); free space or name another disk"
+            raise ResourceError(f"{path}: {problem}") from error
+        raise BitNetError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -140,7 +140,7 @@ class GGUFExport:
             return self._notes
         return (
             *self._notes,
-            f"{len(rounded):,} tensors were rounded to what the type can hold, the first {rounded[0]!r}",
+            f"{len(rounded):,} of the tensors had values rounded to what the type can hold, first {rounded[0]!r}",
         )
 
 
@@ -170,7 +170,7 @@ def _left_out(source: HuggingFaceSource) -> tuple[str, ...]:
         notes.append(f"tensor {head!r} is left out: it is {embedding!r} once more")
     buffers = sorted(checkpoint.tensors.keys() - set(names.values()))
     if buffers:
-        notes.append(f"{len(buffers):,} tensors are left out that config.json tells too, the first {buffers[0]!r}")
+        notes.append(f"{len(buffers):,} of the tensors are left out, which config.json tells too, first {buffers[0]!r}")
     return tuple(notes)
 
 

@@ -133,10 +133,10 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
     BitNetError
         If a file cannot be read or written; an older one is then as it was.
     """
-    if request.out.exists() and request.out.samefile(request.source):
-        raise BitNetError(f"{request.out}: is the source itself; name another file")
     source = GGUFSource(request.source)
     try:
+        if request.out.exists() and request.out.samefile(request.source):
+            raise BitNetError(f"{request.out}: is the source itself; name another file")
         quantizer = _Quantizer(source, TYPES[request.type], _chosen(request, source.names.values()))
         plan = plan_gguf(request.out, quantizer.metadata(), quantizer.tensors())
         write_plan(plan, quantizer.read_back, report)

@@ -132,11 +132,8 @@ def write_file(path: Path) -> Iterator[BinaryIO]:
     BitNetError
         If the file cannot be written there.
     """
-    try:
-        with orderly_end(), atomic_write(path) as file:
-            yield file
-    except OSError as error:
-        raise BitNetError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    with orderly_end(), atomic_write(path) as file:
+        yield file
 
 
 @contextmanager

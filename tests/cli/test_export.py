@@ -72,7 +72,7 @@ def test_sigterm_takes_back_what_is_written(checkpoint: Path, tmp_path: Path) ->
         "def end(*arguments):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return plain(*arguments)\n"
         "tensors.ModelTensors._linear = end\ncli.main(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", program, "export", str(checkpoint), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, "export", str(checkpoint), "-o", str(tmp_path / "out"), "--type", "i2_s"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert not (tmp_path / "out").exists()

@@ -180,7 +180,7 @@ def test_a_failed_write_is_the_users_error_and_leaves_nothing(
     monkeypatch.setattr(np, "savez", fill_disk)
     result = invoke("run", "x", "--dump-logits", str(tmp_path / "out.npz"))
     assert result.exit_code == 1
-    assert "out.npz: cannot be written (No space left on device)" in result.stderr
+    assert "out.npz: no room for it (No space left on device)" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,6 +54,15 @@ def test_every_family_and_form_gives_the_same_bits(architecture: str, form: str,
     np.testing.assert_array_equal(logits(exported(directory, "i2_s").gguf, model), logits(directory, model))
 
 
+@pytest.mark.parametrize("kind", ["i2_s", "tq2_0", "bf16"])
+def test_a_checkpoint_of_transformers_gives_the_same_bits(kind: str, tmp_path: Path) -> None:
+    directory = Path(__file__).parent.parent / "data" / "huggingface" / "tiny-packed"
+    result = export_model(ExportRequest(directory, tmp_path, kind, strict=True))
+    tokens = np.arange(40, 80, dtype=np.int32)
+    found, expected = (logits_of(transformer(path), tokens) for path in (result.gguf, directory))
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["bf16", "f32"])
 def test_master_weights_are_kept_and_run_the_same(kind: str, tmp_path: Path) -> None:
     model = toy_model("llama", has_masters=True, embedding_type=TensorType.BF16, **BLOCKS)
@@ -176,7 +185,7 @@ def test_rounding_is_noted_and_refused_in_strict_mode(tmp_path: Path) -> None:
 def test_a_scale_that_float16_rounds_is_noted(tmp_path: Path) -> None:
     model = toy_model(has_masters=True, **BLOCKS)
     directory = model.checkpoint(None).write(tmp_path / "toy")
-    assert "14 tensors were rounded" in exported(directory, "tq2_0").notes[0]
+    assert "14 of the tensors had values rounded" in exported(directory, "tq2_0").notes[0]
     assert exported(directory, "i2_s").notes == ()
 
 

@@ -17,6 +17,7 @@ from tests.engine.running import logits_of, transformer
 from tests.tiny import ToyModel, toy_model
 
 BLOCKS: dict[str, Any] = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}
+DATA = Path(__file__).parent.parent / "data"
 TERNARY = {"i2_s": TensorType.I2_S, "tq1_0": TensorType.TQ1_0, "tq2_0": TensorType.TQ2_0}
 COPIED = {"token_embd", "output_norm", "attn_norm", "ffn_norm", "attn_sub_norm", "ffn_sub_norm"}
 
@@ -39,6 +40,30 @@ def test_ternary_to_ternary_is_exact(stored: TensorType, kind: str, tmp_path: Pa
     assert len(result.tensors) == (0 if stored is TERNARY[kind] else 14)
     assert all(tensor.exact and tensor.relative_error == 0 for tensor in result.tensors)
     assert {tensor.stored_after for tensor in result.tensors} <= {TERNARY[kind].name}
+
+
+@pytest.mark.parametrize("family", ["", "-llama", "-bitnet3b"])
+def test_files_of_bitnet_cpp_go_there_and_back(family: str, tmp_path: Path) -> None:
+    """Their tails hold garbage, which is not copied."""
+    source = DATA / "bitnetcpp" / f"synth-tiny{family}-i2_s.gguf"
+    there = quantize_gguf(QuantizeRequest(source, tmp_path / "there.gguf", "tq2_0"))
+    back = quantize_gguf(QuantizeRequest(there.out, tmp_path / "back.gguf", "i2_s"))
+    assert len(there.tensors) == len(back.tensors) == 28
+    assert all(tensor.relative_error <= 2.0**-11 for tensor in there.tensors)
+    assert all(tensor.exact for tensor in back.tensors)
+    with open_gguf(source) as old, open_gguf(back.out) as new:
+        for tensor in back.tensors:
+            np.testing.assert_array_equal(new.data(tensor.name)[:-32], old.data(tensor.name)[:-32])
+            assert not new.data(tensor.name)[-28:].any()
+
+
+def test_a_matrix_of_zeros_stays_one(tmp_path: Path) -> None:
+    model = toy_model(**BLOCKS)
+    model.linears["ffn_up", 1] = np.zeros((512, 256), np.int8), np.float32(0.25)
+    source = model.gguf().write(tmp_path / "source.gguf")
+    floats = quantized(source, "f16")
+    np.testing.assert_array_equal(logits(floats.out, model), logits(source, model))
+    assert all(tensor.exact for tensor in quantized(floats.out, "tq1_0").tensors)
 
 
 def test_masters_are_quantized_as_the_engine_does_it(tmp_path: Path) -> None:
@@ -166,6 +191,13 @@ def test_the_source_itself_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(BitNetError, match="is the source itself"):
         quantize_gguf(QuantizeRequest(source, tmp_path / "." / "source.gguf", "tq2_0"))
     assert source.read_bytes() == before
+
+
+def test_a_missing_source_is_said_so_also_where_the_target_exists(tmp_path: Path) -> None:
+    (tmp_path / "i2_s.gguf").write_bytes(b"older")
+    with pytest.raises(BitNetError, match="no such file"):
+        quantized(tmp_path / "missing.gguf", "i2_s")
+    assert (tmp_path / "i2_s.gguf").read_bytes() == b"older"
 
 
 @pytest.mark.parametrize("at", ["codes", "scale", "copied"])
