@@ -1,4 +1,4 @@
-"""``export``: a Hugging Face checkpoint as a GGUF file."""
+"""``export``: a Hugging Face checkpoint as a GGUF file, or a model as a graph for other runtimes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import click
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._portable import FILES, export_graph
 
 if TYPE_CHECKING:
     from bitnet_numba.export.model import ExportResult
@@ -17,6 +18,7 @@ EXAMPLES = """\b
 Examples:
   bitnet-numba export bitnet-2b-bf16/ -o models/ --type i2_s --hf-repo microsoft/bitnet-b1.58-2B-4T
   bitnet-numba export checkpoint/ -o models/ --strict --json
+  bitnet-numba export model.gguf -o models/ --format onnx --max-context 256
 """
 
 
@@ -29,6 +31,21 @@ Examples:
     required=True,
     metavar="OUT_DIR",
     help="The folder of the three files; made if it is missing.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("gguf", *FILES)),
+    default="gguf",
+    show_default=True,
+    metavar="|".join(("gguf", *FILES)),
+    help="What to write. All but gguf take any MODEL, and need the extra of that name; PyTorch gives torchscript up.",
+)
+@click.option(
+    "--max-context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The most tokens of one run of a graph. Default: what the model was trained for.",
 )
 @click.option(
     "--type",
@@ -56,6 +73,8 @@ Examples:
 def command(
     model_dir: Path,
     output: Path,
+    form: str,
+    max_context: int | None,
     kind: str,
     tokenizer: Path | None,
     hf_repo: str | None,
@@ -68,7 +87,15 @@ def command(
     MODEL_DIR holds config.json, tokenizer.json and safetensors files: bf16, f16 or f32 master weights, or packed
     ternary ones. Norms, embeddings and heads are never quantized. The same checkpoint gives the same GGUF bytes on any
     machine. One tensor at a time is in memory, and a run that fails leaves older files as they were.
+
+    With another --format, OUT_DIR gets one graph, clean.onnx, clean.pt2 or clean.pt, which is kept only if its logits
+    on a short prompt are the engine's.
     """
+    if form != "gguf":
+        export_graph(model_dir, output, form, max_context, as_json=as_json)
+        return
+    if max_context is not None:
+        raise click.UsageError("--max-context is about graphs; leave it out with --format gguf")
     from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
 
     request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
