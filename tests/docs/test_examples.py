@@ -84,4 +84,5 @@ def test_the_examples_for_onnx_print_what_is_shown(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     printed = [_run(example, ONNX, names, capsys) for example in code_blocks(ONNX, "python")]
-    assert printed == code_blocks(ONNX, "text")
+    _, *shown = code_blocks(ONNX, "text")  # the first is of a command, with the version of the runtime
+    assert printed == shown
