@@ -170,7 +170,7 @@ def test_a_wrong_config_is_an_error_with_its_place(invoke: Invoke, tmp_path: Pat
 
 def test_a_model_that_is_not_run_here_can_be_inspected(invoke: Invoke, tmp_path: Path) -> None:
     toy = toy_model(has_masters=True).checkpoint(None)
-    toy.config |= {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "quantization_config": {}}
+    toy.config.update({"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "quantization_config": {}})
     found = json.loads(invoke("inspect", str(toy.write(tmp_path / "toy")), "--ln-stats", "--json").stdout)
     assert (found["architecture"], found["ruleset"]) == ("gemma", "generic")
 
