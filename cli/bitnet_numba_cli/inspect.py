@@ -79,7 +79,7 @@ def _report(inspection: "Inspection") -> str:
     }
     sections: dict[str, dict[str, object]] = {
         "Model": {name.replace("_", " "): _value(value) for name, value in model.items()},
-        "Metadata": {key: _value(value) for key, value in files.metadata.items()},
+        "Metadata": {_value(key): _value(value) for key, value in files.metadata.items()},
         "Tensors": {
             name: f"{tensor.type:<6} {' x '.join(map(str, tensor.shape)):<14} {human_size(tensor.n_bytes)}"
             for name, tensor in files.tensors.items()

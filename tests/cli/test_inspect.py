@@ -134,6 +134,7 @@ def test_texts_of_the_file_cannot_write_to_the_terminal(invoke: Invoke, tmp_path
     toy = toy_model().gguf()
     toy.metadata |= {
         "toy.scale": float("nan"),
+        "toy.\x1b[2J": 1,
         "general.name": "\x1b[31mred",
         "tokenizer.chat_template": "[/INST] " + "x" * 500,
     }
@@ -141,6 +142,7 @@ def test_texts_of_the_file_cannot_write_to_the_terminal(invoke: Invoke, tmp_path
     assert "\x1b" not in text
     assert r"\x1b[31mred" in text
     assert "[/INST] xxx" in text
+    assert r"toy.\x1b[2J" in text
     assert "x" * 101 not in text
     found = json.loads(invoke("inspect", str(tmp_path / "toy.gguf"), "--json").stdout, parse_constant=pytest.fail)
     assert found["metadata"]["toy.scale"] == "nan"
