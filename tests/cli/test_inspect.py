@@ -76,7 +76,8 @@ def test_strict_mode_makes_it_an_error(invoke: Invoke, small_norms: Path, monkey
     assert result.exit_code == 8
     assert json.loads(result.stdout)["status"] == "failed"
     assert result.stderr.startswith("error: ")
-    assert invoke("inspect", str(small_norms), "--ln-stats", "--gate", "none").exit_code == 0
+    assert invoke("inspect", str(small_norms), "--gate", "auto").exit_code == 8
+    assert invoke("inspect", str(small_norms), "--gate", "none").exit_code == 0
 
 
 def test_a_policy_of_the_user_s_own(
