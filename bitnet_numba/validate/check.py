@@ -113,7 +113,7 @@ def validate_model(model: str | Path | None = None, *, tokenizer: Path | None = 
         If a correction variable is set in strict mode or under CI, where nobody sees what it would change.
     """
     refuse_corrections()
-    validation = Validation("demo" if model is None else str(model))
+    validation = Validation(str(model or read_settings().model or "demo"))
     try:
         inspection = inspect_model(model, ln_stats=True, strict=True)
     except BitNetError as error:

@@ -1,7 +1,7 @@
 """Policy files, YAML or JSON: read safely, and taken apart by fields that know their place in the file."""
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import yaml
 
 from bitnet_numba.errors import BitNetError, FormatError, excerpt
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
 POLICY_VERSION = 1
 
 
@@ -63,17 +63,15 @@ class Field:
             raise self.error(f"expected a text, got {self._shown()}")
         return self._value
 
-    def number(self, minimum: float = -math.inf) -> float:
+    def number(self, minimum: float) -> float:
         """Return a finite number of at least ``minimum``."""
         value = self._value
         if isinstance(value, str):
             raise self.error(f"expected a number, got the text {excerpt(value)} (YAML wants 1.0e-3, not 1e-3)")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(f"expected a number, got {self._shown()}")
-        if not (math.isfinite(value) and value >= minimum):
-            raise self.error(
-                f"{value} is not a finite number" + (f" of at least {minimum:g}" if minimum > -1e9 else "")
-            )
+        if not minimum <= value <= sys.float_info.max:  # which NaN is not either
+            raise self.error(f"{excerpt(value)} is not a finite number of at least {minimum:g}")
         return float(value)
 
     def flag(self) -> bool:
@@ -156,19 +154,23 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _check_unique(node: Any, seen: set[int]) -> None:
-    """Refuse a mapping that repeats a key; YAML itself would take the last. Nodes that aliases share are seen once."""
-    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+    """Refuse a mapping that repeats a key, whose last value YAML would take, and aliases, which can grow endlessly."""
+    if not isinstance(node, yaml.CollectionNode):
         return
+    line = node.start_mark.line + 1
+    if id(node) in seen:
+        raise ValueError(f"line {line}: a list or mapping with an alias; write it out where it is used")
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_unique(item, seen)
         return
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"line {node.start_mark.line + 1}: the key {excerpt(key)} occurs twice")
-    for _, value in node.value:
+    keys: set[str] = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in keys:
+                raise ValueError(f"line {line}: the key {excerpt(key.value)} occurs twice")
+            keys.add(key.value)
         _check_unique(value, seen)
 
 

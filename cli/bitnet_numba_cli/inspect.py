@@ -30,16 +30,15 @@ Examples:
 @click.option(
     "--gate",
     type=click.Choice(["none", "auto", "policy"]),
-    default="auto",
-    show_default=True,
     metavar="none|auto|policy",
-    help="What to check them by: nothing, the ruleset that suits architecture and file type, or one of --policy.",
+    help="What to check them by: nothing, the ruleset that suits architecture and file type, or one of --policy."
+    " Default: auto. Implies --ln-stats.",
 )
 @click.option("--policy", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file with rulesets.")
 @click.option("--policy-key", metavar="KEY", help="The ruleset in it. Default: the model's architecture.")
 @JSON_OPTION
 def command(
-    model: str | None, ln_stats: bool, gate: str, policy: Path | None, policy_key: str | None, as_json: bool
+    model: str | None, ln_stats: bool, gate: str | None, policy: Path | None, policy_key: str | None, as_json: bool
 ) -> None:
     """Show header, metadata, tensors, sizes and SHA-256 of MODEL, without loading or running it.
 
@@ -49,8 +48,9 @@ def command(
     """
     from bitnet_numba.validate.inspect import GATES, inspect_model  # here, because it imports numpy
 
-    [chosen] = [each for each in GATES if each == gate]
-    inspection = inspect_model(model, ln_stats=ln_stats, gate=chosen, policy=policy, policy_key=policy_key)
+    [chosen] = [each for each in GATES if each == (gate or "auto")]
+    is_checked = ln_stats or gate is not None
+    inspection = inspect_model(model, ln_stats=is_checked, gate=chosen, policy=policy, policy_key=policy_key)
     if as_json:
         _text.write_json(inspection.to_dict())
     else:
@@ -79,7 +79,7 @@ def _report(inspection: "Inspection") -> str:
     }
     sections: dict[str, dict[str, object]] = {
         "Model": {name.replace("_", " "): _value(value) for name, value in model.items()},
-        "Metadata": {key: _value(value) for key, value in files.metadata.items()},
+        "Metadata": {_value(key): _value(value) for key, value in files.metadata.items()},
         "Tensors": {
             name: f"{tensor.type:<6} {' x '.join(map(str, tensor.shape)):<14} {human_size(tensor.n_bytes)}"
             for name, tensor in files.tensors.items()

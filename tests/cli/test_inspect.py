@@ -76,7 +76,8 @@ def test_strict_mode_makes_it_an_error(invoke: Invoke, small_norms: Path, monkey
     assert result.exit_code == 8
     assert json.loads(result.stdout)["status"] == "failed"
     assert result.stderr.startswith("error: ")
-    assert invoke("inspect", str(small_norms), "--ln-stats", "--gate", "none").exit_code == 0
+    assert invoke("inspect", str(small_norms), "--gate", "auto").exit_code == 8
+    assert invoke("inspect", str(small_norms), "--gate", "none").exit_code == 0
 
 
 def test_a_policy_of_the_user_s_own(
@@ -134,6 +135,7 @@ def test_texts_of_the_file_cannot_write_to_the_terminal(invoke: Invoke, tmp_path
     toy = toy_model().gguf()
     toy.metadata |= {
         "toy.scale": float("nan"),
+        "toy.\x1b[2J": 1,
         "general.name": "\x1b[31mred",
         "tokenizer.chat_template": "[/INST] " + "x" * 500,
     }
@@ -141,6 +143,7 @@ def test_texts_of_the_file_cannot_write_to_the_terminal(invoke: Invoke, tmp_path
     assert "\x1b" not in text
     assert r"\x1b[31mred" in text
     assert "[/INST] xxx" in text
+    assert r"toy.\x1b[2J" in text
     assert "x" * 101 not in text
     found = json.loads(invoke("inspect", str(tmp_path / "toy.gguf"), "--json").stdout, parse_constant=pytest.fail)
     assert found["metadata"]["toy.scale"] == "nan"

@@ -26,9 +26,10 @@ def test_a_healthy_model(invoke: Invoke) -> None:
     assert report["probe"]["prompt"] + report["probe"]["text"] == "The capital of France is Paris. France is a country"
 
 
-def test_a_damaged_one(invoke: Invoke, tmp_path: Path) -> None:
+def test_a_damaged_one(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spoilt(tmp_path / "spoilt.gguf", SABOTAGES["one NaN for a scale"].spoil)
-    result = invoke("validate", str(path))
+    monkeypatch.setenv("BITNET_GGUF", str(path))
+    result = invoke("validate")
     assert result.exit_code == 13
     lines = result.stdout.splitlines()
     assert lines[3] == "13  failed   the model loads, every projection is there and within the ruleset"

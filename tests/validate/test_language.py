@@ -70,6 +70,8 @@ GOOD = "\n    if n == 0:\n        return 1\n    return n * factorial(n - 1)\n"
         (GOOD + "    if n ==", True, False),
         (GOOD.replace("(n - 1)", "(n - 1]"), True, False),
         (GOOD.replace("n == 0:", "n\n"), True, False),
+        (GOOD.replace("1\n", "1  # \0\n", 1), True, False),
+        (GOOD.replace("n == 0", 'n == "\\d"'), True, True),
         (" Once upon a time ]", True, True),  # no claim to be code
         ('\n    """Return the\n    return value', False, True),  # a docstring that the limit cut
     ],
