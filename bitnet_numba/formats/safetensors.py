@@ -17,7 +17,6 @@ __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 16 << 20
-_ALL = slice(None)
 
 
 class Checkpoint:
@@ -73,7 +72,7 @@ class Checkpoint:
         data = self._mapped[entry.file][entry.offset : entry.offset + entry.n_bytes]
         return data.view(STORED_DTYPES[entry.dtype]).reshape(entry.shape)
 
-    def float32(self, name: str, rows: slice = _ALL) -> npt.NDArray[np.float32]:
+    def float32(self, name: str, rows: slice | None = None) -> npt.NDArray[np.float32]:
         """Return a floating-point tensor, or some of its rows, as float32, exactly, in memory of its own.
 
         Raises
@@ -84,10 +83,9 @@ class Checkpoint:
             If it holds anything but F32, F16 or BF16.
         """
         dtype = self._find(name).dtype
-        if dtype == "BF16":
-            return bf16_to_float32(self.raw(name)[rows])
-        if dtype in ("F16", "F32"):
-            return self.raw(name)[rows].astype(np.float32)
+        if dtype in ("BF16", "F16", "F32"):
+            stored = self.raw(name) if rows is None else self.raw(name)[rows]
+            return bf16_to_float32(stored) if dtype == "BF16" else stored.astype(np.float32)
         raise UnsupportedError(f"{self.path}: tensor {name!r} holds {dtype}; save it as BF16, F16 or F32")
 
     @property

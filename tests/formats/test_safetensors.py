@@ -199,3 +199,14 @@ def test_arrays_outlive_the_checkpoint(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array, np.arange(4, dtype=np.float32))
     with pytest.raises(ValueError, match="closed"):
         checkpoint.raw("a")
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_some_rows_are_those_of_the_whole(dtype: str, tmp_path: Path) -> None:
+    stored = np.arange(24, dtype={"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[dtype]).reshape(6, 4)
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes({"matrix": (dtype, stored)}))
+    with open_checkpoint(tmp_path) as checkpoint:
+        whole = checkpoint.float32("matrix")
+        checkpoint.forget_pages()
+        np.testing.assert_array_equal(checkpoint.float32("matrix", slice(2, 5)), whole[2:5])
+        assert [file.name for file in checkpoint.files] == ["model.safetensors"]
