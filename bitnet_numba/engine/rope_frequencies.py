@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Doubles:
@@ -60,3 +61,28 @@ def stretch_llama3(
     waves = original_max_seq_len * inverse_frequency / (2 * np.pi)
     kept = np.clip((waves - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
     return np.asarray((1 - kept) * inverse_frequency / factor + kept * inverse_frequency)
+
+
+def llama3_factors(
+    inverse_frequency: Doubles,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_seq_len: int,
+) -> Floats:
+    """Return by what :func:`stretch_llama3` divides each frequency, as GGUF's tensor ``rope_freqs`` holds it.
+
+    A checkpoint is run with these rounded factors as well, so that it has the bits of its export.
+
+    Parameters
+    ----------
+    inverse_frequency : float64[pairs]
+    factor, low_freq_factor, high_freq_factor, original_max_seq_len
+        As there.
+
+    Returns
+    -------
+    float32[pairs]
+    """
+    bands = low_freq_factor, high_freq_factor, original_max_seq_len
+    return (inverse_frequency / stretch_llama3(inverse_frequency, factor, *bands)).astype(np.float32)

@@ -10,7 +10,7 @@ from bitnet_numba.engine.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, 
 from bitnet_numba.engine.head import no_screen, screen_of
 from bitnet_numba.engine.layout import Layout, Places
 from bitnet_numba.engine.memory import Allocate, allocate, available_bytes
-from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, llama3_factors
 from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
@@ -215,7 +215,7 @@ def rope_frequencies(source: ModelSource) -> npt.NDArray[np.float64]:
     if scaling is not None and scaling.bands is None:
         frequencies = frequencies / scaling.factor
     elif scaling is not None and scaling.bands is not None:
-        frequencies = stretch_llama3(frequencies, scaling.factor, *scaling.bands)
+        frequencies = frequencies / llama3_factors(frequencies, scaling.factor, *scaling.bands)
     factors = source.rope_factors()
     if factors is not None:
         frequencies = frequencies / factors

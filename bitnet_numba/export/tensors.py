@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bitnet_numba.engine.config import FAMILIES, RopeScaling
 from bitnet_numba.engine.hf_source import HuggingFaceSource
-from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, llama3_factors
 from bitnet_numba.engine.source import TernaryMatrix, expected_shapes, ternary_from_floats
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.export.floats import Float32, check_finite, smallest_exact_type, stored_floats
@@ -92,7 +92,7 @@ class ModelTensors:
         """Return the tensor that tells a scaling of Llama 3's kind."""
         config = self._source.config
         plain = inverse_frequencies(config.head_dim, config.rope_theta)
-        factors = (plain / stretch_llama3(plain, scaling.factor, low, high, context)).astype("<f4")
+        factors = llama3_factors(plain, scaling.factor, low, high, context).astype("<f4")
         return TensorSource(gguf_name(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors)
 
     # ---- floats ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.engine.rope_frequencies import inverse_frequencies, stretch_llama3
+from bitnet_numba.engine.rope_frequencies import inverse_frequencies, llama3_factors, stretch_llama3
 from bitnet_numba.kernels import reference
 from bitnet_numba.kernels.rope import rope, rope_table
 from tests.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_sums
@@ -37,6 +37,10 @@ def test_llama3_stretches_long_waves_only(head_dim: int) -> None:
     np.testing.assert_allclose(stretched, expected, rtol=1e-12)  # the blend cancels digits near its ends
     assert stretched[0] == frequency[0]
     assert stretched[-1] == frequency[-1] / 32
+    factors = llama3_factors(frequency, **LLAMA3)
+    assert factors.dtype == np.float32
+    np.testing.assert_allclose(frequency / factors, stretched, rtol=2**-24)
+    assert (factors[0], factors[-1]) == (1, 32)
 
 
 @pytest.mark.parametrize(
