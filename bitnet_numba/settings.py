@@ -29,7 +29,7 @@ class Settings:
     offline : bool
         ``BITNET_OFFLINE`` or ``HF_HUB_OFFLINE``: never ask the network.
     strict : bool
-        ``BITNET_STRICT_MODE``: what is suspicious is an error, nothing is rounded, and no model is corrected.
+        ``BITNET_STRICT_MODE``: what is suspicious is an error, and no model is corrected.
     correction_policy : Path or None
         ``BITNET_CORRECTION_POLICY``: the file that says how known bad models are corrected.
     allows_corrections : bool

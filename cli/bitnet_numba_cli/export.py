@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 from bitnet_numba.files import human_size
-from bitnet_numba.settings import read_settings
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._portable import FILES, export_graph
@@ -72,7 +71,7 @@ Examples:
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse to round values or to leave tensors out; otherwise that is noted. BITNET_STRICT_MODE asks for it too.",
+    help="Refuse to round values or to leave tensors out; otherwise that is noted.",
 )
 @JSON_OPTION
 def command(
@@ -103,7 +102,6 @@ def command(
         raise click.UsageError("--max-context is about graphs; leave it out with --format gguf")
     from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
 
-    strict = strict or read_settings().strict
     request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
     with _text.orderly_end(), _ui.weights_written(f"Writing {kind}") as report:
         result = export_model(request, report)

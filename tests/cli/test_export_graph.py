@@ -1,12 +1,12 @@
 """``export`` to other runtimes: the graph is compared with the engine, and what is not theirs is refused."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Invoke
+from tests.subprocesses import run_python
 
 
 def test_onnx_is_written_and_compared(invoke: Invoke, tmp_path: Path) -> None:
@@ -30,16 +30,14 @@ def test_torch_is_written_and_compared(invoke: Invoke, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "package", "extra"), [("onnx", "onnx", "onnx"), ("torchscript", "torch", "torch")])
-def test_a_missing_extra_is_named(
-    form: str, package: str, extra: str, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in [name for name in sys.modules if name.startswith("bitnet_numba.export.")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
-    result = invoke("export", "demo", "-o", str(tmp_path / "out"), "--format", form)
-    assert result.exit_code == 1
-    assert result.stderr.count("\n") == 1
-    assert f"pip install 'bitnet-numba[{extra}]'" in result.stderr
+def test_a_missing_extra_is_named(form: str, package: str, extra: str, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom bitnet_numba_cli.main import cli\ncli.main(sys.argv[1:])"
+    )
+    done = run_python("-c", program, "export", "demo", "-o", str(tmp_path / "out"), "--format", form, PYTHONPATH="cli")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"pip install 'bitnet-numba[{extra}]'" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
