@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from bitnet_numba.export.gguf import export_gguf
 from bitnet_numba.export.json_file import JsonObject, read_json
-from bitnet_numba.export.vocabulary import CONTROL, USER_DEFINED, read_vocabulary
+from bitnet_numba.export.token_list import CONTROL, USER_DEFINED
+from bitnet_numba.export.vocabulary import read_vocabulary
 from bitnet_numba.formats.gguf import open_gguf
 from tests.export.checkpoints import BEGIN, END, END_OF_TURN, PAD, SPECIAL, VOCAB_SIZE, ToyCheckpoint, toy_checkpoint
 
