@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from bitnet_numba import GenerationResult
-    from bitnet_numba.formats.gguf_writer import Progress
 
 Facts = Mapping[str, object]
 
@@ -124,34 +123,3 @@ def _rendered(parts: Iterable["RenderableType"]) -> str:
         for part in parts:
             console.print(part)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-
-
-@contextmanager
-def weights_written(what: str) -> Iterator[Callable[["Progress"], None] | None]:
-    """Show on a terminal how much of a file is written, how fast, and how long it will take; elsewhere nothing.
-
-    Gives the function that takes the reports of the writer, or None where nobody reads them.
-    """
-    if not stderr_is_terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[tensor]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True, force_terminal=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, tensor="")
-
-        def report(progress: "Progress") -> None:
-            bar.update(task, completed=progress.done, total=progress.total, tensor=progress.tensor)
-
-        yield report

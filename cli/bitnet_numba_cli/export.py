@@ -9,6 +9,7 @@ from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._portable import FILES, export_graph
+from bitnet_numba_cli._progress import writing
 
 if TYPE_CHECKING:
     from bitnet_numba.export.model import ExportResult
@@ -103,7 +104,7 @@ def command(
     from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
 
     request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
-    with _text.orderly_end(), _ui.weights_written(f"Writing {kind}") as report:
+    with _text.orderly_end(), writing(f"Writing {kind}") as report:
         result = export_model(request, report)
     _ui.say_notes(result.notes)
     if as_json:

@@ -1,6 +1,7 @@
 """``pull``: a model from the Hugging Face Hub into the cache."""
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ from bitnet_numba.errors import NetworkError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
-from bitnet_numba_cli._progress import ProgressLine
+from bitnet_numba_cli._progress import ProgressLine, show_download
 
 if TYPE_CHECKING:
     from bitnet_numba.hub.pull import Pulled
@@ -87,7 +88,7 @@ def command(
     with ProgressLine() as line:
         try:
             expected = Expected(sha256, min_size)
-            pulled = pull(reference, expected, offline=offline, report=line.show, say=line.say)
+            pulled = pull(reference, expected, offline=offline, report=partial(show_download, line), say=line.say)
         except NetworkError:
             line.say(_by_hand(reference, sha256))
             raise

@@ -8,6 +8,7 @@ import click
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._progress import writing
 
 if TYPE_CHECKING:
     from bitnet_numba.export.quantize import QuantizedTensor, QuantizeResult
@@ -66,7 +67,7 @@ def command(
     from bitnet_numba.export.quantize import DEQUANTIZED, QuantizeRequest, quantize_gguf  # here: it imports numpy
 
     request = QuantizeRequest(source, output, kind or DEQUANTIZED, include, exclude)
-    with _text.orderly_end(), _ui.weights_written(f"Writing {request.type}") as report:
+    with _text.orderly_end(), writing(f"Writing {request.type}") as report:
         result = quantize_gguf(request, report)
     if as_json:
         _text.write_json(result.to_dict())

@@ -11,7 +11,7 @@ import pytest
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
-from bitnet_numba_cli import _ui
+from bitnet_numba_cli import _progress, _ui
 from tests.cli.conftest import Invoke
 from tests.export.checkpoints import toy_checkpoint
 
@@ -106,16 +106,39 @@ def test_quantize_needs_one_of_two_options(choice: list[str], invoke: Invoke, tm
     assert "either --type or --dequantize" in result.stderr
 
 
-def test_progress_is_shown_on_a_terminal_only(
+def test_progress_is_told_to_who_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = Progress("blk.0.attn_q.weight", 10, 40), Progress("blk.1.attn_q.weight", 30, 40)
+    with _progress.writing("Writing f16") as report:
+        report(first)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(_progress, "LOG_INTERVAL", 0.0)
+    with _progress.writing("Writing f16") as report:
+        report(first)
+        report(second)
+    assert capsys.readouterr() == (
+        "",
+        "Writing f16: 25 %, 0 s left, blk.0.attn_q.weight\nWriting f16: 75 %, 0 s left, blk.1.attn_q.weight\n",
+    )
+
+
+def test_progress_is_one_line_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with _ui.weights_written("Writing f16") as report:
-        assert report is None
     monkeypatch.setattr(_ui, "stderr_is_terminal", lambda: True)
-    with _ui.weights_written("Writing f16") as report:
-        assert report is not None
-        report(Progress("blk.0.attn_q.weight", 10, 40))
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "Writing f16" in err
-    assert "25%" in err
+    monkeypatch.setattr(_progress, "TERMINAL_INTERVAL", 0.0)
+    with _progress.writing("Writing f16") as report:
+        report(Progress("output_norm.weight", 0, 40))
+    shown = "Writing f16: 0 %, output_norm.weight"
+    assert capsys.readouterr() == ("", f"\r{shown}\r{' ' * len(shown)}\r")
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [
+        (1, 60.0, "Writing i2_s: 1 %, 1 h 39 min left, token_embd.weight"),
+        (50, 90.0, "Writing i2_s: 50 %, 1 min 30 s left, token_embd.weight"),
+        (100, 3.0, "Writing i2_s: 100 %, 0 s left, token_embd.weight"),
+    ],
+)
+def test_writing_in_words(done: int, seconds: float, line: str) -> None:
+    assert _progress.describe_writing("Writing i2_s", Progress("token_embd.weight", done, 100), seconds) == line

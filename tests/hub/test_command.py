@@ -190,13 +190,13 @@ def wait_for_bytes(cache: Path, n_bytes: int) -> None:
     ],
 )
 def test_progress_in_words(progress: Progress, line: str) -> None:
-    assert _progress.describe(progress) == line
+    assert _progress.describe_download(progress) == line
 
 
 def test_a_log_has_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     with _progress.ProgressLine() as line:
         for done in (0, 10, 20, 100):
-            line.show(Progress("m", done, 100, 0.0))
+            _progress.show_download(line, Progress("m", done, 100, 0.0))
     assert capsys.readouterr().err == "m: 0 bytes of 100 bytes (0 %)\nm: 100 bytes of 100 bytes (100 %)\n"
 
 
@@ -205,9 +205,9 @@ def test_a_terminal_has_one_line_that_goes_away(
 ) -> None:
     monkeypatch.setattr("bitnet_numba_cli._ui.stderr_is_terminal", lambda: True)
     with _progress.ProgressLine() as line:
-        line.show(Progress("m", 0, 100, 0.0))
+        _progress.show_download(line, Progress("m", 0, 100, 0.0))
         line.say("trying again")
-        line.show(Progress("m", 100, 100, 0.0))
+        _progress.show_download(line, Progress("m", 100, 100, 0.0))
     first, second = "m: 0 bytes of 100 bytes (0 %)", "m: 100 bytes of 100 bytes (100 %)"
     assert capsys.readouterr().err == (
         f"\r{first}\r{' ' * len(first)}\rtrying again\n\r{second}\r{' ' * len(second)}\r"
