@@ -1,5 +1,8 @@
 """What a model is to other runtimes: plain arrays, and a check that its logits are the engine's."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +98,25 @@ def checked_context(source: ModelSource, max_context: int | None) -> int:
     if max_context is not None and not 1 <= max_context <= trained:
         raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
     return max_context or trained
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+@contextmanager
+def kept_if_right(out_path: Path) -> Iterator[Path]:
+    """Give a path in a folder that lies beside the file's; what the block writes there is moved out if it succeeds.
+
+    Raises
+    ------
+    BitNetError
+        If there is no directory for the file.
+    """
+    if not out_path.parent.is_dir():
+        raise BitNetError(f"{out_path.parent}: no such directory; create it first")
+    with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
+        yield Path(folder) / out_path.name
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the data before the graph that needs it
+            file.chmod(0o644)
+            file.replace(out_path.parent / file.name)
 
 
 # ---- the check -------------------------------------------------------------------------------------------------------

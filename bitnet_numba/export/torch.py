@@ -1,6 +1,5 @@
 """PyTorch: the model as a ``torch.export`` program, a ``.pt2`` file that needs none of this project's code."""
 
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from bitnet_numba.engine.config import ModelConfig
 from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.errors import BitNetError, ParameterError
+from bitnet_numba.errors import ParameterError
 from bitnet_numba.export.portable import (
     PROMPT,
     Exported,
@@ -23,6 +22,7 @@ from bitnet_numba.export.portable import (
     compared,
     engine_logits,
     float_matrix,
+    kept_if_right,
     linear_weights,
     prompt_ids,
     rotations,
@@ -63,24 +63,20 @@ def export_torch(
     BitNetError
         If the file cannot be written, or PyTorch's logits are not the engine's.
     """
-    if not out_path.parent.is_dir():
-        raise BitNetError(f"{out_path.parent}: no such directory; create it first")
-    context = checked_context(source, max_context)
-    ids = prompt_ids(source, prompt, context)
-    if ids.size < MIN_TOKENS:
-        raise ParameterError("the prompt of the check has one token; give a longer one, and a context of at least 2")
-    with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
-        made = Path(folder) / out_path.name
+    with kept_if_right(out_path) as made:
+        context = checked_context(source, max_context)
+        ids = prompt_ids(source, prompt, context)
+        if ids.size < MIN_TOKENS:
+            raise ParameterError(
+                "the prompt of the check has one token; give a longer one, and a context of at least 2"
+            )
         if torchscript:
             _save_script(Model(source, context), ids, made)
         else:
             _save(Model(source, context), ids, context, made)
         run = run_script if torchscript else run_torch
         size, runtime = made.stat().st_size, f"torch {torch.__version__}"
-        report = compared(out_path, size, runtime, engine_logits(source, ids), run(made, ids))
-        made.chmod(0o644)
-        made.replace(out_path)
-    return report
+        return compared(out_path, size, runtime, engine_logits(source, ids), run(made, ids))
 
 
 def run_torch(path: Path, ids: npt.NDArray[np.int64]) -> Floats:

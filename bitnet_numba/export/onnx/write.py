@@ -1,7 +1,5 @@
 """From a model's files to an .onnx file that was run and compared."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +8,17 @@ import onnx
 import onnxruntime
 
 from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.errors import BitNetError
 from bitnet_numba.export.onnx.graph import INPUT, OUTPUT, build_model
-from bitnet_numba.export.portable import PROMPT, Exported, Floats, checked_context, compared, engine_logits, prompt_ids
+from bitnet_numba.export.portable import (
+    PROMPT,
+    Exported,
+    Floats,
+    checked_context,
+    compared,
+    engine_logits,
+    kept_if_right,
+    prompt_ids,
+)
 
 MAX_SINGLE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 ERRORS_ONLY = 3  # onnxruntime's log level
@@ -42,22 +48,14 @@ def export_onnx(
     BitNetError
         If the file cannot be written, or onnxruntime's logits are not the engine's.
     """
-    if not out_path.parent.is_dir():
-        raise BitNetError(f"{out_path.parent}: no such directory; create it first")
-    context = checked_context(source, max_context)
-    ids = prompt_ids(source, prompt, context)
-    with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
-        made = Path(folder) / out_path.name
+    with kept_if_right(out_path) as made:
+        context = checked_context(source, max_context)
+        ids = prompt_ids(source, prompt, context)
         _save(build_model(source, context), made)
         theirs = run_onnx(made, ids)
-        files = sorted(Path(folder).iterdir(), reverse=True)  # the data before the graph that needs it
-        size = sum(file.stat().st_size for file in files)
+        size = sum(file.stat().st_size for file in made.parent.iterdir())
         runtime = f"onnxruntime {onnxruntime.__version__}"
-        report = compared(out_path, size, runtime, engine_logits(source, ids), theirs)
-        for file in files:
-            file.chmod(0o644)
-            shutil.move(file, out_path.parent / file.name)
-    return report
+        return compared(out_path, size, runtime, engine_logits(source, ids), theirs)
 
 
 def run_onnx(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
