@@ -22,6 +22,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_of(sha256: str) -> str:
+    """Return a digest as records and policies name a file by it."""
+    return f"sha256-{sha256}"
+
+
 @contextmanager
 def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Open a new file that appears under ``path``, whole and on the disk, only when the block ends well.

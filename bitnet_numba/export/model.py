@@ -13,7 +13,7 @@ from typing import Any
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.export.gguf import GGUFExport, Written
 from bitnet_numba.export.quantization import TERNARY_TYPES, TYPES
-from bitnet_numba.files import atomic_write, sha256_file
+from bitnet_numba.files import atomic_write, fingerprint_of, sha256_file
 from bitnet_numba.formats.gguf_writer import Report
 
 CONVERTER = "bitnet-numba export"
@@ -117,7 +117,7 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
     try:
         with _folder(request.out_dir), _background_digests(_read_files(export)) as sources:
             written = export.write(strict=request.strict, before_rename=before_rename, report=report)
-            fingerprint = f"sha256-{digests['output']}"
+            fingerprint = fingerprint_of(digests["output"])
             meta = _meta(request, export, written, fingerprint, sources())
             _write_text(fingerprint_file, fingerprint + "\n")
             _write_text(meta_file, json.dumps(meta, indent=2) + "\n")

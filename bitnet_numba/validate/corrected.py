@@ -6,6 +6,7 @@ from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.engine.sources import model_path, open_source
 from bitnet_numba.engine.wrapped_source import WrappedSource
 from bitnet_numba.errors import CorrectionRefusedError
+from bitnet_numba.files import fingerprint_of
 from bitnet_numba.settings import Settings, read_settings
 
 _FIX = "BITNET_FIX_LN_SCALE"
@@ -52,7 +53,7 @@ def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
     notes = []
     if settings.correction_policy is not None:
         policy = read_correction_policy(settings.correction_policy)
-        fingerprint = f"sha256-{model_sha256(read_model_files(path))}"
+        fingerprint = fingerprint_of(model_sha256(read_model_files(path)))
         if fingerprint in policy.models:
             source = CorrectedSource(source, policy.models[fingerprint], policy.fingerprint)
         else:

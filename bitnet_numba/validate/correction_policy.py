@@ -13,6 +13,7 @@ from bitnet_numba.engine.corrections import (
     NormRescale,
     ScaleOverride,
 )
+from bitnet_numba.files import fingerprint_of
 from bitnet_numba.validate.policy_file import Field, parse_policy, read_policy_bytes
 
 FACTOR_CLAMP = (0.01, 100.0)
@@ -47,7 +48,9 @@ def read_correction_policy(path: Path) -> CorrectionPolicy:
         If it is not such a policy.
     """
     data = read_policy_bytes(path)
-    return correction_policy(parse_policy(data, str(path)), fingerprint=f"sha256-{hashlib.sha256(data).hexdigest()}")
+    return correction_policy(
+        parse_policy(data, str(path)), fingerprint=fingerprint_of(hashlib.sha256(data).hexdigest())
+    )
 
 
 def correction_policy(field: Field, *, fingerprint: str) -> CorrectionPolicy:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from bitnet_numba.files import fingerprint_of
 from bitnet_numba.validate.correction_policy import correction_policy
 from bitnet_numba.validate.policy_file import parse_policy, read_policy_bytes
 from bitnet_numba.validate.ruleset_policy import rulesets
@@ -27,7 +28,7 @@ def check_policy(path: Path) -> dict[str, Any]:
     """
     data = read_policy_bytes(path)
     field = parse_policy(data, str(path))
-    fingerprint = f"sha256-{hashlib.sha256(data).hexdigest()}"
+    fingerprint = fingerprint_of(hashlib.sha256(data).hexdigest())
     if "rules" in field.entries():
         return {"kind": "rulesets", "fingerprint": fingerprint, "rulesets": sorted(rulesets(field))}
     models = correction_policy(field, fingerprint=fingerprint).models

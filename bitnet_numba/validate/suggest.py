@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_numba.engine.corrections import I2S_DEQUANT_OVERRIDE, LN_GAMMA_RESCALE_RMS, SCALE_LIMITS
+from bitnet_numba.files import fingerprint_of
 from bitnet_numba.validate.correction_policy import FACTOR_CLAMP
 from bitnet_numba.validate.inspect import Inspection, Statistics, TensorStatistic, inspect_model
 from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION
@@ -45,7 +46,7 @@ def suggest_policy(model: str | Path | None) -> str | None:
     if not corrections:
         return None
     entry = {
-        "fingerprint": f"sha256-{inspection.sha256}",
+        "fingerprint": fingerprint_of(inspection.sha256),
         "notes": f"suggested for {inspection.files.path.name}; not tried",
         "corrections": corrections,
     }
