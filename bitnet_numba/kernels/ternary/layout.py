@@ -13,7 +13,6 @@ ROWS = 16  # rows a block: one lane each
 LINE = 64  # bytes: four neighbouring bytes of each row of a block
 WORD = LINE // ROWS
 LINES = 8  # of a run, whose four bit pairs lie 32 columns apart
-LINE_COLUMNS = RUN // LINES
 TOKENS = 8  # slots of activations come in multiples of it: the most tokens of a register tile
 MAX_COLUMNS = 1 << 19  # a quarter of them, each 2 * 128 at most, 64 times too large, still fits an int32
 
