@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.engine.head import Screening
+from bitnet_numba.engine.head import Rows, Screening
 from bitnet_numba.engine.sampling import SamplingOptions
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from tests.engine.fakes import (
@@ -175,7 +174,7 @@ def test_logits_do_not_depend_on_the_chunk_size(chunk_size: int | None) -> None:
     logits = fake_model(transformer).logits(ids, chunk_size)
     assert (logits.dtype, logits.shape) == (np.float32, (7, VOCAB_SIZE))
     np.testing.assert_array_equal(logits, [random_logits(ids[: i + 1]) for i in range(7)])
-    assert sum(transformer.counts.values()) == -(-7 // (chunk_size or 7))
+    assert transformer.counts.sum() == -(-7 // (chunk_size or 7))
     assert [cache.capacity for cache in transformer.caches] == [7]
 
 
@@ -227,7 +226,7 @@ class CarefulTransformer(FakeTransformer):
     inside = 0
     most = 0
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[Rows, list[Screening]]:
         self.inside += 1
         self.most = max(self.most, self.inside)
         time.sleep(0.001)

@@ -8,6 +8,7 @@ from bitnet_numba.engine.request import Request
 from bitnet_numba.engine.result import Chunk, FinishReason, GenerationResult
 from bitnet_numba.engine.stop import StopScanner
 from bitnet_numba.engine.token_stream import TokenStream
+from bitnet_numba.kernels.jit import counted
 
 
 def stream(tokens: TokenStream[CacheT], decoder: StreamDecoder, load_ms: float) -> Iterator[Chunk]:
@@ -125,7 +126,7 @@ def _result(tokens: TokenStream[CacheT], text: str, reason: FinishReason, load_m
         first_token_ms=1000 * prefill_seconds,
         load_ms=load_ms,
         peak_memory_mb=peak_memory_mb(),
-        kernels=dict(sorted({**tokens.work.kernels, **tokens.sampler.kernel_counts()}.items())),
+        kernels=dict(sorted(counted(tokens.work.calls + tokens.sampler.kernel_counts()).items())),
         threads=tokens.transformer.threads,
         isa=tokens.transformer.isa,
         head=tokens.transformer.head,

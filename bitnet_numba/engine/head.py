@@ -20,6 +20,8 @@ LARGEST_COLDNESS = 2.0**100  # it and its inverse are ordinary float32
 WEIGHT_SLACK = 1 + 1e-4  # for the roundings of the kernel's weights, and of the sampler's own
 
 Words = npt.NDArray[np.uint32]
+Logits = npt.NDArray[np.float32]
+Rows = Logits | list[Logits]  # of several tokens: all logits of each, or those that are known
 
 
 class NeededLogits(NamedTuple):
@@ -49,10 +51,12 @@ class NeededLogits(NamedTuple):
 
 
 class Screening(NamedTuple):
-    """What is known of a token's logits that were left out, if some were.
+    """Which of a token's logits were computed, and what is known of those that were left out.
 
     Attributes
     ----------
+    known : int64[n], optional
+        The tokens whose logits were computed, in ascending order; ``None``: all.
     rescored_rows : int
         How many logits were computed exactly after the screening of all; 0 where there was none.
     threshold : float
@@ -62,6 +66,7 @@ class Screening(NamedTuple):
         nobody asked.
     """
 
+    known: npt.NDArray[np.int64] | None = None
     rescored_rows: int = 0
     threshold: float = -math.inf
     weight: float = 0.0
@@ -72,11 +77,16 @@ class Screening(NamedTuple):
         return self.threshold > -math.inf
 
 
-def screenings_of(state: ScreenState, n_tokens: int) -> list[Screening]:
-    """Return what the last screening has left, for each of its tokens."""
-    weights = state.left_out[:n_tokens].sum(axis=1, dtype=np.float64) * WEIGHT_SLACK
-    columns = state.rescored[:n_tokens], state.thresholds[:n_tokens], weights
-    return [Screening(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+def screened_rows(state: ScreenState, coldness: npt.NDArray[np.float32]) -> tuple[list[Logits], list[Screening]]:
+    """Return what the last screening has left of each of its tokens, which it was to weigh with such ``coldness``."""
+    rows, screenings = [], []
+    for token, is_weighed in enumerate((coldness >= 0).tolist()):
+        count = int(state.rescored[token])
+        weight = state.left_out[token].sum(dtype=np.float64) * WEIGHT_SLACK if is_weighed else 0
+        known = state.known[token, :count].astype(np.int64)
+        rows.append(state.logits[token, :count].copy())
+        screenings.append(Screening(known, count, float(state.thresholds[token]), float(weight)))
+    return rows, screenings
 
 
 def request_of(needed: Sequence[NeededLogits], vocab_size: int) -> HeadRequest:

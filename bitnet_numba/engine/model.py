@@ -1,5 +1,6 @@
 """A model that runs: weights, scratch memory, and the team that takes tokens through them."""
 
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Literal
@@ -20,12 +21,12 @@ from bitnet_numba.engine.forward.arrays import (
     Weights,
 )
 from bitnet_numba.engine.forward.step import forward
-from bitnet_numba.engine.head import HeadType, NeededLogits, Screening, request_of, screenings_of
+from bitnet_numba.engine.head import HeadType, Logits, NeededLogits, Rows, Screening, request_of, screened_rows
 from bitnet_numba.engine.layout import Layout
 from bitnet_numba.engine.state import allocate_state, n_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.kernels.head_screen import HeadRequest
-from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, counted
+from bitnet_numba.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
 from bitnet_numba.kernels.standby import Standby
 from bitnet_numba.simd import cpu
 from bitnet_numba.simd.team import Team
@@ -87,6 +88,7 @@ class Transformer:
         self._state = allocate_state(layout, threads, MAX_CHUNK, max_context)
         self._team = Team(threads)
         self._standby = Standby(self._team, forward, weights, np.empty(0, KV_DTYPES[kv_type]), self._state)
+        self._turn = threading.Lock()  # what a step leaves in the state is read before the next one
         self._end = weakref.finalize(self, self._standby.close)
         self._end.atexit = False  # a process that ends does not wait for a step
 
@@ -111,9 +113,8 @@ class Transformer:
         cache: KVCache,
         logits: Literal["last", "all", "none"] = "last",
         chunk_size: int = PREFILL_CHUNK,
-        needed: NeededLogits | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """Append tokens to a sequence, and return logits.
+    ) -> Logits:
+        """Append tokens to a sequence, and return logits, all of them exact.
 
         The chunk size changes speed, never a bit of the result.
 
@@ -126,9 +127,6 @@ class Transformer:
             Of which tokens.
         chunk_size : int
             Tokens a step, 1 to 512.
-        needed : NeededLogits, optional
-            Of each token's logits, which ones must be exact: with ``head="exact"``, others are minus infinity; with
-            ``"int8"``, all are rough. Of steps with more than 16 logits, and by default, all are exact.
 
         Returns
         -------
@@ -151,14 +149,15 @@ class Transformer:
         for start in range(0, tokens.size, chunk_size):
             chunk = tokens[start : start + chunk_size]
             rows = slice(max(0, start - tokens.size + n_rows), max(0, start + chunk.size - tokens.size + n_rows))
-            piece = Piece(chunk, cache, rows.stop - rows.start, needed)
-            self._step([piece], out[rows])
+            self._step([Piece(chunk, cache, rows.stop - rows.start)], out[rows])
         return out
 
-    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[npt.NDArray[np.float32], list[Screening]]:
+    def forward_batch(self, pieces: Sequence[Piece[KVCache]]) -> tuple[Rows, list[Screening]]:
         """Append tokens to several sequences in one step, and return logits.
 
-        What else is in the batch changes no bit of a sequence's logits.
+        What else is in the batch changes no bit of a sequence's logits. Where some are ``needed``, with
+        ``head="exact"`` others may be left out, and with ``"int8"`` all are rough. Of steps with more than 16 logits,
+        all are exact.
 
         Parameters
         ----------
@@ -167,10 +166,10 @@ class Transformer:
 
         Returns
         -------
-        logits : float32[sum of n_logits, vocab_size]
-            In the order of the pieces and their tokens.
+        rows : float32[sum of n_logits, vocab_size] or list of float32[n]
+            Logits, in the order of the pieces and their tokens; of each token all, or those that are known.
         screenings : list of Screening
-            What is known of those that were left out, for each row.
+            Which ones these are, and what is known of the others, for each row.
 
         Raises
         ------
@@ -188,8 +187,7 @@ class Transformer:
         for piece in checked:
             if not 0 <= piece.n_logits <= piece.tokens.size:
                 raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
-        out = np.empty((sum(piece.n_logits for piece in checked), self.config.vocab_size), np.float32)
-        return out, self._apart(checked, out) if self._is_mixed(checked) else self._step(checked, out)
+        return self._apart(checked) if self._is_mixed(checked) else self._step(checked)
 
     def compile(self) -> None:
         """Compile the step, or load it as it was kept, by one that has no layers."""
@@ -199,9 +197,9 @@ class Transformer:
         finally:
             self._shape = shape
 
-    def kernel_counts(self) -> dict[str, int]:
-        """Return how often each kernel has run since the model was made, by id, counted by the kernels themselves."""
-        return counted(self._state.counts)
+    def kernel_counts(self) -> npt.NDArray[np.int64]:
+        """Return how often each of ``kernels.jit.KERNELS`` has run so far, as they count themselves."""
+        return self._state.counts.copy()
 
     def close(self) -> None:
         """End the team's threads; the model cannot run again."""
@@ -218,25 +216,27 @@ class Transformer:
         is_exact = {piece.needed is None for piece in pieces if piece.n_logits}
         return self.head == "int8" and self.weights.head_screen.size > 0 and len(is_exact) == 2
 
-    def _apart(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> list[Screening]:
+    def _apart(self, pieces: Sequence[Piece[KVCache]]) -> tuple[Rows, list[Screening]]:
         """Take rough and exact logits in a step each: which ones a sequence gets must not depend on its company."""
         owners = np.repeat(np.arange(len(pieces)), [piece.n_logits for piece in pieces])
+        logits = np.empty((owners.size, self.config.vocab_size), np.float32)
         is_exact = np.array([piece.needed is None for piece in pieces])
         lengths = [piece.cache.length for piece in pieces]
         try:
             for together in (is_exact, ~is_exact):
-                rows = np.flatnonzero(together[owners])
-                some = np.empty((rows.size, logits.shape[1]), np.float32)
-                self._step([piece for piece, is_one in zip(pieces, together, strict=True) if is_one], some)
-                logits[rows] = some
+                some, _ = self._step([piece for piece, is_one in zip(pieces, together, strict=True) if is_one])
+                logits[together[owners]] = some
         except BaseException:  # a batch is read as a whole or not at all
             for piece, length in zip(pieces, lengths, strict=True):
                 piece.cache.length = length
             raise
-        return [Screening()] * len(logits)  # rough or exact, all are there
+        return logits, [Screening()] * len(logits)  # rough or exact, all are there
 
-    def _step(self, pieces: Sequence[Piece[KVCache]], logits: npt.NDArray[np.float32]) -> list[Screening]:
+    def _step(self, pieces: Sequence[Piece[KVCache]], out: Logits | None = None) -> tuple[Rows, list[Screening]]:
+        """Run a step whose logits go to ``out``, or to memory of their own."""
         way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
+        n_rows = 0 if way == SCREENED_HEAD else sum(piece.n_logits for piece in pieces)
+        logits = np.empty((n_rows, self.config.vocab_size), np.float32) if out is None else out
         order = Order(
             shape=self._shape,
             pages=addresses_of([piece.cache for piece in pieces]),
@@ -245,11 +245,12 @@ class Transformer:
             logits=logits,
             **place_tokens(pieces)._asdict(),
         )
-        self._standby.call(order, in_use=[piece.cache.pages for piece in pieces])
+        with self._turn:
+            self._standby.call(order, in_use=[piece.cache.pages for piece in pieces])
+            screened = screened_rows(self._state.screen, request.coldness) if way == SCREENED_HEAD else None
         for piece in pieces:
             piece.cache.length += piece.tokens.size
-        n_rows = len(logits)
-        return screenings_of(self._state.screen, n_rows) if way == SCREENED_HEAD else [Screening()] * n_rows
+        return screened or (logits, [Screening()] * n_rows)
 
     def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
         """Return how the logits of some tokens are computed, and what of them is needed."""

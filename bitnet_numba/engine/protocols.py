@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bitnet_numba.engine.batch import Piece
 from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.head import HeadType, Screening
+from bitnet_numba.engine.head import HeadType, Rows, Screening
 
 
 class Page(Protocol):
@@ -52,16 +52,15 @@ class Transformer(Protocol[CacheT]):
         """Make room for a sequence; ResourceError where memory does not allow it."""
         ...
 
-    def forward_batch(self, pieces: Sequence[Piece[CacheT]]) -> tuple[NDArray[np.float32], list[Screening]]:
+    def forward_batch(self, pieces: Sequence[Piece[CacheT]]) -> tuple[Rows, list[Screening]]:
         """Read tokens behind what their caches hold, at most ``MAX_CHUNK`` of them.
 
-        A fresh ``float32[sum of n_logits, vocab_size]`` comes back, in which logits that are not needed may be minus
-        infinity, and what is known of these, for each row.
+        Logits come back, in memory of their own, and what is known of those that were left out, for each row.
         """
         ...
 
-    def kernel_counts(self) -> dict[str, int]:
-        """How often each kernel has run so far, as the kernels themselves counted."""
+    def kernel_counts(self) -> NDArray[np.int64]:
+        """How often each of ``kernels.jit.KERNELS`` has run so far, as they count themselves."""
         ...
 
     def close(self) -> None: ...

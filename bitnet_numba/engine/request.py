@@ -1,8 +1,7 @@
 """What a sequence wants to have read: the border between who chooses tokens and who runs steps."""
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -10,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.batch import Piece
-from bitnet_numba.engine.head import NeededLogits, Screening
+from bitnet_numba.engine.head import Logits, NeededLogits, Rows, Screening
 from bitnet_numba.engine.protocols import CacheT
+from bitnet_numba.kernels.jit import new_counts
 
 
 @dataclass(slots=True)
@@ -20,13 +20,13 @@ class Work:
 
     Attributes
     ----------
-    kernels : Counter of str
-        Calls of each kernel in the steps that the sequence took part in, whoever else did.
+    calls : int64[n_kernels]
+        Of each kernel in the steps that the sequence took part in, whoever else did.
     rescored_rows : int
         Logits that were computed exactly after the screening of all.
     """
 
-    kernels: Counter[str] = field(default_factory=Counter)
+    calls: NDArray[np.int64] = field(default_factory=new_counts)
     rescored_rows: int = 0
 
 
@@ -44,7 +44,7 @@ class Request(Generic[CacheT]):
     n_logits : int
         Of how many of the last tokens logits are asked for.
     needed : NeededLogits, optional
-        Which logits of these must be exact; others may be minus infinity.
+        Which logits of these must be exact; others may be left out.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Request(Generic[CacheT]):
     failure : BaseException or None
         What has ended it.
     screenings : list of Screening
-        What is known of the logits that were left out, for each row of :meth:`logits`.
+        What is known of the logits that were left out, for each of the :meth:`rows`.
     """
 
     _numbers = itertools.count()
@@ -71,7 +71,7 @@ class Request(Generic[CacheT]):
         self._tokens, self._cache, self._work, self._n_logits, self._needed = tokens, cache, work, n_logits, needed
         self.screenings: list[Screening] = []
         self._n_read = 0
-        self._rows: list[NDArray[np.float32]] = []
+        self._parts: list[Rows] = []
 
     @property
     def n_unread(self) -> int:
@@ -89,19 +89,17 @@ class Request(Generic[CacheT]):
         n_logits = max(0, end - max(self._n_read, self._tokens.size - self._n_logits))
         return Piece(self._tokens[self._n_read : end], self._cache, n_logits, self._needed)
 
-    def take(
-        self, piece: Piece[CacheT], rows: NDArray[np.float32], calls: Mapping[str, int], screenings: Sequence[Screening]
-    ) -> None:
+    def take(self, piece: Piece[CacheT], rows: Rows, calls: NDArray[np.int64], screenings: Sequence[Screening]) -> None:
         """Take what came of a piece: its logits, the kernels that the step called, and how the logits were screened."""
-        if piece.n_logits or not self._rows:
-            self._rows.append(rows)
+        if piece.n_logits or not self._parts:
+            self._parts.append(rows)
         self._n_read += piece.tokens.size
-        self._work.kernels.update(calls)
+        self._work.calls += calls
         self.screenings += screenings
         self._work.rescored_rows += sum(screening.rescored_rows for screening in screenings)
 
-    def logits(self) -> NDArray[np.float32]:
-        """Return ``float32[n_logits, vocab_size]``, the caller's own, of a request that is done.
+    def rows(self) -> list[Logits]:
+        """Return the logits of each token, of a request that is done: all of them, or those that are known.
 
         Raises
         ------
@@ -110,4 +108,17 @@ class Request(Generic[CacheT]):
         """
         if self.failure is not None:
             raise self.failure
-        return self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows)
+        return [row for part in self._parts for row in part]
+
+    def logits(self) -> Logits:
+        """Return ``float32[n_logits, vocab_size]``, the caller's own, of a request that is done and needs all logits.
+
+        Raises
+        ------
+        BaseException
+            What ended it before.
+        """
+        if self.failure is not None:
+            raise self.failure
+        parts = [np.asarray(part) for part in self._parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import NeededLogits, Screening
+from bitnet_numba.engine.head import Logits, NeededLogits, Screening
 from bitnet_numba.engine.nucleus import early, first_to_arrive, left_out_weight, nucleus, stretch_of
 from bitnet_numba.engine.sampling import SamplingParams
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.kernels import jit
 from bitnet_numba.kernels.softmax import softmax, softmax_terms
 
-Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
@@ -131,10 +130,10 @@ class Sampler:
 
         Parameters
         ----------
-        logits : float32[vocab_size]
-            Left as they are.
+        logits : float32[n]
+            Of all tokens, or of those that ``screening`` names; left as they are.
         screening : Screening
-            What is known of those that are not :meth:`needed`, for which minus infinity stands.
+            What is known of the others, which are not :meth:`needed`.
 
         Returns
         -------
@@ -147,9 +146,9 @@ class Sampler:
         BitNetError
             If the logits hold NaN or infinity: no choice would mean anything.
         """
-        ids = np.flatnonzero(logits != -np.inf) if screening.is_partial else np.arange(logits.size)
-        if ids.size == 0 or not np.isfinite(logits[ids]).all():
+        if not np.isfinite(logits).all():
             raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
+        ids = np.arange(logits.size) if screening.known is None else screening.known
         scores = self._adjusted(ids, logits)
         place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(ids, scores, screening)
         if place is None:
@@ -161,9 +160,9 @@ class Sampler:
             self._always[token_id] = 1
         return SampledToken(token_id, self._logprob(logits, token_id))
 
-    def kernel_counts(self) -> dict[str, int]:
-        """Return how often each kernel has run for this sequence's choices, by id, counted by the kernels."""
-        return {} if self._counts is None else jit.counted(self._counts)
+    def kernel_counts(self) -> NDArray[np.int64]:
+        """Return how often each kernel has run for this sequence's choices, as they count themselves."""
+        return jit.new_counts() if self._counts is None else self._counts
 
     def _probabilities(self, logits: Logits) -> Logits:
         """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
@@ -188,9 +187,9 @@ class Sampler:
         return changed
 
     def _adjusted(self, ids: Ids, logits: Logits) -> Scores:
-        """Apply bias and penalties to the tokens ``ids``, which are in ascending order."""
+        """Apply bias and penalties to the logits of the tokens ``ids``, which are in ascending order."""
         params = self._params
-        scores = logits[ids].astype(np.float64)
+        scores = logits.astype(np.float64)
         for token_id, bias in params.logit_bias.items():
             scores[np.searchsorted(ids, token_id)] += bias
         if params.repetition_penalty != 1:

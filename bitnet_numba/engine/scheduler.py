@@ -148,8 +148,7 @@ class Scheduler(Generic[CacheT]):
                 for each in batch:  # so that it meets only whose it is
                     self._step([each])
             return
-        after = self._transformer.kernel_counts()
-        calls = {kernel: n - before.get(kernel, 0) for kernel, n in after.items() if n != before.get(kernel)}
+        calls = self._transformer.kernel_counts() - before
         first = 0
         with self._lock:  # a thread may come back to a request that is in this step, and must not find half of it
             for request, piece in batch:

@@ -7,10 +7,10 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import NeededLogits, Screening
+from bitnet_numba.engine.head import Logits, NeededLogits, Screening
 from bitnet_numba.engine.protocols import CacheT
 from bitnet_numba.engine.request import Request, Work
-from bitnet_numba.engine.sampler import Logits, SampledToken, Sampler
+from bitnet_numba.engine.sampler import SampledToken, Sampler
 
 STEPS_IN_FULL = 15  # without a screen, after one that has let all logits through: it would most likely do so again
 LONGEST_PAUSE = 127  # steps in full where choice after choice needs all logits; the first time it is one
@@ -46,9 +46,8 @@ class Steps(Generic[CacheT]):
     ) -> Generator[Request[CacheT], None, None]:
         """Read tokens, of the last of which logits are wanted, and behind them what is expected to come."""
         needed = None if self._is_exact else self._needed(expected, sampler)
-        before = self._work.rescored_rows
-        logits = yield from self._step(np.asarray([*unread, *expected], np.int32), 1 + len(expected), needed)
-        if self._work.rescored_rows - before == logits.size:
+        yield from self._step(np.asarray([*unread, *expected], np.int32), 1 + len(expected), needed)
+        if all(screening.rescored_rows and not screening.is_partial for _, screening in self._rows):
             self._in_full = STEPS_IN_FULL
 
     def choose(self, sampler: Sampler) -> Generator[Request[CacheT], None, SampledToken]:
@@ -80,16 +79,14 @@ class Steps(Generic[CacheT]):
         """Take the tokens from whose logits none is chosen yet through a step once more, for all their logits."""
         tokens = self._tokens[-len(self._rows) :]
         self.take_back(tokens.size)
-        logits = yield from self._step(tokens, tokens.size, NeededLogits())
-        self._work.rescored_rows += logits.size
+        yield from self._step(tokens, tokens.size, NeededLogits())
+        self._work.rescored_rows += sum(logits.size for logits, _ in self._rows)
         self._in_full = self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
 
     def _step(
         self, tokens: NDArray[np.int32], n_logits: int, needed: NeededLogits | None
-    ) -> Generator[Request[CacheT], None, Logits]:
+    ) -> Generator[Request[CacheT], None, None]:
         self._tokens = tokens
         request = Request(tokens, self._cache, self._work, n_logits, needed)
         yield request
-        logits = request.logits()
-        self._rows.extend(zip(logits, request.screenings, strict=True))
-        return logits
+        self._rows.extend(zip(request.rows(), request.screenings, strict=True))

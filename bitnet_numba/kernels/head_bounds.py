@@ -66,8 +66,12 @@ class ScreenState(NamedTuple):
         What a logit must be able to reach.
     rescored : int64[slots]
         How many logits the last call computed exactly; ``vocab_size`` where it was the full pass.
+    known : int32[slots, vocab_size]
+        The tokens that these belong to, in ascending order: the first ``rescored`` ones.
+    logits : float32[n_tokens, vocab_size]
+        These logits, in the same order.
     left_out : float32[n_tokens, n_tasks]
-        What the logits weigh that were not computed, by tasks of rows.
+        What the logits weigh that were not computed, by chunks of rows; written only where some are to be weighed.
     is_open : bool[slots]
         Whether a token's logits are to be bounded, for the first time or more closely.
     rest : int64[1]
@@ -83,6 +87,8 @@ class ScreenState(NamedTuple):
     highest: Floats
     thresholds: Floats
     rescored: npt.NDArray[np.int64]
+    known: npt.NDArray[np.int32]
+    logits: Floats
     left_out: Floats
     is_open: npt.NDArray[np.bool_]
     rest: npt.NDArray[np.int64]
@@ -102,6 +108,8 @@ def new_screen_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads
         highest=np.zeros((n_tokens, n_blocks), np.float32),
         thresholds=np.zeros(slots, np.float32),
         rescored=np.zeros(slots, np.int64),
+        known=np.zeros((slots, vocab_size), np.int32),  # what is never written takes no memory
+        logits=np.zeros((n_tokens, vocab_size), np.float32),
         left_out=np.zeros((n_tokens, -(-vocab_size // CHUNK)), np.float32),
         is_open=np.zeros(slots, np.bool_),
         rest=np.zeros(1, np.int64),

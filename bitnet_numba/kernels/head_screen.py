@@ -131,7 +131,13 @@ def _screened_head(
     state: ScreenState,
     out: Floats,
 ) -> None:
-    screened_head_worker(crew, counts, matrix, screen, hidden, request, state, out)
+    screened_head_worker(crew, counts, matrix, screen, hidden, request, state)
+    barrier(crew)
+    for token in range(crew.thread, out.shape[0], crew.n_threads):
+        out[token] = -np.inf
+        for place in range(state.rescored[token]):
+            logit = state.logits[token, place]
+            out[token, state.known[token, place]] = logit if logit > -np.inf else np.nan
     barrier(crew)
 
 
@@ -152,8 +158,8 @@ def screened_head_worker(
     hidden: Floats,
     request: HeadRequest,
     state: ScreenState,
-    out: Floats,
 ) -> None:
+    """Leave the logits that are asked for in ``state``; another phase of tasks must follow."""
     vocab_size, n_tokens = matrix.shape[0], hidden.shape[0]
     if crew.thread == 0:
         counts[HEAD_RESCORE] += 1
@@ -173,15 +179,7 @@ def screened_head_worker(
         barrier(crew)
         _choose(crew, vocab_size, state.fine, request, state)
         meet_for(crew, n_tokens)
-    n_tasks = (vocab_size + CHUNK - 1) // CHUNK
-    task = claim(crew, n_tasks)
-    while task >= 0:
-        first, end = task * CHUNK, min((task + 1) * CHUNK, vocab_size)
-        for token in range(n_tokens):
-            threshold = state.thresholds[token if n_tokens > 1 else crew.thread]
-            _rescore(matrix, hidden[token], state, token, threshold, first, end, out[token])
-            state.left_out[token, task] = _weight(state.upper[token], threshold, request.coldness[token], first, end)
-        task = claim(crew, n_tasks)
+    _compute(crew, matrix, hidden, request, state)
 
 
 # ---- what survives ---------------------------------------------------------------------------------------------------
@@ -193,10 +191,11 @@ def _choose(crew: Crew, vocab_size: int, hidden: HiddenCodes, request: HeadReque
         if is_bounded(hidden, slot, n_tokens, state):
             token = min(slot, n_tokens - 1)
             threshold = _threshold(state.best[token], request.n_best[token], request.margin[token])
-            survivors = _survivors(state, token, vocab_size, threshold)
-            is_full = survivors > MOST * vocab_size
-            state.thresholds[slot] = -np.inf if is_full else threshold
-            state.rescored[slot] = vocab_size if is_full else survivors
+            survivors = _note_survivors(state, token, threshold, state.known[slot])
+            if survivors > MOST * vocab_size:
+                threshold = np.float32(-np.inf)
+                survivors = _note_survivors(state, token, threshold, state.known[slot])
+            state.thresholds[slot], state.rescored[slot] = threshold, survivors
 
 
 @jit
@@ -245,28 +244,54 @@ def _nth_best(best: Floats, n: int) -> Any:
 
 
 @jit
-def _survivors(state: ScreenState, token: int, vocab_size: int, threshold: Any) -> Any:
-    """Count the logits that may reach the threshold; what cannot be compared may."""
+def _note_survivors(state: ScreenState, token: int, threshold: Any, known: npt.NDArray[np.int32]) -> Any:
+    """Note the rows whose logits may reach the threshold, and return how many; what cannot be compared may."""
     count = 0
     for block in range(state.highest.shape[1]):
         if not state.highest[token, block] < threshold:
-            for row in range(block * ROWS, min((block + 1) * ROWS, vocab_size)):
-                count += not state.upper[token, row] < threshold
+            for row in range(block * ROWS, min((block + 1) * ROWS, known.size)):
+                if not state.upper[token, row] < threshold:
+                    known[count] = row
+                    count += 1
     return count
 
 
+# ---- what is computed ------------------------------------------------------------------------------------------------
 @jit
-def _rescore(
-    matrix: Matrix, hidden: Floats, state: ScreenState, token: int, threshold: Any, first: int, end: int, out: Floats
-) -> None:
-    """Compute the logits of the rows that survive, as the full pass does; minus infinity means left out alone."""
-    out[first:end] = -np.inf
-    for start in range(first, end, ROWS):
-        if not state.highest[token, start // ROWS] < threshold:
-            for row in range(start, min(start + ROWS, end)):
-                if not state.upper[token, row] < threshold:
-                    logit = row_product(matrix[row], hidden)
-                    out[row] = logit if logit > -np.inf else np.nan
+def _compute(crew: Crew, matrix: Matrix, hidden: Floats, request: HeadRequest, state: ScreenState) -> None:
+    """Compute the logits that survive; weigh the others where that is asked for."""
+    n_tokens = hidden.shape[0]
+    own = crew.thread if n_tokens == 1 else 0  # the first token's slot
+    n_computing = n_weighing = 0
+    for token in range(n_tokens):
+        n_computing = max(n_computing, -(-state.rescored[own + token] // CHUNK) * n_tokens)
+        if request.coldness[token] >= 0:
+            n_weighing = state.left_out.shape[1]
+    task = claim(crew, n_computing + n_weighing)
+    while task >= 0:
+        if task < n_computing:  # tokens' rows from about the same place one after the other: some are the same
+            first, token = task // n_tokens * CHUNK, task % n_tokens
+            known = state.known[own + token, first : min(first + CHUNK, state.rescored[own + token])]
+            _rescore(matrix, hidden[token], known, state.logits[token, first:])
+        else:
+            _weigh_chunk(task - n_computing, own, request, state)
+        task = claim(crew, n_computing + n_weighing)
+
+
+@jit
+def _rescore(matrix: Matrix, hidden: Floats, known: npt.NDArray[np.int32], out: Floats) -> None:
+    """Compute the logits of some rows as the full pass does."""
+    for place in range(known.size):
+        out[place] = row_product(matrix[known[place]], hidden)
+
+
+@jit
+def _weigh_chunk(chunk: int, own: int, request: HeadRequest, state: ScreenState) -> None:
+    """Note what the logits of a chunk of rows weigh that do not survive."""
+    first, end = chunk * CHUNK, min((chunk + 1) * CHUNK, state.known.shape[1])
+    for token in range(request.coldness.size):
+        weight = _weight(state.upper[token], state.thresholds[own + token], request.coldness[token], first, end)
+        state.left_out[token, chunk] = weight
 
 
 @jit

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_numba.engine.api import LanguageModel
-from bitnet_numba.engine.head import HeadType, Screening
+from bitnet_numba.engine.head import HeadType, Rows, Screening
+from bitnet_numba.kernels.jit import KERNELS, TERNARY_GEMM, TERNARY_GEMV, new_counts
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260
@@ -72,6 +73,7 @@ class FakeCache:
         return FakeCache(capacity, self.tokens[:length])
 
 
+GEMV, GEMM = KERNELS[TERNARY_GEMV], KERNELS[TERNARY_GEMM]
 LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
 
 
@@ -86,14 +88,14 @@ class FakeTransformer:
         self.config = SimpleNamespace(vocab_size=VOCAB_SIZE, max_seq_len=CONTEXT)
         self.caches: list[FakeCache] = []
         self.closed = 0
-        self.counts = {"gemv": 0, "gemm": 0, "idle": 0}
+        self.counts = new_counts()
         self._logits_of = logits_of
 
     def new_cache(self, n_positions: int) -> FakeCache:
         self.caches.append(FakeCache(n_positions))
         return self.caches[-1]
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[Rows, list[Screening]]:
         for tokens, cache, _, _ in pieces:
             if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
                 raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
@@ -104,11 +106,11 @@ class FakeTransformer:
                 logits = self._logits_of(cache.tokens)
                 if place >= tokens.size - n_logits:
                     rows.append(logits)
-        self.counts["gemm" if sum(piece.tokens.size for piece in pieces) > 1 else "gemv"] += 1
+        self.counts[TERNARY_GEMM if sum(piece.tokens.size for piece in pieces) > 1 else TERNARY_GEMV] += 1
         return np.stack([np.zeros(VOCAB_SIZE, np.float32), *rows])[1:], [Screening()] * len(rows)
 
-    def kernel_counts(self) -> dict[str, int]:
-        return dict(self.counts)
+    def kernel_counts(self) -> NDArray[np.int64]:
+        return self.counts.copy()
 
     def close(self) -> None:
         self.closed += 1

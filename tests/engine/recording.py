@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from bitnet_numba.engine.head import Screening
+from bitnet_numba.engine.head import Rows, Screening
 from bitnet_numba.engine.request import Request, Work
 from bitnet_numba.engine.scheduler import Scheduler
 from tests.engine.fakes import FakeCache, FakeTransformer, LogitsOf, random_logits
@@ -24,7 +23,7 @@ class RecordingTransformer(FakeTransformer):
         self.has_begun = threading.Event()
         self.may_begin.set()
 
-    def forward_batch(self, pieces: Sequence[Any]) -> tuple[NDArray[np.float32], list[Screening]]:
+    def forward_batch(self, pieces: Sequence[Any]) -> tuple[Rows, list[Screening]]:
         self.steps.append([piece.tokens.size for piece in pieces])
         self.has_begun.set()
         assert self.may_begin.wait(60)

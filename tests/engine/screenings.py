@@ -1,4 +1,4 @@
-"""Logits of which some are left out, as a screened head leaves them."""
+"""Logits of which some are left out, as a screened head leaves them out."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,11 @@ def without(
     """
     gone = logits[~is_kept]
     if gone.size == 0:
-        return logits, Screening(logits.size)
+        return logits, Screening(rescored_rows=logits.size)
     threshold = np.nextafter(gone.max(), np.float32(np.inf))
     weight = 0.0
     if temperature:
         with np.errstate(over="ignore"):
             weight = float(np.exp((gone.astype(np.float64) - threshold) / temperature).sum())
-    left = np.where(is_kept, logits, np.float32(-np.inf)).astype(np.float32)
-    return left, Screening(int(is_kept.sum()), float(threshold), weight * (1 + 1e-4) * (1 + excess))
+    known = np.flatnonzero(is_kept)
+    return logits[known], Screening(known, known.size, float(threshold), weight * (1 + 1e-4) * (1 + excess))

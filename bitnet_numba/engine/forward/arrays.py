@@ -184,7 +184,7 @@ class Order(NamedTuple):
     request : HeadRequest
         What a screened head must compute.
     logits : float32[n_logits, vocab_size]
-        Of the wanted tokens, to be written.
+        Of the wanted tokens, to be written; the screened head leaves what it computes in ``screen``, and this empty.
     """
 
     shape: Shape

@@ -64,7 +64,7 @@ def run_step(crew: Crew, step: Step) -> None:
     for layer in range(step.order.shape.n_layers):
         attention_block(crew, step, layer)
         ffn_block(crew, step, layer)
-    if step.order.logits.shape[0]:
+    if step.order.wanted.size:
         output(crew, step)
 
 
@@ -146,9 +146,7 @@ def output(crew: Crew, step: Step) -> None:
     meet_for(crew, n_wanted)
     hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[crew.thread : crew.thread + 1]
     if order.head_way == SCREENED_HEAD:
-        screened_head_worker(
-            crew, state.counts, weights.head, weights.head_screen, hidden, order.request, state.screen, logits
-        )
+        screened_head_worker(crew, state.counts, weights.head, weights.head_screen, hidden, order.request, state.screen)
     elif order.head_way == APPROXIMATE_HEAD:
         for first in range(0, n_wanted, SCREENED_TOKENS):  # as many as there is scratch memory for
             some = slice(first, min(first + SCREENED_TOKENS, n_wanted))
