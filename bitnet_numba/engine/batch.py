@@ -52,7 +52,7 @@ def place_tokens(pieces: Sequence[Piece[KVCache]]) -> PlacedTokens:
     """Lay the tokens of several sequences out one after the other, each behind what its cache holds."""
     positions: list[int] = []
     sequences: list[int] = []
-    tiles: list[tuple[int, int]] = []  # of attention, none with tokens of two sequences: first token, number of tokens
+    tiles: list[tuple[int, int, int, int]] = []
     wanted: list[int] = []
     for number, piece in enumerate(pieces):
         n_tokens, n_before = piece.tokens.size, piece.cache.length
@@ -60,7 +60,8 @@ def place_tokens(pieces: Sequence[Piece[KVCache]]) -> PlacedTokens:
         end = first + n_tokens
         positions += range(n_before, n_before + n_tokens)
         sequences += [number] * n_tokens
-        tiles += [(token, min(QUERY_TILE, end - token)) for token in range(first, end, QUERY_TILE)]
+        n_tiles, first_tile = -(-n_tokens // QUERY_TILE), len(tiles)
+        tiles += [(token, min(QUERY_TILE, end - token), first_tile, n_tiles) for token in range(first, end, QUERY_TILE)]
         wanted += range(end - piece.n_logits, end)
     return PlacedTokens(
         tokens=np.concatenate([piece.tokens for piece in pieces]),

@@ -7,20 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-import bitnet_numba.simd.vector as v
 from bitnet_numba.kernels.checks import check_array, check_rank
-from bitnet_numba.kernels.head import ROWS as CHUNK
-from bitnet_numba.kernels.head import row_product
 from bitnet_numba.kernels.head_bounds import ScreenState, approximate_worker, begin_worker, is_bounded, screen_worker
 from bitnet_numba.kernels.head_hidden import HiddenCodes
+from bitnet_numba.kernels.head_rescore import compute_worker
 from bitnet_numba.kernels.head_rows import ROWS, below, check_screen
 from bitnet_numba.kernels.jit import HEAD_RESCORE, jit, new_counts
-from bitnet_numba.kernels.softmax import exp_to_1
-from bitnet_numba.simd.memory import load_f32
-from bitnet_numba.simd.team import Crew, barrier, claim, meet_for, slots_end
+from bitnet_numba.simd.team import Crew, barrier, meet_for, slots_end
 
 MOST = 0.5  # of the rows: when more survive, reading all of them in order is as fast
-COARSE_MOST = 1 / 64  # of the rows: when more survive one byte of the hidden state, the other one is multiplied too
+COARSE_MOST = 1 / 64  # of the rows: where more survive one byte of the hidden state, the other one is multiplied too
+COARSE_MOST_TOGETHER = 1 / 8  # but not where all tokens' are fewer: reading these takes less than all once more
 REST = 15  # calls without coarse bounds, after one in which they were of no use: it would most likely be so again
 FEW_TOKENS = 8  # up to here memory is the bound, and multiplying both bytes costs nothing
 
@@ -169,8 +166,8 @@ def screened_head_worker(
         screen_worker(crew, screen, state.coarse, request.always, state)
         barrier(crew)
         _choose(crew, vocab_size, state.coarse, request, state)
-        for token in range(crew.thread, n_tokens, crew.n_threads):
-            state.is_open[token] = state.rescored[token] > COARSE_MOST * vocab_size
+        barrier(crew)
+        _close(crew, n_tokens, vocab_size, state)
         barrier(crew)
     if crew.thread == 0 and n_tokens > FEW_TOKENS:
         _plan_rest(is_coarse, n_tokens, state)
@@ -179,7 +176,7 @@ def screened_head_worker(
         barrier(crew)
         _choose(crew, vocab_size, state.fine, request, state)
         meet_for(crew, n_tokens)
-    _compute(crew, matrix, hidden, request, state)
+    compute_worker(crew, matrix, hidden, request.coldness, state)
 
 
 # ---- what survives ---------------------------------------------------------------------------------------------------
@@ -196,6 +193,17 @@ def _choose(crew: Crew, vocab_size: int, hidden: HiddenCodes, request: HeadReque
                 threshold = np.float32(-np.inf)
                 survivors = _note_survivors(state, token, threshold, state.known[slot])
             state.thresholds[slot], state.rescored[slot] = threshold, survivors
+
+
+@jit
+def _close(crew: Crew, n_tokens: int, vocab_size: int, state: ScreenState) -> None:
+    """Let only those tokens stay open that coarse bounds leave with too many logits to compute."""
+    together = 0
+    for token in range(n_tokens):
+        together += state.rescored[token]
+    for token in range(crew.thread, n_tokens, crew.n_threads):
+        many = state.rescored[token] > COARSE_MOST * vocab_size
+        state.is_open[token] = many and together > COARSE_MOST_TOGETHER * vocab_size
 
 
 @jit
@@ -254,54 +262,3 @@ def _note_survivors(state: ScreenState, token: int, threshold: Any, known: npt.N
                     known[count] = row
                     count += 1
     return count
-
-
-# ---- what is computed ------------------------------------------------------------------------------------------------
-@jit
-def _compute(crew: Crew, matrix: Matrix, hidden: Floats, request: HeadRequest, state: ScreenState) -> None:
-    """Compute the logits that survive; weigh the others where that is asked for."""
-    n_tokens = hidden.shape[0]
-    own = crew.thread if n_tokens == 1 else 0  # the first token's slot
-    n_computing = n_weighing = 0
-    for token in range(n_tokens):
-        n_computing = max(n_computing, -(-state.rescored[own + token] // CHUNK) * n_tokens)
-        if request.coldness[token] >= 0:
-            n_weighing = state.left_out.shape[1]
-    task = claim(crew, n_computing + n_weighing)
-    while task >= 0:
-        if task < n_computing:  # tokens' rows from about the same place one after the other: some are the same
-            first, token = task // n_tokens * CHUNK, task % n_tokens
-            known = state.known[own + token, first : min(first + CHUNK, state.rescored[own + token])]
-            _rescore(matrix, hidden[token], known, state.logits[token, first:])
-        else:
-            _weigh_chunk(task - n_computing, own, request, state)
-        task = claim(crew, n_computing + n_weighing)
-
-
-@jit
-def _rescore(matrix: Matrix, hidden: Floats, known: npt.NDArray[np.int32], out: Floats) -> None:
-    """Compute the logits of some rows as the full pass does."""
-    for place in range(known.size):
-        out[place] = row_product(matrix[known[place]], hidden)
-
-
-@jit
-def _weigh_chunk(chunk: int, own: int, request: HeadRequest, state: ScreenState) -> None:
-    """Note what the logits of a chunk of rows weigh that do not survive."""
-    first, end = chunk * CHUNK, min((chunk + 1) * CHUNK, state.known.shape[1])
-    for token in range(request.coldness.size):
-        weight = _weight(state.upper[token], state.thresholds[own + token], request.coldness[token], first, end)
-        state.left_out[token, chunk] = weight
-
-
-@jit
-def _weight(upper: Floats, threshold: Any, coldness: Any, first: int, end: int) -> Any:
-    """Return what the logits weigh at most that do not survive."""
-    total = v.zero_f32()
-    if coldness < 0:
-        return v.sum_f32(total)
-    for start in range(first, end, ROWS):
-        beyond = v.sub_f32(load_f32(upper, start), v.broadcast_f32(threshold))
-        weight = exp_to_1(v.mul_f32(beyond, v.broadcast_f32(coldness)))
-        total = v.add_f32(total, v.where_greater(v.zero_f32(), beyond, weight, v.zero_f32()))
-    return v.sum_f32(total)

@@ -174,9 +174,9 @@ class Order(NamedTuple):
         :class:`bitnet_numba.kernels.attention.HeadBlock` after the other, ``[n_layers][n_kv_heads]``.
     tokens, positions, sequences : int32[n_tokens]
         Each token's id, its position in its sequence, and that sequence's row in ``pages``.
-    tiles : int32[n_tiles, 2]
+    tiles : int32[n_tiles, 4]
         First token and number of tokens of runs that attention takes together: neighbours of one sequence, at most
-        ``QUERY_TILE``.
+        ``QUERY_TILE``; then the number of that sequence's first tile, and how many tiles it has.
     wanted : int32[n_logits]
         The tokens whose logits are asked for.
     head_way : int

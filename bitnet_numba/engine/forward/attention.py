@@ -48,7 +48,7 @@ def attend_one(crew: Crew, step: Step, layer: int) -> None:
         task = claim(crew, n_tasks)
     barrier(crew)
     scratch = scratch_of(state.attention, crew.thread)
-    begin_merge(scratch.merged)
+    begin_merge(scratch.merged, shape.n_heads, shape.head_dim)
     for index in range(n_blocks):
         merge_block(scratch.merged, results_of(state.blocks, index), 0, shape.n_heads, shape.head_dim, scratch.factors)
     for head in range(shape.n_heads):
@@ -68,7 +68,11 @@ def attend_group(crew: Crew, step: Step, kv_head: int, index: int, block: HeadBl
 # ---- many tokens -----------------------------------------------------------------------------------------------------
 @jit_inline
 def attend_many(crew: Crew, step: Step, layer: int) -> None:
-    """Tasks are tiles of tokens for a group of heads, after all keys and values are in the cache."""
+    """Tasks are tiles of tokens for a group of heads, after all keys and values are in the cache.
+
+    Sequence after sequence, whose heads lie one behind the other in memory; but all tiles of a head together, which
+    read the same.
+    """
     shape, state = step.order.shape, step.state
     for token in range(crew.thread, step.order.tokens.size, crew.n_threads):
         position, sums = step.order.positions[token], state.qkv[token]
@@ -77,11 +81,12 @@ def attend_many(crew: Crew, step: Step, layer: int) -> None:
             block = head_block(step, layer, kv_head, token, position // BLOCK)
             store(crew, step, layer, token, sums, kv_head, block, position)
     barrier(crew)
-    n_tiles = step.order.tiles.shape[0]
-    n_tasks = n_tiles * shape.n_kv_heads
+    n_tasks = step.order.tiles.shape[0] * shape.n_kv_heads
     task = claim(crew, n_tasks)
     while task >= 0:
-        attend_tile(crew, step, layer, task % n_tiles, task // n_tiles)
+        _, _, first, n_tiles = step.order.tiles[task // shape.n_kv_heads]  # some tile of the task's sequence
+        number = task - first * shape.n_kv_heads
+        attend_tile(crew, step, layer, first + number % n_tiles, number // n_tiles)
         task = claim(crew, n_tasks)
     barrier(crew)
 
@@ -90,11 +95,11 @@ def attend_many(crew: Crew, step: Step, layer: int) -> None:
 def attend_tile(crew: Crew, step: Step, layer: int, tile: int, kv_head: int) -> None:
     """Take the queries of a tile over one block after the other."""
     shape, state, scratch = step.order.shape, step.state, scratch_of(step.state.attention, crew.thread)
-    first, n_tokens = step.order.tiles[tile]
+    first, n_tokens, _, _ = step.order.tiles[tile]
     group, position = shape.n_heads // shape.n_kv_heads, step.order.positions[first]
     n_queries = n_tokens * group
     queries = queries_of(step, kv_head, first)
-    begin_merge(scratch.merged)
+    begin_merge(scratch.merged, n_queries, shape.head_dim)
     for index in range((position + n_tokens - 1) // BLOCK + 1):
         seen = Seen(n_queries, position + 1 - index * BLOCK, group)
         attend_block_worker(queries, head_block(step, layer, kv_head, first, index), seen, scratch)

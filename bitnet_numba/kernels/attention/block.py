@@ -31,6 +31,7 @@ from bitnet_numba.simd.vector import (
 ROWS = 4  # queries of a register tile
 VECTORS = 4 if cpu.vector_isa() == "avx512_vnni" else 1  # of each query: sixteen sums fill the registers elsewhere
 WIDTH = VECTORS * LANES
+FEW_POSITIONS = WIDTH // 2  # of a tile: up to so many are scored sixteen by sixteen, and the others not read
 UNPACKED_QUERIES = 8  # for more than so many, a tile of keys or values becomes float32 once, not for every four
 
 Floats = npt.NDArray[np.float32]
@@ -166,8 +167,11 @@ def attend_block_worker(queries: Floats, block: HeadBlock, seen: Seen, scratch: 
 
 @jit_inline
 def ahead_of(first: int, most: int, head_dim: int) -> int:
-    """Return how far ahead of a tile the next one lies: after the last keys come values, then the next head's keys."""
-    places: int = TILE if first + TILE < most else BLOCK - first
+    """Return how far ahead of a tile the next one lies: after the last keys come values, then the next head's keys.
+
+    A last tile of few positions, which follows directly, is not asked for.
+    """
+    places: int = TILE if first + TILE + FEW_POSITIONS < most else BLOCK - first
     return places * head_dim
 
 
@@ -186,8 +190,15 @@ def _unpack(stored: Tile, ahead: int, unpacked: Floats) -> Tile:
 @jit
 def _score(queries: Floats, keys: Tile, scales: Floats, seen: Seen, scores: Floats) -> None:
     """Score a tile of positions for all queries that see any of it."""
+    n_seen = count_of(seen, seen.n_queries - 1) - keys.first
     for query in range(0, seen.n_queries, ROWS):
-        if count_of(seen, query + ROWS - 1) > keys.first:
+        if count_of(seen, query + ROWS - 1) <= keys.first:
+            continue
+        if n_seen <= FEW_POSITIONS:
+            for place in range(0, n_seen, LANES):
+                narrow = _products(zero_rows(ROWS, 1), queries, query, keys, place)
+                _store_scores(narrow, query, keys.first + place, scales, seen, scores)
+        else:
             for place in range(0, TILE, WIDTH):
                 if query + 1 < seen.n_queries:
                     sums = _products(zero_rows(ROWS, VECTORS), queries, query, keys, place)

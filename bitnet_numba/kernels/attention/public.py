@@ -92,7 +92,7 @@ def attend_many(queries: Floats, cache: HeadBlock, n_positions: int, group: int,
 def _attend_worker(rows: Floats, cache: HeadBlock, seen: Seen, of_threads: Scratch, out: Floats) -> None:
     """Take a cache that is one array block by block; ``seen`` counts the positions of all."""
     head_dim, scratch = out.shape[1], scratch_of(of_threads, 0)
-    begin_merge(scratch.merged)
+    begin_merge(scratch.merged, seen.n_queries, head_dim)
     for first in range(0, seen.first + (seen.n_queries - 1) // seen.group, BLOCK):
         of_block = Seen(seen.n_queries, seen.first - first, seen.group)
         attend_block_worker(rows, _block_from(cache, first, head_dim), of_block, scratch)

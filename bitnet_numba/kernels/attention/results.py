@@ -63,9 +63,10 @@ def copy_results(found: Results, n_queries: int, head_dim: int, out: Results, qu
 
 
 @jit
-def begin_merge(merged: Results) -> None:
-    """Make results of no positions: whatever is merged into them replaces them."""
-    merged.maxima[:], merged.totals[:], merged.values[:] = MASKED, 0, 0
+def begin_merge(merged: Results, n_queries: int, head_dim: int) -> None:
+    """Make the first results those of no positions: whatever is merged into them replaces them."""
+    merged.maxima[: n_queries + LANES], merged.totals[: n_queries + LANES] = MASKED, 0
+    merged.values[: n_queries * head_dim] = 0
 
 
 @jit
