@@ -1,7 +1,8 @@
 """A team that stays in jitted code between its calls, so that none of its threads needs the interpreter's lock.
 
-Beside a busy Python thread, each time that the lock is taken costs 5 ms. Here the calling thread takes it once a call,
-when it comes back; the team's threads sleep where they are until the argument of the next call lies in a box.
+Beside a busy Python thread, taking the lock costs what Python lets that one go on for. Here the calling thread takes it
+once a call, when it comes back, and is not kept waiting long; the team's threads sleep where they are until the
+argument of the next call lies in a box.
 """
 
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_numba.kernels.jit import jit
+from bitnet_numba.simd.interpreter import prompt_return
 from bitnet_numba.simd.mail import DISMISSED, DONE, STAGE, Mail, dismiss, new_mail, send, wait_until_done
 from bitnet_numba.simd.team import Crew, Job, Team
 
@@ -75,7 +77,7 @@ class Standby:
         RuntimeError
             If the team has been closed.
         """
-        with self._turn:
+        with self._turn, prompt_return:
             self._settle()
             self._in_use = (argument, in_use)
             outcome = _call(self._mail, argument, self._team.n_threads)

@@ -288,6 +288,24 @@ def test_many_tokens_are_screened_with_one_byte_where_it_is_enough(
     assert (state.rest[0] > 0) == (2 * state.is_open[:n_tokens].sum() > n_tokens)
 
 
+@pytest.mark.parametrize(("n_best", "open_tokens"), [(60, []), (400, [5])])
+def test_only_many_survivors_of_coarse_bounds_are_bounded_again(n_best: int, open_tokens: list[int]) -> None:
+    """Of 3,000 rows, up to 375 of all tokens together are computed, though 47 of one token are many."""
+    rng = np.random.default_rng(9)
+    matrix = stored_floats(normal(rng, (3000, 64), 0.02), "f16")
+    hidden = normal(rng, (16, 64)) + 200 * matrix.view(np.float16)[:16].astype(np.float32)
+    asked = request(16)
+    asked.n_best[5] = n_best
+    out, state = screened(matrix, hidden, asked)
+    assert np.flatnonzero(state.is_open[:16]).tolist() == open_tokens
+    assert state.rescored[5] >= n_best > 47
+    exact = full(matrix, hidden)
+    computed = out != -np.inf
+    np.testing.assert_array_equal(out[computed], exact[computed])
+    assert (computed.sum(axis=1) == state.rescored[:16]).all()
+    assert (np.sort(out[5])[-n_best:] == np.sort(exact[5])[-n_best:]).all()
+
+
 def test_coarse_bounds_rest_where_they_are_of_no_use() -> None:
     rng = np.random.default_rng(8)
     matrix, hidden = stored_floats(normal(rng, (3000, 64), 0.02), "f16"), normal(rng, (16, 64))
