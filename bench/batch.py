@@ -4,16 +4,33 @@
     python -m bench.batch -m /tmp/2b.gguf --sizes 1 4 8 16
 
 A step reads the weights once for all sequences: up to a few of them, memory is the bound, and another sequence costs
-nothing; from there on it is arithmetic. Sequences run through ``model.generate_batch``, with sampling and tokenizer.
+nothing; from there on it is arithmetic. So how many times one alone the others make depends on the machine of the
+minute; a read test and a peak loop of the same process are interleaved with them, and tell the bound. Sequences run
+through ``model.generate_batch``, with sampling and tokenizer.
 """
 
-import argparse
-import json
 import time
-from statistics import median
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import bitnet_numba
+from bench.common import interleaved, options, print_result, print_table
+from bench.peak import PeakTest
+from bench.read import ReadTest
 from bitnet_numba import LanguageModel
+from bitnet_numba.kernels.head_screen import FEW_TOKENS
+
+
+class Work(NamedTuple):
+    """Bytes that a step reads, and multiply-adds of int8 for each of its sequences, of one part of the model."""
+
+    n_bytes: float
+    macs: float
+
+    def seconds(self, n_sequences: int, bytes_per_second: float, macs_per_second: float) -> float:
+        """Return how long that takes at best, by whichever takes longer."""
+        return max(self.n_bytes / bytes_per_second, n_sequences * self.macs / macs_per_second)
 
 
 def tokens_per_second(model: LanguageModel, n_sequences: int, context: int, tokens: int) -> float:
@@ -32,33 +49,75 @@ def tokens_per_second(model: LanguageModel, n_sequences: int, context: int, toke
     return n_sequences * tokens / (seconds(tokens + 2) - few)
 
 
+def best_of_three(test: Callable[[], float]) -> float:
+    """Measure three times, since threads that have just been woken may begin on one core."""
+    return max(test() for _ in range(3))
+
+
+def parts_of_step(model: LanguageModel, n_sequences: int, context: int) -> list[Work]:
+    """Return what a step takes: linear layers, the head's int8 copy, keys and values."""
+    info, config = model.info(), model.config
+    memory, codes = info["memory"], 2 if n_sequences <= FEW_TOKENS else 1  # bytes of an element of the hidden state
+    return [
+        Work(memory["ternary_weights"], info["model"]["ternary_parameters"]),
+        Work(memory["head_int8_copy"], codes * config.vocab_size * config.hidden_size),
+        Work(n_sequences * context * memory["kv_cache_per_position"], 0),
+    ]
+
+
 def main() -> None:
     """Print a table and a JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("-m", "--model")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64, help="of each sequence")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
         tokens_per_second(model, max(arguments.sizes), arguments.context, 2)
-        speeds: dict[int, list[float]] = {size: [] for size in arguments.sizes}
-        for _ in range(arguments.rounds):  # interleaved, since machines are noisy
-            for size, measured in speeds.items():
-                measured.append(tokens_per_second(model, size, arguments.context, arguments.tokens))
+        tests = [
+            partial(tokens_per_second, model, size, arguments.context, arguments.tokens) for size in arguments.sizes
+        ]
+        read, peak = ReadTest(model.threads), PeakTest(model.threads)
+        walls = (partial(best_of_three, wall) for wall in (read, peak))
+        *speeds, gb_per_second, macs_per_second = interleaved(arguments.rounds, *tests, *walls)
+        read.close()
+        peak.close()
+        looked_back = arguments.context + arguments.tokens // 2
+        bounds = {
+            size: size
+            / sum(
+                part.seconds(size, gb_per_second * 1e9, macs_per_second)
+                for part in parts_of_step(model, size, looked_back)
+            )
+            for size in arguments.sizes
+        }
         result = {
-            "tokens_per_second": {size: round(median(measured), 2) for size, measured in speeds.items()},
+            "tokens_per_second": {size: round(speed, 2) for size, speed in zip(bounds, speeds, strict=True)},
+            "bound_share": {
+                size: round(speed / bound, 3) for (size, bound), speed in zip(bounds.items(), speeds, strict=True)
+            },
+            "read_gb_per_second": round(gb_per_second, 2),
+            "peak_gmacs_per_second": round(macs_per_second / 1e9, 1),
             "context": arguments.context,
             "threads": model.threads,
             "isa": model.isa,
         }
-    single = median(speeds[arguments.sizes[0]])
-    print(f"{'sequences':>10} {'tokens/s':>10} {'of the first':>12}")
-    for size, measured in speeds.items():
-        print(f"{size:>10} {median(measured):>10.1f} {median(measured) / single:>11.2f}x")
-    print(json.dumps(result))
+    print(f"bound by memory, {gb_per_second:.1f} GB/s at best, and arithmetic, {macs_per_second / 1e9:.0f} G int8/s")
+    rows = [
+        [
+            f"{size}",
+            f"{speed:.1f}",
+            f"{speed / speeds[0]:.2f}x",
+            f"{bound / bounds[arguments.sizes[0]]:.2f}x",
+            f"{speed / bound:.0%}",
+        ]
+        for (size, bound), speed in zip(bounds.items(), speeds, strict=True)
+    ]
+    print_table(["sequences", "tokens/s", "of the first", "at best", "of the bound"], rows)
+    print_result(result)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,10 @@ def batches(found: Records) -> Iterator[str]:
     speeds = run["result"]["tokens_per_second"]
     first = next(iter(speeds.values()))
     yield "## Several sequences at once\n"
-    rows = [[size, f"{speed:.1f}", f"{speed / first:.2f}"] for size, speed in speeds.items()]
-    yield table(["sequences", "tokens/s together", "of the first"], rows)
+    shares = run["result"]["bound_share"]
+    rows = [[size, f"{speed:.1f}", f"{speed / first:.2f}", percent(shares[size])] for size, speed in speeds.items()]
+    yield "The bound is that of memory or arithmetic, whichever takes longer, for the layers and for the head.\n"
+    yield table(["sequences", "tokens/s together", "of the first", "of the bound"], rows)
     yield _figure("batch", "Time of a token against the sequences of a batch")
     yield source_of(run)
 
