@@ -3,9 +3,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+from bitnet_numba.simd import cpu
 
 ROOT = Path(__file__).parent.parent
+ISAS = (*cpu.available_isas(), cpu.EMULATED_TILES)
+
+ResultT = TypeVar("ResultT")
 
 
 def run_python(*arguments: str, without: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,3 +28,9 @@ def run_python(*arguments: str, without: tuple[str, ...] = (), **environment: st
         timeout=300,
         check=False,
     )
+
+
+def for_each_isa(work: Callable[[str], ResultT]) -> dict[str, ResultT]:
+    """Return what some work, in processes of its own, gives for each instruction set; two sets at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(ISAS, pool.map(work, ISAS), strict=True))

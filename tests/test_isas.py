@@ -1,23 +1,19 @@
 """The same bits from every instruction set that this CPU runs, and clear words for one that it does not."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bitnet_numba.simd import cpu
 from tests.isa_digest import ROOMS
-from tests.subprocesses import run_python
-
-ISAS = (*cpu.available_isas(), cpu.EMULATED_TILES)
+from tests.subprocesses import ISAS, for_each_isa, run_python
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
-    """Return what each instruction set gives, two processes at a time: most of their time is compilation."""
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(ISAS, pool.map(digest, ISAS), strict=True))
+    """Return what each instruction set gives."""
+    return for_each_isa(digest)
 
 
 def digest(isa: str) -> dict[str, Any]:

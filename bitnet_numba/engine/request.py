@@ -106,19 +106,15 @@ class Request(Generic[CacheT]):
         BaseException
             What ended it before.
         """
-        if self.failure is not None:
-            raise self.failure
-        return [row for part in self._parts for row in part]
+        return [row for part in self._checked_parts() for row in part]
 
     def logits(self) -> Logits:
-        """Return ``float32[n_logits, vocab_size]``, the caller's own, of a request that is done and needs all logits.
+        """Return :meth:`rows` of which all logits are known as ``float32[n_logits, vocab_size]``, the caller's own."""
+        parts = [np.asarray(part) for part in self._checked_parts()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-        Raises
-        ------
-        BaseException
-            What ended it before.
-        """
+    def _checked_parts(self) -> list[Rows]:
+        """Return what each step gave, or raise what ended them."""
         if self.failure is not None:
             raise self.failure
-        parts = [np.asarray(part) for part in self._parts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._parts

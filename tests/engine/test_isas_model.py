@@ -3,17 +3,14 @@
 import itertools
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bench.digest import Way
-from bitnet_numba.simd import cpu
 from tests.engine.toys_of_digest import write_toys
-from tests.subprocesses import run_python
+from tests.subprocesses import ISAS, for_each_isa, run_python
 
-ISAS = (*cpu.available_isas(), cpu.EMULATED_TILES)
 THREADS = (1, 2)
 CHUNKS = (1, 7, 64, 512)
 BATCHES = (1, 16)
@@ -42,10 +39,9 @@ def reports(isa: str, models: list[str], chunks: Iterable[int], *options: str) -
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Digests]:
-    """Return the digests for each instruction set, each made in a process of its own, two at a time."""
+    """Return the digests for each instruction set."""
     toys = [str(path) for path in write_toys(tmp_path_factory.mktemp("toys"))]
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(ISAS, pool.map(lambda isa: digests(isa, toys), ISAS), strict=True))
+    return for_each_isa(lambda isa: digests(isa, toys))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
