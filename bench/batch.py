@@ -22,15 +22,22 @@ from bitnet_numba import LanguageModel
 from bitnet_numba.kernels.head_screen import FEW_TOKENS
 
 
+class Walls(NamedTuple):
+    """What the machine can do at best, meanwhile."""
+
+    bytes_per_second: float
+    macs_per_second: float
+
+
 class Work(NamedTuple):
     """Bytes that a step reads, and multiply-adds of int8 for each of its sequences, of one part of the model."""
 
     n_bytes: float
     macs: float
 
-    def seconds(self, n_sequences: int, bytes_per_second: float, macs_per_second: float) -> float:
+    def seconds(self, n_sequences: int, walls: Walls) -> float:
         """Return how long that takes at best, by whichever takes longer."""
-        return max(self.n_bytes / bytes_per_second, n_sequences * self.macs / macs_per_second)
+        return max(self.n_bytes / walls.bytes_per_second, n_sequences * self.macs / walls.macs_per_second)
 
 
 def tokens_per_second(model: LanguageModel, n_sequences: int, context: int, tokens: int) -> float:
@@ -54,15 +61,31 @@ def best_of_three(test: Callable[[], float]) -> float:
     return max(test() for _ in range(3))
 
 
-def parts_of_step(model: LanguageModel, n_sequences: int, context: int) -> list[Work]:
-    """Return what a step takes: linear layers, the head's int8 copy, keys and values."""
+def bound(model: LanguageModel, n_sequences: int, context: int, walls: Walls) -> float:
+    """Return how many tokens a second there can be: of linear layers, the head's int8 copy, keys and values."""
     info, config = model.info(), model.config
     memory, codes = info["memory"], 2 if n_sequences <= FEW_TOKENS else 1  # bytes of an element of the hidden state
-    return [
+    parts = (
         Work(memory["ternary_weights"], info["model"]["ternary_parameters"]),
         Work(memory["head_int8_copy"], codes * config.vocab_size * config.hidden_size),
         Work(n_sequences * context * memory["kv_cache_per_position"], 0),
-    ]
+    )
+    return n_sequences / sum(part.seconds(n_sequences, walls) for part in parts)
+
+
+def measure(
+    model: LanguageModel, sizes: list[int], context: int, tokens: int, rounds: int
+) -> tuple[dict[int, float], Walls]:
+    """Return the tokens a second of each size, and the two walls, all interleaved."""
+    tokens_per_second(model, max(sizes), context, 2)
+    read, peak = ReadTest(model.threads), PeakTest(model.threads)
+    tests = (partial(tokens_per_second, model, size, context, tokens) for size in sizes)
+    *speeds, gb_per_second, macs_per_second = interleaved(
+        rounds, *tests, *(partial(best_of_three, wall) for wall in (read, peak))
+    )
+    read.close()
+    peak.close()
+    return dict(zip(sizes, speeds, strict=True)), Walls(gb_per_second * 1e9, macs_per_second)
 
 
 def main() -> None:
@@ -76,46 +99,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
-        tokens_per_second(model, max(arguments.sizes), arguments.context, 2)
-        tests = [
-            partial(tokens_per_second, model, size, arguments.context, arguments.tokens) for size in arguments.sizes
-        ]
-        read, peak = ReadTest(model.threads), PeakTest(model.threads)
-        walls = (partial(best_of_three, wall) for wall in (read, peak))
-        *speeds, gb_per_second, macs_per_second = interleaved(arguments.rounds, *tests, *walls)
-        read.close()
-        peak.close()
+        speeds, walls = measure(model, arguments.sizes, arguments.context, arguments.tokens, arguments.rounds)
         looked_back = arguments.context + arguments.tokens // 2
-        bounds = {
-            size: size
-            / sum(
-                part.seconds(size, gb_per_second * 1e9, macs_per_second)
-                for part in parts_of_step(model, size, looked_back)
-            )
-            for size in arguments.sizes
-        }
+        bounds = {size: bound(model, size, looked_back, walls) for size in speeds}
         result = {
-            "tokens_per_second": {size: round(speed, 2) for size, speed in zip(bounds, speeds, strict=True)},
-            "bound_share": {
-                size: round(speed / bound, 3) for (size, bound), speed in zip(bounds.items(), speeds, strict=True)
-            },
-            "read_gb_per_second": round(gb_per_second, 2),
-            "peak_gmacs_per_second": round(macs_per_second / 1e9, 1),
+            "tokens_per_second": {size: round(speed, 2) for size, speed in speeds.items()},
+            "bound_share": {size: round(speed / bounds[size], 3) for size, speed in speeds.items()},
+            "read_gb_per_second": round(walls.bytes_per_second / 1e9, 2),
+            "peak_gmacs_per_second": round(walls.macs_per_second / 1e9, 1),
             "context": arguments.context,
             "threads": model.threads,
             "isa": model.isa,
         }
-    print(f"bound by memory, {gb_per_second:.1f} GB/s at best, and arithmetic, {macs_per_second / 1e9:.0f} G int8/s")
+    first, at_best = next(iter(speeds.values())), next(iter(bounds.values()))
     rows = [
-        [
-            f"{size}",
-            f"{speed:.1f}",
-            f"{speed / speeds[0]:.2f}x",
-            f"{bound / bounds[arguments.sizes[0]]:.2f}x",
-            f"{speed / bound:.0%}",
-        ]
-        for (size, bound), speed in zip(bounds.items(), speeds, strict=True)
+        [f"{size}", f"{speed:.1f}", f"{speed / first:.2f}x", f"{best / at_best:.2f}x", f"{speed / best:.0%}"]
+        for (size, speed), best in zip(speeds.items(), bounds.values(), strict=True)
     ]
+    read, peak = result["read_gb_per_second"], result["peak_gmacs_per_second"]
+    print(f"bound by memory, {read:.1f} GB/s at best, and arithmetic, {peak:.0f} G int8/s")
     print_table(["sequences", "tokens/s", "of the first", "at best", "of the bound"], rows)
     print_result(result)
 
