@@ -23,7 +23,7 @@ test:  ## run the tests: make test
 	$(PYTHON) -m pytest
 
 test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
-	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/kernels tests/engine
+	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/backends/cpu/kernels tests/engine
 
 fuzz:  ## fuzz each target under atheris for FUZZ_SECONDS: pip install -e '.[fuzz]' && make fuzz FUZZ_SECONDS=600
 	for target in gguf safetensors template; do $(PYTHON) -W error -m tests.fuzz.driver $$target $(FUZZ_SECONDS) || exit 1; done

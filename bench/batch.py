@@ -19,7 +19,7 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.peak import PeakTest
 from bench.read import ReadTest
 from bitnet_numba import LanguageModel
-from bitnet_numba.kernels.head_screen import FEW_TOKENS
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import FEW_TOKENS
 
 
 class Walls(NamedTuple):

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.make_model import SHAPES, Shape, byte_letters
-from bitnet_numba.engine.config import config_from_hf
-from bitnet_numba.engine.source import expected_shapes
 from bitnet_numba.export.vocabulary import LLAMA3_WORDS
-from bitnet_numba.formats.names import Role, hf_name
+from bitnet_numba.model.config import config_from_hf
+from bitnet_numba.model.roles import Role, hf_name
+from bitnet_numba.model.source import expected_shapes
 
 SHARD_BYTES = 1 << 30
 NOISE = 1 << 22  # random numbers, of which every tensor takes its own stretch

@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitnet_numba.engine.assemble import choose_threads
-from bitnet_numba.engine.batch import Piece
-from bitnet_numba.engine.cache import KVCache
-from bitnet_numba.engine.head import NeededLogits, Screening
-from bitnet_numba.engine.layout import Layout
-from bitnet_numba.engine.lookup import PromptLookup
-from bitnet_numba.engine.model import Transformer
-from bitnet_numba.engine.sampler import ALL_KNOWN, Logits, SampledToken, Sampler
-from bitnet_numba.engine.sampling import SamplingParams
-from bitnet_numba.engine.shared import SharedTransformer
-from bitnet_numba.engine.sources import open_source
-from bitnet_numba.engine.token_stream import TokenStream
-from bitnet_numba.engine.weights import load_weights
+from bitnet_numba.backends.cpu.backend import Transformer
+from bitnet_numba.backends.cpu.batch import TokenChunk
+from bitnet_numba.backends.cpu.candidates import NeededLogits, Screening
+from bitnet_numba.backends.cpu.kv_cache import KVCache
+from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.weights import load_weights
+from bitnet_numba.generate.assemble import choose_threads
+from bitnet_numba.generate.sampler import ALL_KNOWN, Logits, SampledToken, Sampler
+from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.generate.shared import SharedTransformer
+from bitnet_numba.generate.speculation import PromptLookup
+from bitnet_numba.generate.token_stream import TokenStream
+from bitnet_numba.model.open import open_source
 
 STEPS_IN_ROW = 4  # of as many tokens
 
@@ -111,11 +111,11 @@ class DictatedModel:
         taken: dict[int, list[float]] = {width: [] for width in widths}
         for _ in range(rounds):
             for width, times in taken.items():
-                piece = Piece(np.asarray(answer[:width], np.int32), cache, width, NeededLogits(n_best=1))
+                piece = TokenChunk(np.asarray(answer[:width], np.int32), cache, width, NeededLogits(n_best=1))
                 times += [self._seconds(piece) for _ in range(STEPS_IN_ROW)][1:]  # the first finds another's traces
         return {width: statistics.median(times) for width, times in taken.items()}
 
-    def _seconds(self, piece: Piece[KVCache]) -> float:
+    def _seconds(self, piece: TokenChunk[KVCache]) -> float:
         """Return the time of a step, which leaves no trace in its cache."""
         before, started = piece.cache.length, time.perf_counter()
         self._transformer.forward_batch([piece])

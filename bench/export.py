@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from bench.checkpoint import write_checkpoint
 from bench.common import options, print_result, print_table
-from bitnet_numba.engine.peak_memory import peak_memory_mb
 from bitnet_numba.export.model import ExportRequest, export_model
 from bitnet_numba.export.quantization import TYPES
 from bitnet_numba.files import sha256_file
+from bitnet_numba.generate.peak_memory import peak_memory_mb
 
 FOLDER = Path(".cache") / "bench"
 ALLOWED_MB = 1000.0

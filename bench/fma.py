@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common import interleaved, options, print_result
-from bitnet_numba.kernels.jit import jit
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.memory import load_f32, store_f32
-from bitnet_numba.simd.team import Crew, Team, barrier
-from bitnet_numba.simd.vector import add_f32, fma_f32, sub_f32, zero_f32
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
+from bitnet_numba.backends.cpu.simd.vector import add_f32, fma_f32, sub_f32, zero_f32
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 TURNS = 5_000_000
 N_SUMS = 8  # enough to hide the latency of an operation
@@ -23,7 +23,7 @@ LANES = 16
 
 
 class FmaTest:
-    """Multiply-adds of registers by a team of threads.
+    """Multiply-adds of registers by a thread pool of threads.
 
     Parameters
     ----------
@@ -33,27 +33,27 @@ class FmaTest:
     def __init__(self, n_threads: int) -> None:
         self._factors = np.linspace(0.1, 0.9, 2 * LANES, dtype=np.float32)
         self._sums = np.zeros((n_threads, LANES), np.float32)
-        self._team = Team(n_threads)
+        self._pool = ThreadPool(n_threads)
         self()
 
     def __call__(self) -> float:
         """Multiply for some ten milliseconds; return the speed in multiply-adds a second."""
         factors, sums = self._factors, self._sums
 
-        def work(crew: Crew) -> None:
-            _multiply(crew, factors, sums)
+        def work(ctx: ThreadContext) -> None:
+            _multiply(ctx, factors, sums)
 
         started = time.perf_counter()
-        self._team.run(work)
-        return self._team.n_threads * TURNS * N_SUMS * LANES / (time.perf_counter() - started)
+        self._pool.run(work)
+        return self._pool.n_threads * TURNS * N_SUMS * LANES / (time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
-        self._team.close()
+        self._pool.close()
 
 
 @jit
-def _multiply(crew: Crew, factors: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+def _multiply(ctx: ThreadContext, factors: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
     """Take each sum to its own fixed point, so that none grows and none is the same as another."""
     factor = load_f32(factors, 0)
     a, b, c, d = zero_f32(), factor, add_f32(factor, factor), load_f32(factors, LANES)
@@ -64,8 +64,8 @@ def _multiply(crew: Crew, factors: npt.NDArray[np.float32], out: npt.NDArray[np.
         e, f = fma_f32(e, factor, factor), fma_f32(f, factor, factor)
         g, h = fma_f32(g, factor, factor), fma_f32(h, factor, factor)
     of_all = add_f32(add_f32(add_f32(a, b), add_f32(c, d)), add_f32(add_f32(e, f), add_f32(g, h)))
-    store_f32(out[crew.thread], 0, of_all)
-    barrier(crew)
+    store_f32(out[ctx.thread], 0, of_all)
+    barrier(ctx)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bitnet_numba.simd import cpu
+from bitnet_numba.backends.cpu.simd import cpu
 
 SPEEDS = ("prompt_tokens_per_second", "tokens_per_second")
 

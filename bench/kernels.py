@@ -20,11 +20,19 @@ import numpy.typing as npt
 from bench.common import interleaved
 from bench.peak import PeakTest
 from bench.read import ReadTest
-from bitnet_numba.engine.memory import allocate
-from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, gemm_worker, gemv_worker, pack, packed_size
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.team import Crew, Team, barrier
+from bitnet_numba.backends.cpu.kernels.jit import jit, new_counts
+from bitnet_numba.backends.cpu.kernels.ternary import (
+    TOKENS,
+    GemmScratch,
+    gemm_scratch,
+    gemm_worker,
+    gemv_worker,
+    pack,
+    packed_size,
+)
+from bitnet_numba.backends.cpu.memory import allocate
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 SHAPES = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}  # rows, columns
 TOKEN_COUNTS = (1, 4, 8, 16, 128, 512)
@@ -37,12 +45,12 @@ class Layers:
 
     Parameters
     ----------
-    team : Team
+    pool : ThreadPool
     rows, columns : int
     n_tokens : int
     """
 
-    def __init__(self, team: Team, rows: int, columns: int, n_tokens: int) -> None:
+    def __init__(self, pool: ThreadPool, rows: int, columns: int, n_tokens: int) -> None:
         rng = np.random.default_rng(0)
         size, macs = packed_size(rows, columns), rows * columns * n_tokens
         n_layers = max(1, min(STREAM_BYTES // size, round(MACS_A_MEASUREMENT / macs)))
@@ -52,21 +60,21 @@ class Layers:
         slots = 1 if n_tokens == 1 else -(-n_tokens // TOKENS) * TOKENS
         q = rng.integers(-128, 128, (slots, columns), np.int8)
         sums = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
-        arrays = new_counts(), weights, q, *sums, gemm_scratch(team.n_threads, slots, columns)
+        arrays = new_counts(), weights, q, *sums, gemm_scratch(pool.n_threads, slots, columns)
         self.bytes, self.macs = weights.size, n_layers * macs
-        self._team, self._work = team, lambda crew: _multiply(crew, *arrays)
+        self._pool, self._work = pool, lambda ctx: _multiply(ctx, *arrays)
         self()
 
     def __call__(self) -> float:
         """Multiply everything once; return the seconds."""
         started = time.perf_counter()
-        self._team.run(self._work)
+        self._pool.run(self._work)
         return time.perf_counter() - started
 
 
 @jit
 def _multiply(
-    crew: Crew,
+    ctx: ThreadContext,
     counts: npt.NDArray[np.int64],
     weights: npt.NDArray[np.uint8],
     q: npt.NDArray[np.int8],
@@ -76,10 +84,10 @@ def _multiply(
 ) -> None:
     for layer in range(len(weights)):
         if len(out) == 1:
-            gemv_worker(crew, counts, weights[layer], q[0], q_sum[0], out[0])
+            gemv_worker(ctx, counts, weights[layer], q[0], q_sum[0], out[0])
         else:
-            gemm_worker(crew, counts, weights[layer], q, q_sum, out, scratch)
-        barrier(crew)
+            gemm_worker(ctx, counts, weights[layer], q, q_sum, out, scratch)
+        barrier(ctx)
 
 
 def measure(layers: Layers, read: Callable[[], float], peak: Callable[[], float], rounds: int) -> dict[str, Any]:
@@ -109,19 +117,19 @@ def all_shapes(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure_threads(n_threads: int, token_counts: list[int], rounds: int) -> list[dict[str, Any]]:
     """Print a table of all products on so many threads, and return its rows."""
-    team, read, peak = Team(n_threads), ReadTest(n_threads), PeakTest(n_threads)
+    pool, read, peak = ThreadPool(n_threads), ReadTest(n_threads), PeakTest(n_threads)
     table = []
     for n_tokens in token_counts:
         results = []
         for name, (rows, columns) in SHAPES.items():
-            result = measure(Layers(team, rows, columns, n_tokens), read, peak, rounds)
+            result = measure(Layers(pool, rows, columns, n_tokens), read, peak, rounds)
             results.append(result)
             macs = {"macs_per_token": rows * columns}
             table.append({"threads": n_threads, "tokens": n_tokens, "layer": name, **macs, **result})
             print_row(table[-1])
         table.append({"threads": n_threads, "tokens": n_tokens, "layer": "all", **all_shapes(results)})
         print_row(table[-1])
-    for test in (team, read, peak):
+    for test in (pool, read, peak):
         test.close()
     return table
 

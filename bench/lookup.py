@@ -22,7 +22,7 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.dictation import Dictated, DictatedModel
 from bench.summary import REQUEST, SUMMARY, TEXT
 from bitnet_numba import GenerationResult
-from bitnet_numba.engine.sampling import MOST_PROPOSED
+from bitnet_numba.generate.sampling_params import MOST_PROPOSED
 
 Row = dict[str, float | int]
 

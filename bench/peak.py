@@ -16,13 +16,12 @@ import numpy.typing as npt
 from numba.core import cgutils
 
 from bench.common import interleaved
-from bitnet_numba.kernels.jit import jit
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.memory import load_bytes, store_i32
-from bitnet_numba.simd.operation import array_op
-from bitnet_numba.simd.register_tile import add_to_sum, widen, zero_sums
-from bitnet_numba.simd.team import Crew, Team, barrier
-from bitnet_numba.simd.tile import (
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.simd.memory import load_bytes, store_i32
+from bitnet_numba.backends.cpu.simd.operation import array_op
+from bitnet_numba.backends.cpu.simd.register_tile import add_to_sum, widen, zero_sums
+from bitnet_numba.backends.cpu.simd.tile import (
     ROW_BYTES,
     TILE_ROWS,
     configure_tiles,
@@ -31,8 +30,9 @@ from bitnet_numba.simd.tile import (
     tile_dot,
     zero_tile,
 )
-from bitnet_numba.simd.types import U8x64
-from bitnet_numba.simd.vector import add_i32, zero_i32
+from bitnet_numba.backends.cpu.simd.types import U8x64
+from bitnet_numba.backends.cpu.simd.vector import add_i32, zero_i32
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 TURNS = 1_000_000
 N_SUMS = 16 if cpu.vector_isa() == "avx512_vnni" else 6  # enough to hide a product's latency, few enough for registers
@@ -42,7 +42,7 @@ TILE_MACS = TILE_ROWS * TILE_ROWS * ROW_BYTES
 
 
 class PeakTest:
-    """Products of registers by a team of threads.
+    """Products of registers by a thread pool of threads.
 
     Parameters
     ----------
@@ -54,26 +54,26 @@ class PeakTest:
         self._sums = np.zeros((n_threads, 16), np.int32)
         self._tiles = new_tiles(n_threads)
         self._macs = n_threads * (4 * TILE_TURNS * TILE_MACS if cpu.has_tiles() else TURNS * N_SUMS * MACS)
-        self._team = Team(n_threads)
+        self._pool = ThreadPool(n_threads)
         self()
 
     def __call__(self) -> float:
         """Multiply for some ten milliseconds; return the speed in multiply-adds a second."""
         activations, sums, tiles = self._activations, self._sums, self._tiles
 
-        def work(crew: Crew) -> None:
+        def work(ctx: ThreadContext) -> None:
             if cpu.has_tiles():
-                _multiply_tiles(crew, tiles)
+                _multiply_tiles(ctx, tiles)
             else:
-                _multiply(crew, activations, sums)
+                _multiply(ctx, activations, sums)
 
         started = time.perf_counter()
-        self._team.run(work)
+        self._pool.run(work)
         return self._macs / (time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
-        self._team.close()
+        self._pool.close()
 
 
 @array_op
@@ -88,21 +88,21 @@ def _turn(_: Any, sums: Any, activations: Any) -> Any:
 
 
 @jit
-def _multiply(crew: Crew, activations: npt.NDArray[np.uint8], out: npt.NDArray[np.int32]) -> None:
+def _multiply(ctx: ThreadContext, activations: npt.NDArray[np.uint8], out: npt.NDArray[np.int32]) -> None:
     sums, signed = zero_sums(N_SUMS), load_bytes(activations, 0)
     for _ in range(TURNS):
         sums = _turn(sums, signed)
     of_all = zero_i32()
     for total in widen(sums):  # each must be wanted, or the compiler leaves its products out
         of_all = add_i32(of_all, total)
-    store_i32(out[crew.thread], 0, of_all)
-    barrier(crew)
+    store_i32(out[ctx.thread], 0, of_all)
+    barrier(ctx)
 
 
 @jit
-def _multiply_tiles(crew: Crew, tiles: npt.NDArray[np.uint8]) -> None:
+def _multiply_tiles(ctx: ThreadContext, tiles: npt.NDArray[np.uint8]) -> None:
     """Multiply two tiles of tokens with two of rows; an instruction on tiles is never left out."""
-    own = tiles[crew.thread]
+    own = tiles[ctx.thread]
     configure_tiles(own)
     zero_tile(own, 0)
     zero_tile(own, 1)
@@ -114,7 +114,7 @@ def _multiply_tiles(crew: Crew, tiles: npt.NDArray[np.uint8]) -> None:
         tile_dot(own, 2, 5, 6)
         tile_dot(own, 3, 5, 7)
     release_tiles(own)
-    barrier(crew)
+    barrier(ctx)
 
 
 def main() -> None:

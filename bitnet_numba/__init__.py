@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from bitnet_numba.engine.api import LanguageModel
-    from bitnet_numba.engine.result import Chunk, GenerationResult
-    from bitnet_numba.engine.sampler import TokenLogprob
-    from bitnet_numba.engine.sampling import SamplingParams
     from bitnet_numba.errors import BitNetError
+    from bitnet_numba.generate.language_model import LanguageModel
+    from bitnet_numba.generate.result import Chunk, GenerationResult
+    from bitnet_numba.generate.sampler import TokenLogprob
+    from bitnet_numba.generate.sampling_params import SamplingParams
 
     __version__: str
 
@@ -26,11 +26,11 @@ __all__ = [
 
 _HOMES = {
     "BitNetError": "bitnet_numba.errors",
-    "Chunk": "bitnet_numba.engine.result",
-    "GenerationResult": "bitnet_numba.engine.result",
-    "LanguageModel": "bitnet_numba.engine.api",
-    "SamplingParams": "bitnet_numba.engine.sampling",
-    "TokenLogprob": "bitnet_numba.engine.sampler",
+    "Chunk": "bitnet_numba.generate.result",
+    "GenerationResult": "bitnet_numba.generate.result",
+    "LanguageModel": "bitnet_numba.generate.language_model",
+    "SamplingParams": "bitnet_numba.generate.sampling_params",
+    "TokenLogprob": "bitnet_numba.generate.sampler",
 }
 
 
@@ -90,7 +90,7 @@ def load(
     >>> with bitnet_numba.load() as model:  # doctest: +SKIP
     ...     print(model.generate("Once upon a time", max_tokens=64).text)
     """
-    from bitnet_numba.engine.load import load_model  # here, so that `import bitnet_numba` costs nothing
+    from bitnet_numba.generate.load import load_model  # here, so that `import bitnet_numba` costs nothing
     from bitnet_numba.validate.corrected import open_corrected
 
     return load_model(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.config import ModelConfig, RopeScaling
-from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.formats.names import LINEAR_ROLES
 from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.model.config import ModelConfig, RopeScaling
+from bitnet_numba.model.roles import LINEAR_ROLES
+from bitnet_numba.model.source import ModelSource
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from bitnet_numba.simd import cpu
+from bitnet_numba.backends.cpu.simd import cpu
 
 ROOT = Path(__file__).parent.parent
 ISAS = (*cpu.available_isas(), cpu.EMULATED_TILES)

@@ -12,10 +12,10 @@ import pytest
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.engine.head import Rows, Screening
-from bitnet_numba.engine.sampling import SamplingOptions
+from bitnet_numba.backends.cpu.candidates import Rows, Screening
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
-from tests.engine.fakes import (
+from bitnet_numba.generate.sampling_params import SamplingOptions
+from tests.generate.fakes import (
     BOS,
     CONTEXT,
     TURN_END,

@@ -7,11 +7,11 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.config import ModelConfig, RopeScaling
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
-from bitnet_numba.formats.names import Role, gguf_name, hf_name
 from bitnet_numba.formats.packing import pack_hf, pack_i2s, pack_tq1_0, pack_tq2_0
+from bitnet_numba.model.config import ModelConfig, RopeScaling
+from bitnet_numba.model.roles import Role, gguf_name, hf_name
 from tests.reference_model import ReferenceModel, scaling_factors
 from tests.tiny_files import (
     Bytes,
@@ -155,7 +155,7 @@ def toy_model(
     head_type: TensorType | None = None,
     has_masters: bool = False,
 ) -> ToyModel:
-    """Return a random model; sizes as in :class:`~bitnet_numba.engine.config.ModelConfig`.
+    """Return a random model; sizes as in :class:`~bitnet_numba.model.config.ModelConfig`.
 
     Parameters
     ----------

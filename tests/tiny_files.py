@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.config import ModelConfig, RopeScaling
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
+from bitnet_numba.model.config import ModelConfig, RopeScaling
 from tests.export.checkpoints import MERGES, SPECIAL, WORDS, toy_tokenizer
 from tests.safetensors_cases import safetensors_bytes
 

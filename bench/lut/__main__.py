@@ -19,11 +19,11 @@ from bench.kernels import SHAPES, STREAM_BYTES
 from bench.lut.bytes import ENTRIES, bytes_worker
 from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_worker
 from bench.read import ReadTest
-from bitnet_numba.engine.memory import allocate
-from bitnet_numba.kernels.jit import jit, new_counts
-from bitnet_numba.kernels.ternary import gemv_worker
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.team import Crew, Team, barrier
+from bitnet_numba.backends.cpu.kernels.jit import jit, new_counts
+from bitnet_numba.backends.cpu.kernels.ternary import gemv_worker
+from bitnet_numba.backends.cpu.memory import allocate
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 Bytes = npt.NDArray[np.uint8]
 Activations = npt.NDArray[np.int8]
@@ -31,24 +31,26 @@ Sums = npt.NDArray[np.int32]
 
 
 @jit
-def by_dot(crew: Crew, weights: Bytes, q: Activations, q_sum: int, out: Sums, counts: npt.NDArray[np.int64]) -> None:
+def by_dot(
+    ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, counts: npt.NDArray[np.int64]
+) -> None:
     for layer in range(len(weights)):
-        gemv_worker(crew, counts, weights[layer], q, q_sum, out)
-        barrier(crew)
+        gemv_worker(ctx, counts, weights[layer], q, q_sum, out)
+        barrier(ctx)
 
 
 @jit
-def by_bytes(crew: Crew, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Sums) -> None:
+def by_bytes(ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Sums) -> None:
     for layer in range(len(weights)):
-        bytes_worker(crew, weights[layer], q, q_sum, out, tables)
-        barrier(crew)
+        bytes_worker(ctx, weights[layer], q, q_sum, out, tables)
+        barrier(ctx)
 
 
 @jit
-def by_shuffles(crew: Crew, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Bytes) -> None:
+def by_shuffles(ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Bytes) -> None:
     for layer in range(len(weights)):
-        shuffles_worker(crew, weights[layer], q, q_sum, out, tables)
-        barrier(crew)
+        shuffles_worker(ctx, weights[layer], q, q_sum, out, tables)
+        barrier(ctx)
 
 
 def ways(n_threads: int, columns: int) -> dict[str, tuple[Callable[..., None], npt.NDArray[Any]]]:
@@ -62,7 +64,7 @@ def ways(n_threads: int, columns: int) -> dict[str, tuple[Callable[..., None], n
     return found
 
 
-def measure(team: Team, rows: int, columns: int, rounds: int, read: Callable[[], float]) -> dict[str, float]:
+def measure(pool: ThreadPool, rows: int, columns: int, rounds: int, read: Callable[[], float]) -> dict[str, float]:
     """Return GB/s of packed weights of each way, and of the read test, after comparing their results."""
     rng = np.random.default_rng(0)
     size = rows * columns // 4
@@ -70,9 +72,9 @@ def measure(team: Team, rows: int, columns: int, rounds: int, read: Callable[[],
     weights[:] = sum(rng.integers(0, 3, size, np.uint8) << shift for shift in (0, 2, 4, 6))
     q = rng.integers(-128, 128, columns, np.int8)
     q_sum, outs, runs = int(q.sum(dtype=np.int64)), {}, {}
-    for name, (product, memory) in ways(team.n_threads, columns).items():
+    for name, (product, memory) in ways(pool.n_threads, columns).items():
         outs[name] = np.zeros(rows, np.int32)
-        runs[name] = timed(team, product, (weights, q, q_sum, outs[name], memory), weights.size)
+        runs[name] = timed(pool, product, (weights, q, q_sum, outs[name], memory), weights.size)
         runs[name]()
         if not np.array_equal(outs[name], outs["dot"]):
             raise SystemExit(f"{name}: its sums differ from the dot product's")
@@ -80,12 +82,12 @@ def measure(team: Team, rows: int, columns: int, rounds: int, read: Callable[[],
     return dict(zip([*runs, "read"], speeds, strict=True))
 
 
-def timed(team: Team, product: Callable[..., None], arguments: tuple[Any, ...], size: int) -> Callable[[], float]:
+def timed(pool: ThreadPool, product: Callable[..., None], arguments: tuple[Any, ...], size: int) -> Callable[[], float]:
     """Return a function that multiplies once and returns GB/s."""
 
     def run() -> float:
         started = time.perf_counter()
-        team.run(lambda crew: product(crew, *arguments))
+        pool.run(lambda ctx: product(ctx, *arguments))
         return size / (time.perf_counter() - started) / 1e9
 
     return run
@@ -104,10 +106,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    team, read = Team(arguments.threads), ReadTest(arguments.threads)
-    results = {name: measure(team, *shape, arguments.rounds, read) for name, shape in SHAPES.items()}
+    pool, read = ThreadPool(arguments.threads), ReadTest(arguments.threads)
+    results = {name: measure(pool, *shape, arguments.rounds, read) for name, shape in SHAPES.items()}
     results["all"] = of_all(list(results.values()))
-    for test in (team, read):
+    for test in (pool, read):
         test.close()
     print(f"{arguments.threads} threads, {cpu.isa()}: GB/s of packed weights, medians of {arguments.rounds}")
     rows = [(layer, *(f"{speed:.2f}" for speed in speeds.values())) for layer, speeds in results.items()]

@@ -7,12 +7,12 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 
-import bitnet_numba.simd.vector as v
+import bitnet_numba.backends.cpu.simd.vector as v
 from bench.lut.shuffles import LINE, ROWS, RUN_LINES, Bytes, pair_sums
-from bitnet_numba.kernels.jit import jit
-from bitnet_numba.simd.memory import prefetch, store_i32
-from bitnet_numba.simd.operation import I8, I32, I64, Builder, Value, address, array_op
-from bitnet_numba.simd.team import Crew, claim
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.simd.memory import prefetch, store_i32
+from bitnet_numba.backends.cpu.simd.operation import I8, I32, I64, Builder, Value, address, array_op
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 LINES = 4  # whose tables stay in the first cache, 16 KB, while many rows pass by
 ENTRIES = LINES * 4 * 256
@@ -56,12 +56,14 @@ def fill_tables(q: npt.NDArray[np.int8], first_line: int, tables: Sums) -> None:
 
 
 @jit
-def bytes_worker(crew: Crew, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: Sums, tables: Sums) -> None:
+def bytes_worker(
+    ctx: ThreadContext, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: Sums, tables: Sums
+) -> None:
     """Write what ``gemv_worker`` writes. Tables are int32[n_threads, ENTRIES]."""
-    own = tables[crew.thread]
+    own = tables[ctx.thread]
     n_blocks, block_lines = out.size // ROWS, q.size // 16
     n_tasks = -(-n_blocks // TASK_BLOCKS)
-    task = claim(crew, n_tasks)
+    task = claim(ctx, n_tasks)
     while task >= 0:
         first, end = task * TASK_BLOCKS, min((task + 1) * TASK_BLOCKS, n_blocks)
         out[first * ROWS : end * ROWS] = -q_sum
@@ -69,7 +71,7 @@ def bytes_worker(crew: Crew, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int
             fill_tables(q, line, own)
             for block in range(first, end):
                 _add_block(weights, (block * block_lines + line) * LINE, block_lines * LINE, own, out, block * ROWS)
-        task = claim(crew, n_tasks)
+        task = claim(ctx, n_tasks)
 
 
 @jit

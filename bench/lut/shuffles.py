@@ -9,14 +9,14 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 
-import bitnet_numba.simd.vector as v
+import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.simd.memory import AHEAD, load_bytes, prefetch, store_i32
+from bitnet_numba.backends.cpu.simd.operation import I8, I32, Builder, Value, call, join, pick, splat, spread, vector_op
+from bitnet_numba.backends.cpu.simd.types import I16x32, I32x16, U8x64
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 from bitnet_numba.errors import UnsupportedError
-from bitnet_numba.kernels.jit import jit, jit_inline
-from bitnet_numba.simd import cpu
-from bitnet_numba.simd.memory import AHEAD, load_bytes, prefetch, store_i32
-from bitnet_numba.simd.operation import I8, I32, Builder, Value, call, join, pick, splat, spread, vector_op
-from bitnet_numba.simd.team import Crew, claim
-from bitnet_numba.simd.types import I16x32, I32x16, U8x64
 
 ROWS, LINE, RUN_LINES = 16, 64, 8  # of the layout R16
 LINE_COLUMNS = 16
@@ -159,20 +159,20 @@ def times_32(b: Builder, x: Value) -> Value:
 # ---- the product -----------------------------------------------------------------------------------------------------
 @jit
 def shuffles_worker(
-    crew: Crew, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: npt.NDArray[np.int32], tables: Bytes
+    ctx: ThreadContext, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: npt.NDArray[np.int32], tables: Bytes
 ) -> None:
     """Write what ``gemv_worker`` writes. Tables are uint8[n_threads, 16 * columns]: each thread fills its own."""
-    own = tables[crew.thread]
+    own = tables[ctx.thread]
     fill_tables(q, own)
     half = out.size // (2 * ROWS)
     block_bytes = q.size // 4 * ROWS
     offset = v.broadcast_i32(np.int32(q_sum - q.size // 2 * LEAST))
-    block = claim(crew, half)
+    block = claim(ctx, half)
     while block >= 0:
         sums_1, sums_2 = _two_blocks(weights, block * block_bytes, (half + block) * block_bytes, block_bytes, own)
         store_i32(out, block * ROWS, v.sub_i32(sums_1, offset))
         store_i32(out, (half + block) * ROWS, v.sub_i32(sums_2, offset))
-        block = claim(crew, half)
+        block = claim(ctx, half)
 
 
 @jit

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.engine.hf_source import HuggingFaceSource
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.json_file import read_json
 from bitnet_numba.export.metadata import check_read_back, config_metadata
@@ -15,7 +14,8 @@ from bitnet_numba.export.tensors import ModelTensors
 from bitnet_numba.export.vocabulary import read_vocabulary
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, Report, plan_gguf, write_plan
-from bitnet_numba.formats.names import Role
+from bitnet_numba.model.hf_source import HuggingFaceSource
+from bitnet_numba.model.roles import Role
 
 QUANTIZATION_VERSION = 2
 

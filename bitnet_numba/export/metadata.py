@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.engine.config import ModelConfig, config_from_gguf
 from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.model.config import ModelConfig, config_from_gguf
 
 _NOT_COMPARED = ("name", "adjacent_pairs")  # a label, and the order of rows, which the export brings about
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.source import Matrix, ModelSource, TernaryMatrix
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 Floats = npt.NDArray[np.float32]
 
@@ -78,8 +78,8 @@ def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDAr
 
 def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
     """Return the cosines and sines of each position's angles, float32[n_positions, head_dim // 2] each."""
-    from bitnet_numba.engine.weights import rope_frequencies  # here, because it imports numba
-    from bitnet_numba.kernels.rope import rope_table
+    from bitnet_numba.backends.cpu.kernels.rope import rope_table
+    from bitnet_numba.backends.cpu.weights import rope_frequencies  # here, because it imports numba
 
     half = source.config.head_dim // 2
     table = rope_table(rope_frequencies(source), n_positions, half)
@@ -130,7 +130,7 @@ def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArra
 
 def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
     """Run the engine, with keys and values as the exported graph has them: float32[n_tokens, vocab_size]."""
-    from bitnet_numba.engine.load import load_model  # here, because it imports numba
+    from bitnet_numba.generate.load import load_model  # here, because it imports numba
 
     with load_model(source.path, kv_type="f32", head="f16", max_context=int(ids.size), kept_prefixes=0) as model:
         return model.logits(ids.tolist())

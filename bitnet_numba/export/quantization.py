@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf_types import FILE_TYPE_I2_S, TensorType, tensor_bytes
-from bitnet_numba.formats.names import LINEAR_ROLES, NORM_ROLES, Role
+from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role
 
 TERNARY_TYPES: Mapping[str, TensorType] = {
     "i2_s": TensorType.I2_S,

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.gguf_source import GGUFSource
-from bitnet_numba.engine.source import TernaryMatrix
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
 from bitnet_numba.export.floats import check_finite, stored_floats
 from bitnet_numba.export.quantization import FILE_TYPES, FLOAT_TYPES, TERNARY_TYPES, TYPES, check_blocks, is_quantized
@@ -21,8 +19,10 @@ from bitnet_numba.export.tensors import packed
 from bitnet_numba.formats.gguf import GGUFFile, TensorInfo, TypedValue, ValueType
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, Report, TensorSource, plan_gguf, write_plan
-from bitnet_numba.formats.names import gguf_role
 from bitnet_numba.formats.packing import dequantize
+from bitnet_numba.model.gguf_source import GGUFSource
+from bitnet_numba.model.roles import gguf_role
+from bitnet_numba.model.source import TernaryMatrix
 
 DEQUANTIZED = "f16"
 COPY_BYTES = 1 << 26

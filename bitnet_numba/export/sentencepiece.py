@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_numba.engine.vocabulary import SPACE_MARK, byte_of_token
 from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.export.json_file import JsonObject, as_object
 from bitnet_numba.export.token_list import BYTE, NORMAL, UNKNOWN, Joining, Merge, read_merges, read_words, tokens_by_id
+from bitnet_numba.text.vocabulary import SPACE_MARK, byte_of_token
 
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.engine.config import FAMILIES, RopeScaling
-from bitnet_numba.engine.hf_source import HuggingFaceSource
-from bitnet_numba.engine.rope_frequencies import inverse_frequencies, llama3_factors
-from bitnet_numba.engine.source import TernaryMatrix, expected_shapes, ternary_from_floats
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.export.floats import Float32, check_finite, smallest_exact_type, stored_floats
 from bitnet_numba.export.quantization import FLOAT_TYPES, check_blocks, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, TensorSource
-from bitnet_numba.formats.names import Role, gguf_name
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
+from bitnet_numba.model.config import FAMILIES, RopeScaling
+from bitnet_numba.model.hf_source import HuggingFaceSource
+from bitnet_numba.model.roles import Role, gguf_name
+from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors
+from bitnet_numba.model.source import TernaryMatrix, expected_shapes, ternary_from_floats
 
 BLOCK_WEIGHTS = 1 << 20  # of a float tensor, that are in memory together: what is made of them stays near the cores
 MAX_THREADS = 4  # that convert; reading and hashing keep pace with no more

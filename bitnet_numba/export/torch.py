@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitnet_numba.engine.config import ModelConfig
-from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.errors import ParameterError
 from bitnet_numba.export.portable import (
     PROMPT,
@@ -27,6 +25,8 @@ from bitnet_numba.export.portable import (
     prompt_ids,
     rotations,
 )
+from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.model.source import ModelSource
 
 SHIFTS = (0, 2, 4, 6)  # where a byte holds its four weights; 0, 1, 2 are -1, 0, +1
 MIN_TOKENS = 2  # a program that is traced with one token is one for one token
@@ -114,7 +114,7 @@ def _deprecation_known() -> Iterator[None]:
         yield
 
 
-# ---- the model, as the engine computes it: kernels/reference.py ------------------------------------------------------
+# ---- the model, as the engine computes it: backends/numpy/operators.py ------------------------------------------------------
 class Model(nn.Module):
     """All layers, between the embedding and the head."""
 

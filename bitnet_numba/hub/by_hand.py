@@ -3,7 +3,7 @@
 from bitnet_numba.hub.client import resolve_url
 from bitnet_numba.hub.known import known_sha256
 from bitnet_numba.hub.library import constants
-from bitnet_numba.hub.reference import HubReference
+from bitnet_numba.hub.model_id import HubReference
 
 
 def instructions(reference: HubReference, sha256: str | None, endpoint: str | None = None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bitnet_numba.files import atomic_write
 from bitnet_numba.hub.choice import choose_files
 from bitnet_numba.hub.library import constants
-from bitnet_numba.hub.reference import HubReference
+from bitnet_numba.hub.model_id import HubReference
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 

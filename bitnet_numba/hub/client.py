@@ -21,7 +21,7 @@ from bitnet_numba.hub.library import (
     hf_raise_for_status,
     httpx2,
 )
-from bitnet_numba.hub.reference import HubReference, stays_inside
+from bitnet_numba.hub.model_id import HubReference, stays_inside
 from bitnet_numba.hub.retry import TransientError
 
 TOKEN_HELP = (

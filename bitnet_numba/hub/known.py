@@ -1,6 +1,6 @@
 """Files on the hub whose SHA-256 is known, so that a pull checks them without being told to."""
 
-from bitnet_numba.hub.reference import DEFAULT_REVISION, HubReference
+from bitnet_numba.hub.model_id import DEFAULT_REVISION, HubReference
 
 _KNOWN = {
     (  # 1,187,801,280 bytes

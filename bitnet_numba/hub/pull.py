@@ -13,7 +13,7 @@ from bitnet_numba.hub.choice import choose_files
 from bitnet_numba.hub.client import HubClient, RemoteFile
 from bitnet_numba.hub.known import known_sha256
 from bitnet_numba.hub.library import WeakFileLock, constants
-from bitnet_numba.hub.reference import HubReference
+from bitnet_numba.hub.model_id import HubReference
 from bitnet_numba.hub.retry import RetryPolicy, Say, with_retries
 from bitnet_numba.hub.transfer import Progress, Report, gather
 from bitnet_numba.settings import read_settings

@@ -5,11 +5,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_numba.engine.load import load_model
-from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.engine.sources import open_source
-from bitnet_numba.engine.wrapped_source import WithTokenizer
 from bitnet_numba.errors import BitNetError, CorrectionRefusedError
+from bitnet_numba.generate.load import load_model
+from bitnet_numba.model.open import open_source
+from bitnet_numba.model.source import ModelSource
+from bitnet_numba.model.wrapped_source import WithTokenizer
 from bitnet_numba.settings import read_settings
 from bitnet_numba.validate.inspect import Inspection, Statistics, inspect_model
 from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.engine.sources import model_path, open_source
-from bitnet_numba.engine.wrapped_source import WrappedSource
 from bitnet_numba.errors import CorrectionRefusedError
 from bitnet_numba.files import fingerprint_of
+from bitnet_numba.model.open import model_path, open_source
+from bitnet_numba.model.source import ModelSource
+from bitnet_numba.model.wrapped_source import WrappedSource
 from bitnet_numba.settings import Settings, read_settings
 
 _FIX = "BITNET_FIX_LN_SCALE"
@@ -43,7 +43,7 @@ def open_corrected(model: str | Path | None) -> ModelSource:
 
 def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
     # here, so that other runs need neither YAML nor a digest
-    from bitnet_numba.engine.corrections import CorrectedSource, NormRescale
+    from bitnet_numba.model.corrections import CorrectedSource, NormRescale
     from bitnet_numba.validate.correction_policy import FACTOR_CLAMP, read_correction_policy
     from bitnet_numba.validate.inspect import model_sha256
     from bitnet_numba.validate.model_files import read_model_files

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_numba.engine.corrections import (
+from bitnet_numba.files import fingerprint_of
+from bitnet_numba.model.corrections import (
     I2S_DEQUANT_OVERRIDE,
     LN_GAMMA_RESCALE_RMS,
     Correction,
     NormRescale,
     ScaleOverride,
 )
-from bitnet_numba.files import fingerprint_of
 from bitnet_numba.validate.policy_file import Field, parse_policy, read_policy_bytes
 
 FACTOR_CLAMP = (0.01, 100.0)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_numba.engine.sources import model_path
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.files import sha256_file
+from bitnet_numba.model.open import model_path
 from bitnet_numba.settings import read_settings
 from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, ModelFiles, StoredTensor, read_model_files
 from bitnet_numba.validate.rulesets import NO_RULES, Bounds, Ruleset, auto_ruleset

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.engine.config import config_from_hf, quantization_config
-from bitnet_numba.engine.hf_source import read_json, scale_divides
 from bitnet_numba.errors import BitNetError, UnsupportedError
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TypedValue
-from bitnet_numba.formats.names import LINEAR_ROLES, NORM_ROLES, Role, gguf_name, gguf_role, hf_role
 from bitnet_numba.formats.safetensors import open_checkpoint
+from bitnet_numba.model.config import config_from_hf, quantization_config
+from bitnet_numba.model.hf_source import read_json, scale_divides
+from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role, gguf_name, gguf_role, hf_role
 
 LAYERNORM, PROJECTION = "layernorm", "projection"
 MICROSOFT = "bitnet-b1.58"

@@ -15,7 +15,7 @@ from bitnet_numba.validate.language import (
 )
 
 if TYPE_CHECKING:
-    from bitnet_numba.engine.api import LanguageModel
+    from bitnet_numba.generate.language_model import LanguageModel
 
 PROMPT = "The capital of France is"
 N_TOKENS = 8

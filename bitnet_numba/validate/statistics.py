@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, UnsupportedError
 from bitnet_numba.formats.gguf_types import LAYOUTS, TensorType
-from bitnet_numba.formats.names import Role
 from bitnet_numba.formats.packing import dequantize
 from bitnet_numba.formats.packing.i2s import TAIL_BYTES
 from bitnet_numba.formats.packing.nonzeros import tq1_0_nonzeros, tq2_0_nonzeros, two_bit_nonzeros
+from bitnet_numba.model.roles import Role
 from bitnet_numba.validate.model_files import ModelFiles, StoredTensor
 
 PIECE_BYTES = 1 << 20
@@ -20,7 +20,7 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 PACKED = "U8"  # four weights a byte, the scale in a tensor beside it
 TERNARY_TYPES = ("I2_S", "TQ1_0", "TQ2_0", PACKED)
 
-Piece = npt.NDArray[np.uint8]
+TokenChunk = npt.NDArray[np.uint8]
 
 
 class _Squares(NamedTuple):
@@ -64,7 +64,7 @@ def root_mean_square(model: ModelFiles, tensor: StoredTensor) -> float:
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
-def pieces(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Iterator[Piece]:
+def pieces(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Iterator[TokenChunk]:
     """Yield a tensor's bytes in pieces of whole units, each valid until the next is asked for.
 
     They are read, not mapped: mapped pages would count as this process's memory.

@@ -34,7 +34,7 @@ def export_graph(model: Path, output: Path, form: str, max_context: int | None, 
     for parameter in context.command.params:
         if parameter.name in _OF_GGUF and context.get_parameter_source(parameter.name) == given:
             raise click.UsageError(f"{parameter.opts[0]} is about GGUF files; leave it out with --format {form}")
-    from bitnet_numba.engine.sources import open_source  # here, because it imports numpy
+    from bitnet_numba.model.open import open_source  # here, because it imports numpy
 
     write, path = _writer(form), output / FILES[form]
     with _text.orderly_end():

@@ -56,13 +56,13 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
 
 def _memory_check(model: "LanguageModel", kept_bytes: int, *, compiled: bool) -> dict[str, Any]:
     """Check the memory of a process that has read and written what :func:`_kernels` does, and kept so much before."""
-    from bitnet_numba.engine.memory_check import check_memory  # here, because it imports numba
+    from bitnet_numba.generate.memory_check import check_memory  # here, because it imports numba
 
     return check_memory(model.info(), min(2 * N_TOKENS, model.max_context), kept_bytes, compiled=compiled)
 
 
 def _cpu() -> dict[str, Any]:
-    from bitnet_numba.simd import cpu  # here, because it imports numba
+    from bitnet_numba.backends.cpu.simd import cpu  # here, because it imports numba
 
     return {
         "name": cpu.brand(),
@@ -75,7 +75,7 @@ def _cpu() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """Describe the cache as this command finds it, before loading fills it."""
-    from bitnet_numba.kernels import jit  # here, because it imports numba
+    from bitnet_numba.backends.cpu.kernels import jit  # here, because it imports numba
 
     folder = jit.cache_dir()
     return {"folder": None if folder is None else str(folder), "warm": jit.is_warm()}

@@ -13,8 +13,8 @@ from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._progress import ProgressLine, show_download
 
 if TYPE_CHECKING:
+    from bitnet_numba.hub.model_id import HubReference
     from bitnet_numba.hub.pull import Pulled
-    from bitnet_numba.hub.reference import HubReference
 
 TEST_MODEL_BYTES = 1_000_000_000
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -81,8 +81,8 @@ def command(
     Exit status: 10 no room on the disk, 11 not allowed, 12 asked too often, 13 another file than expected, 14 the
     network failed or is not to be asked, 130 stopped.
     """
+    from bitnet_numba.hub.model_id import checked_reference
     from bitnet_numba.hub.pull import Expected, pull  # here, so that the help text does not pay for it
-    from bitnet_numba.hub.reference import checked_reference
 
     reference = checked_reference(model_id, revision=revision, file=file)
     with ProgressLine() as line:

@@ -12,7 +12,7 @@ from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION
 
 if TYPE_CHECKING:
-    from bitnet_numba.engine.tokenizer import Tokenizer
+    from bitnet_numba.text.tokenizer import Tokenizer
 
 EXAMPLES = """\b
 Examples:
@@ -69,7 +69,7 @@ def command(
 
 def _load_tokenizer(model: str | None) -> "Tokenizer":
     """Read the tokenizer of a model and leave the weights where they are."""
-    from bitnet_numba.engine.sources import open_source  # here, so that the help text does not pay for it
+    from bitnet_numba.model.open import open_source  # here, so that the help text does not pay for it
 
     with closing(open_source(model)) as source:
         tokenizer = source.tokenizer()

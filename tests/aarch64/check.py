@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.engine.toys_of_digest import write_toys
+from tests.backends.cpu.toys_of_digest import write_toys
 
 CHECKOUT = Path(__file__).parents[2]
 ISAS = ("neon_dotprod", "generic")
@@ -76,7 +76,9 @@ def check(root: Path) -> int:
     folder.mkdir(exist_ok=True)
     toys = [str(path) for path in write_toys(folder)]
     python, environment = emulated_python(root)
-    chosen = run([*python, "-c", "from bitnet_numba.simd import cpu; print(cpu.isa())"], environment).strip()
+    chosen = run(
+        [*python, "-c", "from bitnet_numba.backends.cpu.simd import cpu; print(cpu.isa())"], environment
+    ).strip()
     if chosen != ISAS[0]:
         raise Failed(f"AArch64: chose {chosen} by itself, expected {ISAS[0]}")
     sys.stderr.write("kernels that are not there yet are compiled under emulation: some minutes\n")

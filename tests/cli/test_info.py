@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from bitnet_numba.backends.cpu.kernels import jit
+from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
-from bitnet_numba.engine import memory_check
-from bitnet_numba.kernels import jit
-from bitnet_numba.simd import cpu
+from bitnet_numba.generate import memory_check
 from bitnet_numba_cli.info import UNTOLD
 from tests.cli.conftest import Invoke
 from tests.subprocesses import run_python

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from bitnet_numba import settings
+from bitnet_numba.backends.cpu.kernels.jit import KERNELS
+from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.formats.gguf_types import LAYOUTS
-from bitnet_numba.kernels.jit import KERNELS
-from bitnet_numba.simd import cpu
 from docs.generate_python_reference import public_errors
 from tests.docs.markdown import ROOT
 

@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Any
 
-from bitnet_numba.engine.vocabulary import SPACE_MARK
+from bitnet_numba.text.vocabulary import SPACE_MARK
 from tests.tiny import toy_model
 from tests.tiny_files import HuggingFaceModel
 

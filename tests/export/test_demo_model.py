@@ -12,7 +12,7 @@ from bench.demo_model import make
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.formats.names import gguf_name, hf_role
+from bitnet_numba.model.roles import gguf_name, hf_role
 from tests.export.checkpoints import absmean, i2s_weights, widen
 
 

@@ -10,7 +10,6 @@ import gguf
 import numpy as np
 import pytest
 
-from bitnet_numba.engine.config import RopeScaling
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, UnsupportedError
 from bitnet_numba.export import tensors
 from bitnet_numba.export.model import ExportRequest, ExportResult, export_model
@@ -18,8 +17,9 @@ from bitnet_numba.export.quantization import TERNARY_TYPES, TYPES
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
-from tests.engine.running import logits_of, transformer
+from bitnet_numba.model.config import RopeScaling
 from tests.export.checkpoints import pack_checkpoint, toy_checkpoint
+from tests.generate.running import logits_of, transformer
 from tests.tiny import ToyModel, toy_model
 
 ARCHITECTURES = ("bitnet-b1.58", "bitnet", "llama")

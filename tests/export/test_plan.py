@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bitnet_numba.engine.config import config_from_hf
-from bitnet_numba.engine.source import expected_shapes
 from bitnet_numba.export.metadata import config_metadata
 from bitnet_numba.export.quantization import stored_type
 from bitnet_numba.export.tensors import by_position
 from bitnet_numba.formats.gguf_header import read_header
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, TensorSource, plan_gguf
-from bitnet_numba.formats.names import gguf_name
-from tests.engine import llama3
+from bitnet_numba.model.config import config_from_hf
+from bitnet_numba.model.roles import gguf_name
+from bitnet_numba.model.source import expected_shapes
+from tests.text import llama3
 
 OFFICIAL_BYTES = 1_187_801_280
 CONFIG_2B: dict[str, Any] = {  # config.json of microsoft/bitnet-b1.58-2B-4T

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bitnet_numba.engine.config import RopeScaling
-from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.engine.sources import open_source
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.export import portable
 from bitnet_numba.formats.gguf_types import TensorType
+from bitnet_numba.model.config import RopeScaling
+from bitnet_numba.model.open import open_source
+from bitnet_numba.model.source import ModelSource
 from tests.tiny import ToyModel, toy_model
 
 Run = Callable[[ModelSource, Path, npt.NDArray[np.int64]], npt.NDArray[np.float32]]

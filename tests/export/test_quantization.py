@@ -5,7 +5,7 @@ import pytest
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.export.quantization import FILE_TYPES, TYPES, check_blocks, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.formats.names import gguf_role, hf_role
+from bitnet_numba.model.roles import gguf_role, hf_role
 
 LINEAR_GGUF = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
 LINEAR_HF = [

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, UnsupportedError
 from bitnet_numba.export import quantize
 from bitnet_numba.export.quantize import QuantizeRequest, QuantizeResult, quantize_gguf
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
-from tests.engine.running import logits_of, transformer
+from bitnet_numba.model.gguf_source import GGUFSource
+from tests.generate.running import logits_of, transformer
 from tests.tiny import ToyModel, toy_model
 
 BLOCKS: dict[str, Any] = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}

@@ -10,12 +10,12 @@ import tokenizers
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bitnet_numba.engine.tokenizer import Tokenizer, tokenizer_from_gguf
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.gguf import export_gguf
 from bitnet_numba.export.json_file import JsonObject
 from bitnet_numba.export.vocabulary import read_vocabulary
 from bitnet_numba.formats.gguf import open_gguf
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_gguf
 from tests.export.llama2 import (
     BEGIN,
     END,

@@ -6,10 +6,10 @@ import struct
 import tempfile
 from pathlib import Path
 
-from bitnet_numba.engine.gguf_source import GGUFSource
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf_header import read_header
 from bitnet_numba.formats.gguf_types import NUMBER_FORMATS, TensorType, TypedValue, ValueType
+from bitnet_numba.model.gguf_source import GGUFSource
 from tests.fuzz.models import SIZES, read_tensors
 from tests.fuzz.target import Target
 from tests.gguf_builder import Tensor, gguf_bytes

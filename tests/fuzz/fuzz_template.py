@@ -3,10 +3,10 @@
 import functools
 import random
 
-from bitnet_numba.engine.sandbox.environment import render_template
-from bitnet_numba.engine.sandbox.library import MAX_OUTPUT
-from tests.engine.template_cases import ATTACKS, EXPRESSIONS, MESSAGES, PIECES, REAL_TEMPLATES
+from bitnet_numba.text.sandbox.environment import render_template
+from bitnet_numba.text.sandbox.library import MAX_OUTPUT
 from tests.fuzz.target import Target
+from tests.text.template_cases import ATTACKS, EXPRESSIONS, MESSAGES, PIECES, REAL_TEMPLATES
 
 VARIABLES = {"messages": MESSAGES, "bos_token": "<s>", "add_generation_prompt": True, "text": "x" * 10_000}
 _TAGS = ("{{", "{%", "}}", "%}", "|", "(", "[")

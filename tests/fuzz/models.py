@@ -1,7 +1,7 @@
 """Small models for fuzzing, and a reader of everything in one."""
 
-from bitnet_numba.engine.source import ModelSource
-from bitnet_numba.formats.names import LINEAR_ROLES
+from bitnet_numba.model.roles import LINEAR_ROLES
+from bitnet_numba.model.source import ModelSource
 
 SIZES = {"n_layers": 1, "hidden_size": 32, "intermediate_size": 32, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 264}
 

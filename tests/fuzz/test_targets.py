@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.errors import FormatError
-from tests.engine.template_cases import ATTACKS
 from tests.fuzz import fuzz_gguf, fuzz_safetensors, fuzz_template
 from tests.fuzz.driver import TARGETS
 from tests.fuzz.target import Target
 from tests.gguf_cases import BAD_FILES as BAD_GGUF
 from tests.safetensors_cases import BAD_FILES as BAD_SAFETENSORS
+from tests.text.template_cases import ATTACKS
 
 MODULES = [fuzz_gguf, fuzz_safetensors, fuzz_template]
 SEEDS = [pytest.param(module.TARGET, seed, id=seed) for module in MODULES for seed in module.TARGET.seeds()]

@@ -21,8 +21,8 @@ from bitnet_numba.errors import (
 )
 from bitnet_numba.hub import transfer
 from bitnet_numba.hub.cache import RepositoryCache
+from bitnet_numba.hub.model_id import HubReference
 from bitnet_numba.hub.pull import Expected, Pulled, pull
-from bitnet_numba.hub.reference import HubReference
 from bitnet_numba.hub.retry import RetryPolicy
 from bitnet_numba.hub.transfer import Progress
 from tests.hub.conftest import CONTENT, FAST, NAME

@@ -8,9 +8,9 @@ import pytest
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.validate.check import Stage, validate_model
 from bitnet_numba.validate.inspect import inspect_model
-from tests.engine.directory_cases import BAD_DIRECTORIES, good_directory
-from tests.engine.semantic_cases import BAD_GGUF, good_gguf
 from tests.gguf_cases import BAD_FILES
+from tests.model.directory_cases import BAD_DIRECTORIES, good_directory
+from tests.model.semantic_cases import BAD_GGUF, good_gguf
 
 
 @pytest.mark.parametrize("case", BAD_FILES)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import bitnet_numba
-from bitnet_numba.engine.corrections import CorrectedSource, NormRescale, ScaleOverride
-from bitnet_numba.engine.sources import open_source
 from bitnet_numba.errors import BitNetError, CorrectionRefusedError, FormatError
 from bitnet_numba.files import sha256_file
-from bitnet_numba.formats.names import LINEAR_ROLES
+from bitnet_numba.model.corrections import CorrectedSource, NormRescale, ScaleOverride
+from bitnet_numba.model.open import open_source
+from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.validate.correction_policy import read_correction_policy
 from bitnet_numba.validate.policy_check import check_policy
 from bitnet_numba.validate.suggest import suggest_policy

@@ -1,13 +1,13 @@
-"""The forward pass as an ONNX graph, in the order and the arithmetic of the engine: ``kernels/reference.py``."""
+"""The forward pass as an ONNX graph, in the order and the arithmetic of the engine: ``backends/numpy/operators.py``."""
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from bitnet_numba.engine.source import Matrix, ModelSource
 from bitnet_numba.export.onnx.builder import CONTRIB, GraphBuilder
 from bitnet_numba.export.portable import float_matrix, linear_weights, rotations
+from bitnet_numba.model.source import Matrix, ModelSource
 
 BLOCK = 256  # weights that share a scale, which here is 1 in all blocks; the largest that onnxruntime takes
 ZERO_CODE = 2  # what MatMulNBits takes for zero where no zero points are given: 1, 2, 3 are -1, 0, +1

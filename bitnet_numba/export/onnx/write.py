@@ -7,7 +7,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from bitnet_numba.engine.source import ModelSource
 from bitnet_numba.export.onnx.graph import INPUT, OUTPUT, build_model
 from bitnet_numba.export.portable import (
     PROMPT,
@@ -19,6 +18,7 @@ from bitnet_numba.export.portable import (
     kept_if_right,
     prompt_ids,
 )
+from bitnet_numba.model.source import ModelSource
 
 MAX_SINGLE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 ERRORS_ONLY = 3  # onnxruntime's log level

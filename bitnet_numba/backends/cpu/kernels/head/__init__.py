@@ -1,0 +1,1 @@
+"""The output head: all logits, or exactly those candidates that an int8 copy cannot exclude."""

@@ -1,0 +1,164 @@
+"""The int8 copy of an output head: made once at load, read at every token instead of the head itself."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.kernels.checks import check_array, check_rank
+from bitnet_numba.backends.cpu.kernels.head.full import check_matrix
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
+from bitnet_numba.backends.cpu.simd.types import LANES
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, claim
+
+ROWS = 16  # rows a block: one lane each
+CORRECTION, SCALE, NORM, ERROR = range(4)
+"""The first lines of a block."""
+HEADER = 4  # of them
+WORD = 4  # neighbouring codes of a row that a dot product takes at once
+LARGEST_CODE = np.float32(127)
+BIAS = 63  # of the bytes of a hidden state: from -63 to 63, stored as 0 to 126
+SMALLEST_MAXIMUM = np.float32(1e-30)  # of a row or hidden state that is scaled: its inverse is still a float32
+MAX_HIDDEN = 1 << 17  # so many products of a code and a byte of the hidden state fit an int32
+ROUNDING, UNDERFLOW = 2.0**-24, 2.0**-149  # of one float32 operation: relative, and where the result is denormal
+
+Matrix = npt.NDArray[Any]
+Words = npt.NDArray[np.uint32]
+
+
+def screen_shape(vocab_size: int, hidden_size: int) -> tuple[int, int, int]:
+    """Return the shape of the int8 copy of a matrix ``[vocab_size, hidden_size]``."""
+    return -(-vocab_size // (2 * ROWS)) * 2, HEADER + hidden_size // WORD, ROWS
+
+
+def quantize_rows(ctx: ThreadContext, matrix: Matrix, screen: Words) -> None:
+    """Write the int8 copy of a matrix of floats, and what is lost by it, to ``screen``.
+
+    A row is a scale times its codes, from -127 to 127, plus an error. Every thread of a thread pool calls this; the blocks of
+    rows are shared among them.
+
+    Parameters
+    ----------
+    ctx : ThreadContext
+        This thread's place in the thread pool.
+    matrix : float32, uint16 (float16 bits) or int16 (bfloat16 bits) [vocab_size, hidden_size]
+        ``hidden_size`` is a multiple of 32, at most 2**17.
+    screen : uint32[n_blocks, 4 + hidden_size // 4, 16]
+        Of the shape from :func:`screen_shape`. A block is sixteen rows, side by side in every line. The first lines
+        are ``CORRECTION`` (int32: what the bias of the hidden state's bytes adds to a row, negated), ``SCALE``,
+        ``NORM`` and ``ERROR`` (float32: the scale; at least the Euclidean norms of scale times codes, and of the
+        error); the others hold four neighbouring codes of each row. Of rows past the last one, and of those that are
+        not finite, scale and error are NaN.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    check_screen(matrix, screen, written=True)
+    _quantize(ctx, matrix, screen, np.zeros((ROWS, matrix.shape[1]), np.int8))
+
+
+def check_screen(matrix: Matrix, screen: Words, *, written: bool = False) -> None:
+    """Raise ``ValueError`` unless ``screen`` has the form of an int8 copy of ``matrix``."""
+    check_rank("matrix", matrix, 2)
+    check_matrix(matrix, np.zeros((matrix.shape[0], 0), np.float32))
+    if matrix.shape[1] > MAX_HIDDEN:
+        raise ValueError(f"matrix: expected rows of at most {MAX_HIDDEN}, got {matrix.shape[1]}")
+    check_array("screen", screen, np.uint32, screen_shape(*matrix.shape), written=written)
+
+
+@jit
+def _quantize(ctx: ThreadContext, matrix: Matrix, screen: Words, codes: npt.NDArray[np.int8]) -> None:
+    block = claim(ctx, screen.shape[0])
+    while block >= 0:
+        for lane in range(ROWS):
+            row = block * ROWS + lane
+            if row < matrix.shape[0]:
+                _quantize_row(matrix[row], codes[lane], screen[block], lane)
+            else:
+                codes[lane] = 0
+                _note(screen[block], lane, 0, np.float32(np.nan), np.float32(0), np.float32(np.nan))
+        _interleave(codes.view(np.uint32), screen[block])
+        block = claim(ctx, screen.shape[0])
+    barrier(ctx)
+
+
+@jit
+def _quantize_row(values: Matrix, codes: npt.NDArray[np.int8], lines: Words, lane: int) -> None:
+    n = values.size
+    largest = max(largest_magnitude(values), SMALLEST_MAXIMUM)
+    scale = largest / LARGEST_CODE
+    factor, minus_scale = v.broadcast_f32(LARGEST_CODE / largest), v.broadcast_f32(-scale)
+    total = v.zero_i32()
+    squares = error_squares = v.zero_f32()
+    for i in range(0, n, LANES):
+        x = load_f32(values, i)
+        q = rounded(v.mul_f32(x, factor), LARGEST_CODE)
+        error = v.fma_f32(q, minus_scale, x)
+        squares, error_squares = v.fma_f32(q, q, squares), v.fma_f32(error, error, error_squares)
+        total = v.add_i32(total, v.to_i32(q))
+        store_i32(codes, i, v.to_i32(q))
+    error_sum = v.sum_f32(error_squares)
+    if np.isnan(error_sum):
+        scale = error_sum
+    norm = above(np.float64(scale) * norm_above(v.sum_f32(squares), n))
+    _note(lines, lane, -BIAS * v.sum_i32(total), scale, norm, above(norm_above(error_sum, n)))
+
+
+@jit
+def _note(lines: Words, lane: int, correction: int, scale: Any, norm: Any, error: Any) -> None:
+    lines.view(np.int32)[CORRECTION, lane] = correction
+    floats = lines.view(np.float32)
+    floats[SCALE, lane] = scale
+    floats[NORM, lane] = norm
+    floats[ERROR, lane] = error
+
+
+@jit
+def _interleave(codes: Words, lines: Words) -> None:
+    for word in range(codes.shape[1]):
+        for lane in range(ROWS):
+            lines[HEADER + word, lane] = codes[lane, word]
+
+
+# ---- shared with the hidden state's quantization ---------------------------------------------------------------------
+@jit
+def largest_magnitude(values: Matrix) -> Any:
+    """Return max|x| of what an array holds, NaN aside."""
+    largest = v.zero_f32()
+    for i in range(0, values.size, LANES):
+        largest = v.max_f32(v.abs_f32(load_f32(values, i)), largest)
+    return v.largest_f32(largest)
+
+
+@jit
+def rounded(x: Any, limit: Any) -> Any:
+    """Round each lane to a whole number from -limit to limit; clipped first, so that NaN too has one meaning."""
+    clipped = v.min_f32(v.max_f32(x, v.broadcast_f32(-limit)), v.broadcast_f32(limit))
+    return v.round_f32(clipped)
+
+
+@jit
+def norm_above(sum_of_squares: Any, n: int) -> Any:
+    """Return a float64 that is at least the norm of n numbers, from their squares summed in float32.
+
+    On its way to the sum (over each lane, then over a tree) a square passes n / 16 + 4 roundings, and the number itself
+    one before. No term is negative, so each of them takes a share of 2**-24 at most, or 2**-150 if it is denormal.
+    """
+    slack = 1.0 + (n // LANES + 16) * ROUNDING
+    return np.sqrt(np.float64(sum_of_squares) + 2.0 * n * UNDERFLOW) * slack
+
+
+@jit
+def above(x: Any) -> Any:
+    """Return a float32 that is at least the float64 x."""
+    return np.float32(x + abs(x) * 2.0 * ROUNDING + UNDERFLOW)
+
+
+@jit
+def below(x: Any) -> Any:
+    """Return a float32 that is at most the float64 x."""
+    return np.float32(x - abs(x) * 2.0 * ROUNDING - UNDERFLOW)

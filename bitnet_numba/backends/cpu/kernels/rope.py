@@ -1,0 +1,99 @@
+"""Rotary position embedding, for pairs half a head apart."""
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.backends.cpu.kernels.checks import check_array, check_lanes
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.simd.memory import load_f32, load_i32, store_f32
+from bitnet_numba.backends.cpu.simd.types import LANES
+from bitnet_numba.backends.cpu.simd.vector import add_f32, broadcast_f32, mul_f32, sub_f32, to_f32
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+# pi / 2 in three parts: the first two have 27 bits less than a float64, so that a whole multiple of them is exact
+_HALF_PI = (1.5707963109016418, 1.5893254712295857e-08, 6.123233995736766e-17)
+_SINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 2)) for k in range(9))  # Taylor, for |r| <= pi / 4
+_COSINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 1)) for k in range(10))
+
+
+def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Floats:
+    """Return the cosines and sines of every position's angles.
+
+    Angles, cosines and sines are computed in float64 from additions and products alone, so that every system has the
+    same table. (Programs that multiply angles in float32 differ from it, and among themselves, by rounding.)
+
+    Parameters
+    ----------
+    inverse_frequency : float64[pairs]
+    n_positions : int
+        Positions 0 to ``n_positions - 1``.
+    half : int
+        ``pairs`` padded to a multiple of 16; the padding turns by no angle.
+
+    Returns
+    -------
+    float32[n_positions, 2 * half]
+        Cosines, then sines.
+    """
+    pairs = inverse_frequency.size
+    angle = np.arange(n_positions, dtype=np.float64)[:, None] * inverse_frequency
+    quarter = np.rint(angle * (2 / np.pi))  # any whole number near it serves: the rest is corrected below
+    rest = ((angle - quarter * _HALF_PI[0]) - quarter * _HALF_PI[1]) - quarter * _HALF_PI[2]
+    square = rest * rest
+    sine, cosine = rest * _polynomial(_SINE, square), _polynomial(_COSINE, square)
+    turn = quarter.astype(np.int64) % 4
+    table = np.zeros((n_positions, 2 * half), np.float32)
+    table[:, :half] = 1
+    table[:, :pairs] = np.choose(turn, (cosine, -sine, -cosine, sine))
+    table[:, half : half + pairs] = np.choose(turn, (sine, cosine, -sine, -cosine))
+    return table
+
+
+def _polynomial(terms: tuple[float, ...], x: Doubles) -> Doubles:
+    total = np.full_like(x, terms[-1])
+    for term in reversed(terms[:-1]):
+        total = total * x + term
+    return total
+
+
+def rope(sums: npt.NDArray[np.int32], factor: float, table: Floats, out: Floats) -> None:
+    """Turn one head: pair i is ``(head[i], head[half + i])``, turned by the position's angle i.
+
+    Parameters
+    ----------
+    sums : int32[2 * half]
+        The head as it leaves its projection; ``half`` is a multiple of 16.
+    factor : float
+        What one unit of a sum stands for.
+    table : float32[2 * half]
+        The position's row of :func:`rope_table`.
+    out : float32[2 * half]
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+
+    References
+    ----------
+    Su et al., "RoFormer", 2021; the half-split pairing is that of Hugging Face transformers' ``rotate_half``.
+    """
+    check_lanes("out", out.size, 2 * LANES)
+    check_array("sums", sums, np.int32, (out.size,))
+    check_array("table", table, np.float32, (out.size,))
+    check_array("out", out, np.float32, (out.size,), written=True)
+    rope_worker(sums, np.float32(factor), table, out)
+
+
+@jit
+def rope_worker(sums: npt.NDArray[np.int32], factor: np.float32, table: Floats, out: Floats) -> None:
+    half = table.size // 2
+    of_sum = broadcast_f32(factor)
+    for i in range(0, half, LANES):
+        first = mul_f32(to_f32(load_i32(sums, i)), of_sum)
+        second = mul_f32(to_f32(load_i32(sums, half + i)), of_sum)
+        cosine, sine = load_f32(table, i), load_f32(table, half + i)
+        store_f32(out, i, sub_f32(mul_f32(first, cosine), mul_f32(second, sine)))
+        store_f32(out, half + i, add_f32(mul_f32(second, cosine), mul_f32(first, sine)))

@@ -1,0 +1,129 @@
+"""The exponential and the softmax, on polynomials of our own: the C libraries' differ between systems."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.backends.cpu.kernels.checks import check_array
+from bitnet_numba.backends.cpu.kernels.jit import SOFTMAX, jit, new_counts
+from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
+from bitnet_numba.backends.cpu.simd.types import LANES
+from bitnet_numba.backends.cpu.simd.vector import (
+    WHOLE,
+    add_f32,
+    add_to_exponent,
+    broadcast_f32,
+    fma_f32,
+    largest_f32,
+    max_f32,
+    min_f32,
+    mul_f32,
+    sub_f32,
+    sum_f32,
+    where_greater,
+    zero_f32,
+)
+
+LOWEST = np.float32(-64)
+"""Below it exp is exactly 0: beside a largest term of 1 it cannot count, and denormals are fifty times slower."""
+_HIGHEST = np.float32(88)  # exp(88) is the last whole power that a float32 holds
+_LOG2_E = np.float32(1.4426950408889634)
+_LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # high part: few bits, so n * high is exact
+_TERMS = tuple(np.float32(1.0 / factor) for factor in (5040, 720, 120, 24, 6, 2))  # Taylor, for |r| <= ln(2) / 2
+
+Floats = npt.NDArray[np.float32]
+
+
+def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
+    """Write ``exp(x - max(x)) / sum(exp(x - max(x)))`` to ``out``.
+
+    Parameters
+    ----------
+    x, out : float32[n]
+        C-contiguous, of any length from 1; ``out`` may be ``x``. Terms below e**-64 become exactly 0.
+    counts : int64[n_kernels], optional
+        Where the kernel notes that it has run, from ``new_counts``.
+
+    Raises
+    ------
+    ValueError
+        If shapes, dtypes or layouts differ from the above.
+    """
+    padded = _padded(x, out)
+    softmax_worker(new_counts() if counts is None else counts, padded)
+    out[:] = padded[: x.size]
+
+
+def softmax_terms(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
+    """Write ``exp(x - max(x))`` to ``out``: what a softmax divides by its sum.
+
+    An element's bits depend on it and on the largest one, not on the others. Takes and raises what :func:`softmax`
+    does, and counts as one.
+    """
+    padded = _padded(x, out)
+    _terms_worker(new_counts() if counts is None else counts, padded)
+    out[:] = padded[: x.size]
+
+
+def _padded(x: Floats, out: Floats) -> Floats:
+    """Check both arrays, and copy ``x`` to whole vectors."""
+    if x.size < 1:
+        raise ValueError("x: expected at least one element")
+    check_array("x", x, np.float32, (x.size,))
+    check_array("out", out, np.float32, (x.size,), written=True)
+    padded = np.full(-(-x.size // LANES) * LANES, -np.inf, np.float32)
+    padded[: x.size] = x
+    return padded
+
+
+@jit
+def exp_f32(x: Any) -> Any:
+    """Sixteen exponentials: relative error below 2e-7, exactly 0 up to -64, and exp(88) from 88 on."""
+    return _exp_of(x, min_f32(max_f32(x, broadcast_f32(LOWEST)), broadcast_f32(_HIGHEST)))
+
+
+@jit
+def exp_to_1(x: Any) -> Any:
+    """Sixteen exponentials, as :func:`exp_f32` has them, of numbers up to 0, as a softmax has them."""
+    return _exp_of(x, max_f32(x, broadcast_f32(LOWEST)))
+
+
+@jit
+def _exp_of(x: Any, y: Any) -> Any:
+    """The exponentials of y, which is x within bounds, and 0 where x is too low."""
+    shifted = add_f32(mul_f32(y, broadcast_f32(_LOG2_E)), broadcast_f32(WHOLE))
+    n = sub_f32(shifted, broadcast_f32(WHOLE))
+    r = fma_f32(n, broadcast_f32(-_LN_2_HIGH), y)
+    r = fma_f32(n, broadcast_f32(-_LN_2_LOW), r)
+    t5040, t720, t120, t24, t6, t2 = _TERMS
+    p = fma_f32(broadcast_f32(t5040), r, broadcast_f32(t720))
+    p = fma_f32(p, r, broadcast_f32(t120))
+    p = fma_f32(p, r, broadcast_f32(t24))
+    p = fma_f32(p, r, broadcast_f32(t6))
+    p = fma_f32(p, r, broadcast_f32(t2))
+    p = add_f32(fma_f32(mul_f32(r, r), p, r), broadcast_f32(np.float32(1)))
+    return where_greater(x, broadcast_f32(LOWEST), add_to_exponent(p, shifted), zero_f32())
+
+
+@jit
+def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+    share = broadcast_f32(np.float32(1) / _terms_worker(counts, x))
+    for i in range(0, x.size, LANES):
+        store_f32(x, i, mul_f32(load_f32(x, i), share))
+
+
+@jit
+def _terms_worker(counts: npt.NDArray[np.int64], x: Floats) -> Any:
+    """Replace x by exp(x - max(x)), and return the sum."""
+    counts[SOFTMAX] += 1
+    largest = load_f32(x, 0)
+    for i in range(LANES, x.size, LANES):
+        largest = max_f32(load_f32(x, i), largest)
+    offset = broadcast_f32(largest_f32(largest))
+    total = zero_f32()
+    for i in range(0, x.size, LANES):
+        e = exp_to_1(sub_f32(load_f32(x, i), offset))
+        total = add_f32(total, e)
+        store_f32(x, i, e)
+    return sum_f32(total)

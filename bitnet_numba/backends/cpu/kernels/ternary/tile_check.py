@@ -1,0 +1,48 @@
+"""Do tiles compute what vectors do, on the CPU that is here?"""
+
+import numpy as np
+
+from bitnet_numba.backends.cpu.kernels.jit import new_counts
+from bitnet_numba.backends.cpu.kernels.ternary.gemm import gemm_scratch, register_worker
+from bitnet_numba.backends.cpu.kernels.ternary.layout import Activations, Bytes, Sums, pack, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.tiles import FEW_BLOCKS, MANY_COLUMNS, tile_scratch, tile_worker
+from bitnet_numba.backends.cpu.packed_sizes import RUN
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.simd.tile import TILE_ROWS
+from bitnet_numba.backends.cpu.threads.thread_pool import alone
+from bitnet_numba.errors import UnsupportedError
+
+_ROWS, _COLUMNS = FEW_BLOCKS * TILE_ROWS, MANY_COLUMNS + RUN  # two blocks of columns, one of them short
+_SLOTS = (TILE_ROWS, 40)  # one tile of tokens, and more
+
+
+def check_tiles() -> None:
+    """Multiply a little on tiles and by vectors, both of which are exact, and compare.
+
+    Raises
+    ------
+    UnsupportedError
+        If they differ.
+    """
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, (4, _ROWS, _COLUMNS // 4)).astype(np.uint8)
+    i2s = codes[0] << 6 | codes[1] << 4 | codes[2] << 2 | codes[3]
+    for slots in _SLOTS:
+        q = rng.integers(-128, 128, (slots, _COLUMNS)).astype(np.int8)
+        of_tiles, of_vectors = _products(i2s, q)
+        if not np.array_equal(of_tiles, of_vectors):
+            raise UnsupportedError(
+                f"{cpu.isa()}: {np.count_nonzero(of_tiles != of_vectors):,} of {of_tiles.size:,} sums that tiles have "
+                "computed are wrong; set BITNET_ISA=avx512_vnni to do without tiles, and report it"
+            )
+
+
+def _products(i2s: Bytes, q: Activations) -> tuple[Sums, Sums]:
+    """Return what tiles and what vectors make of it."""
+    q_sum = q.sum(axis=1, dtype=np.int32)
+    of_tiles, of_vectors = np.zeros((2, len(q), _ROWS), np.int32)
+    tiles, scratch = tile_scratch(1, *q.shape), gemm_scratch(1, *q.shape)
+
+    tile_worker(alone(), new_counts(), pack_r16(i2s), q, q_sum, of_tiles, tiles)
+    register_worker(alone(), new_counts(), pack(i2s), q, q_sum, of_vectors, scratch)
+    return of_tiles, of_vectors

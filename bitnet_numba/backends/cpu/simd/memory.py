@@ -1,0 +1,252 @@
+"""Vectors to and from arrays: loads and stores at any alignment, in the array's own number format.
+
+NumPy's half and bfloat16 have no Numba type, so their bits travel in integer arrays, and the array's dtype says which
+format they are: float32 itself, ``uint16`` = float16 bits, ``int16`` = bfloat16 bits, ``int8`` = whole numbers.
+None of these operations checks an index: the wrappers in ``backends/cpu/kernels/`` do, once.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.simd.operation import (
+    F16,
+    F32,
+    I8,
+    I16,
+    I32,
+    Builder,
+    Value,
+    address,
+    array_op,
+    call,
+    splat,
+    spread,
+)
+from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64, VectorType
+
+_I16x16 = ir.VectorType(I16, 16)
+_F16x16 = ir.VectorType(F16, 16)
+_COLUMN_STRIDE = 16
+
+AHEAD = 4096
+"""Bytes between what is read and what is asked for: they hide the latency of memory."""
+
+
+# ---- number formats --------------------------------------------------------------------------------------------------
+def _half_to_f32(b: Builder, bits: Value) -> Value:
+    if cpu.has_hardware_floats():
+        return b.fpext(b.bitcast(bits, _F16x16), F32x16.llvm)
+    wide = b.zext(bits, I32x16.llvm)
+    magnitude = b.and_(wide, splat(I32x16.llvm, 0x7FFF))
+    moved = b.shl(magnitude, splat(I32x16.llvm, 13))
+    scaled = b.fmul(b.bitcast(moved, F32x16.llvm), splat(F32x16.llvm, 2.0**112))  # exact: 127 - 15 more of exponent
+    special = b.icmp_signed(">=", magnitude, splat(I32x16.llvm, 0x7C00))  # infinity and NaN
+    finite_or_not = b.select(special, b.or_(moved, splat(I32x16.llvm, 0x7F800000)), b.bitcast(scaled, I32x16.llvm))
+    sign = b.shl(b.and_(wide, splat(I32x16.llvm, 0x8000)), splat(I32x16.llvm, 16))
+    return b.bitcast(b.or_(finite_or_not, sign), F32x16.llvm)
+
+
+def _f32_to_half(b: Builder, x: Value) -> Value:
+    """Round to the nearest half, ties to even."""
+    if cpu.has_hardware_floats():
+        return b.bitcast(b.fptrunc(x, _F16x16), _I16x16)
+
+    def number(value: int) -> Value:
+        return splat(I32x16.llvm, value)
+
+    bits = b.bitcast(x, I32x16.llvm)
+    magnitude = b.and_(bits, number(0x7FFFFFFF))
+    odd = b.and_(b.lshr(magnitude, number(13)), number(1))
+    rebiased = b.add(b.add(magnitude, number(((15 - 127) << 23) + 0xFFF)), odd)
+    normal = b.lshr(rebiased, number(13))
+    denormal_magic = number((127 - 15 + 23 - 10 + 1) << 23)  # its last bit is the smallest half: the sum rounds there
+    shifted = b.fadd(b.bitcast(magnitude, F32x16.llvm), b.bitcast(denormal_magic, F32x16.llvm))
+    denormal = b.sub(b.bitcast(shifted, I32x16.llvm), denormal_magic)
+    special = b.select(b.icmp_signed(">", magnitude, number(0x7F800000)), number(0x7E00), number(0x7C00))
+    small = b.icmp_signed("<", magnitude, number((127 - 14) << 23))
+    large = b.icmp_signed(">=", magnitude, number((127 + 16) << 23))
+    half = b.select(large, special, b.select(small, denormal, normal))
+    sign = b.and_(b.lshr(bits, number(16)), number(0x8000))
+    return b.trunc(b.or_(half, sign), _I16x16)
+
+
+def _bfloat_to_f32(b: Builder, bits: Value) -> Value:
+    return b.bitcast(b.shl(b.zext(bits, I32x16.llvm), splat(I32x16.llvm, 16)), F32x16.llvm)
+
+
+def _int8_to_f32(b: Builder, x: Value) -> Value:
+    return b.sitofp(x, F32x16.llvm)
+
+
+def _f32_to_int8(b: Builder, x: Value) -> Value:
+    """Convert whole numbers that fit; a kernel rounds and clips before it stores."""
+    return b.fptosi(x, ir.VectorType(I8, 16))
+
+
+def _unchanged(b: Builder, x: Value) -> Value:
+    return x
+
+
+_Conversion = tuple[Any, Callable[[Builder, Value], Value]]  # the stored lane's type, and how it becomes or was float32
+_TO_F32: Mapping[Any, _Conversion] = MappingProxyType(
+    {
+        types.float32: (F32, _unchanged),
+        types.uint16: (I16, _half_to_f32),
+        types.int16: (I16, _bfloat_to_f32),
+        types.int8: (I8, _int8_to_f32),
+    }
+)
+_FROM_F32: Mapping[Any, _Conversion] = MappingProxyType(
+    {types.float32: (F32, _unchanged), types.uint16: (I16, _f32_to_half), types.int8: (I8, _f32_to_int8)}
+)
+
+
+def lane_type(array: types.Array) -> Any:
+    """Return the LLVM type of a number as an array stores it."""
+    return _TO_F32[array.dtype][0]
+
+
+def lanes_at(b: Builder, array: types.Array, place: Value) -> Value:
+    """Load the sixteen numbers at a place in an array, as float32 whatever it holds."""
+    lane, convert = _TO_F32[array.dtype]
+    return convert(b, b.load(b.bitcast(place, ir.VectorType(lane, 16).as_pointer()), align=1))
+
+
+# ---- float32 lanes ---------------------------------------------------------------------------------------------------
+@array_op
+def load_f32(_: Any, array: types.Array, index: types.Integer) -> Any:
+    """The lanes from ``array[index:]``, as float32 whatever the array holds."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], lane_type(array))
+        return lanes_at(b, array, at)
+
+    return F32x16(array, types.intp), lower
+
+
+@array_op
+def store_f32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+    """Write the lanes to ``array[index:]``, in the array's own format."""
+    lane, convert = _FROM_F32[array.dtype]
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], ir.VectorType(lane, 16))
+        b.store(convert(b, args[2]), at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, F32x16), lower
+
+
+@array_op
+def store_column(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+    """Write lane i to ``array[index + 16 * i]``, in the array's own format: one position of a block of sixteen."""
+    lane, convert = _FROM_F32[array.dtype]
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        converted = convert(b, args[2])
+        first = address(context, b, signature.args[0], args[0], args[1], lane)
+        for i in range(16):
+            place = b.gep(first, [ir.Constant(I32, _COLUMN_STRIDE * i)])
+            b.store(b.extract_element(converted, ir.Constant(I32, i)), place)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, F32x16), lower
+
+
+@array_op
+def broadcast_from(_: Any, array: types.Array, index: types.Integer) -> Any:
+    """Copy the float32 ``array[index]`` to every lane."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], F32)
+        return spread(b, b.load(at), F32x16.llvm)
+
+    return F32x16(array, types.intp), lower
+
+
+# ---- int32 lanes and bytes -------------------------------------------------------------------------------------------
+def _load(vector: VectorType) -> Any:
+    """Make an operation ``load(array, index)``: the lanes from ``array[index:]``."""
+
+    def load(_: Any, array: types.Array, index: types.Integer) -> Any:
+        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+            return b.load(address(context, b, signature.args[0], args[0], args[1], vector.llvm), align=1)
+
+        return vector(array, types.intp), lower
+
+    return array_op(load)
+
+
+load_i32 = _load(I32x16)
+load_bytes = _load(U8x64)
+
+
+@array_op
+def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+    """Write sixteen int32 lanes to ``array[index:]``; an array of bytes takes their lowest ones."""
+    lane = {types.int32: I32, types.int8: I8, types.uint8: I8}[array.dtype]
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        vector = ir.VectorType(lane, 16)
+        at = address(context, b, signature.args[0], args[0], args[1], vector)
+        b.store(args[2] if lane is I32 else b.trunc(args[2], vector), at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, I32x16), lower
+
+
+@array_op
+def store_bytes(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+    """Write 64 bytes to ``array[index:]``."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        at = address(context, b, signature.args[0], args[0], args[1], U8x64.llvm)
+        b.store(args[2], at, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, U8x64), lower
+
+
+@array_op
+def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.Array, place: types.Integer) -> Any:
+    """Copy the four bytes ``source[index : index + 4]`` to ``target[place:]``."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
+        b.store(word, address(context, b, signature.args[2], args[2], args[3], I32), align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp), lower
+
+
+@array_op
+def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
+    """Copy the four bytes ``array[index : index + 4]`` to each of sixteen words."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
+        return b.bitcast(spread(b, word, I32x16.llvm), U8x64.llvm)
+
+    return U8x64(array, types.intp), lower
+
+
+def ask_for(b: Builder, place: Value) -> None:
+    """Ask for the cache line of a place, which need not be one that can be read."""
+    read, keep, data = (ir.Constant(I32, x) for x in (0, 3, 1))
+    call(b, "llvm.prefetch.p0", ir.VoidType(), b.bitcast(place, I8.as_pointer()), read, keep, data)
+
+
+@array_op
+def prefetch(_: Any, array: types.Array, index: types.Integer) -> Any:
+    """Ask for the cache line of ``array[index]``; any index is allowed, also one past the end."""
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        ask_for(b, address(context, b, signature.args[0], args[0], args[1], I8))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), lower

@@ -1,0 +1,320 @@
+"""A loaded model, as Python programs use it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_numba.backends.protocol import CacheT, Tokenizer, Transformer
+from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.generate.generate import generate, generate_together, stream
+from bitnet_numba.generate.request import Work
+from bitnet_numba.generate.result import Chunk, GenerationResult
+from bitnet_numba.generate.sampling_params import SamplingOptions, SamplingParams
+from bitnet_numba.generate.shared import SharedTransformer
+from bitnet_numba.generate.token_stream import TokenStream
+from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.settings import read_settings
+
+TokenIds = Sequence[int] | NDArray[np.integer[Any]]
+Messages = Sequence[Mapping[str, str]]
+
+
+class LanguageModel:
+    """A model that is ready to generate; :func:`bitnet_numba.load` makes it.
+
+    Several Python threads may use one model, and several streams may be open at once: each has a cache of its own, and
+    their steps take turns. Use it in a ``with`` statement, or call :meth:`close`.
+
+    Parameters
+    ----------
+    transformer : Transformer
+        Closed together with this object.
+    tokenizer : Tokenizer
+    encode_chat : callable
+        Turns messages into token ids that end where the answer begins.
+    load_ms : float
+    max_context : int, optional
+        The most positions of a sequence; by default what the model was trained for.
+    kept_prefixes : int
+        How many of the last sequences are kept, so that what begins alike is not read again.
+    notes : sequence of str
+    info : mapping of str to mapping
+        Facts about the model in sections, as :meth:`info` gives them.
+
+    Attributes
+    ----------
+    load_ms : float
+        Milliseconds that loading took.
+    notes : tuple of str
+        What the user should know about how the model was read.
+    corrections : list of dict
+        What was changed in the weights as they were read, if the environment asked for that and allowed it.
+
+    Raises
+    ------
+    ParameterError
+        If the model was not made for so long a context.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer[CacheT],
+        tokenizer: Tokenizer,
+        encode_chat: Callable[[Messages], list[int]],
+        *,
+        load_ms: float,
+        max_context: int | None = None,
+        kept_prefixes: int = 4,
+        notes: Sequence[str] = (),
+        info: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._transformer: SharedTransformer[Any] = SharedTransformer(transformer, max_context, kept_prefixes)
+        self._tokenizer = tokenizer
+        self._encode_chat = encode_chat
+        self.load_ms = load_ms
+        self.notes = tuple(notes)
+        self._info = {section: dict(facts) for section, facts in (info or {}).items()}
+        self.corrections: list[dict[str, Any]] = self._info.get("model", {}).get("corrections", [])
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's hyper-parameters."""
+        return self._transformer.config
+
+    @property
+    def max_context(self) -> int:
+        """The most positions that one sequence may take."""
+        return self._transformer.max_context
+
+    @property
+    def threads(self) -> int:
+        """How many threads share the work."""
+        return self._transformer.threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction set that the kernels were compiled for."""
+        return self._transformer.isa
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of keys and values that are kept of sequences that have ended, for those that begin alike."""
+        return self._transformer.kept_bytes
+
+    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
+        """Continue a prompt.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            Text, in which special tokens are plain text, or token ids.
+        **sampling
+            Fields of :class:`SamplingParams`. Without a ``seed``, ``BITNET_SEED`` counts where the environment sets it.
+
+        Returns
+        -------
+        GenerationResult
+
+        Raises
+        ------
+        ParameterError
+            If the prompt is empty or holds an id outside the vocabulary, or a sampling parameter is out of range.
+        ResourceError
+            If the prompt does not fit the context, or memory does not allow the cache.
+        """
+        return generate(*self._prepare(self._prompt_ids(prompt), sampling))
+
+    def generate_batch(
+        self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingOptions]
+    ) -> list[GenerationResult]:
+        """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
+
+        Together they take far less time than one after the other: a step reads the weights once for all of them.
+
+        Parameters
+        ----------
+        prompts : sequence of str or of sequences of int
+        **sampling
+            As for :meth:`generate`; the same for each.
+
+        Returns
+        -------
+        list of GenerationResult
+            In the order of the prompts. Where steps were shared, ``kernels`` counts each one's calls in full, and
+            speeds are those of the one sequence.
+
+        Raises
+        ------
+        ParameterError, ResourceError
+            As :meth:`generate`, before anything is computed.
+        """
+        if isinstance(prompts, str):
+            raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
+        return generate_together([self._prepare(self._prompt_ids(prompt), sampling) for prompt in prompts])
+
+    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
+        """Continue a prompt piece by piece.
+
+        Takes and raises what :meth:`generate` does, at once. A stream may be left at any time.
+
+        Returns
+        -------
+        iterator of Chunk
+            Their ``text`` together is the text of the whole; the last one also has the ``result``.
+        """
+        return stream(*self._prepare(self._prompt_ids(prompt), sampling))
+
+    def chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
+        """Answer the last turn of a conversation.
+
+        Parameters
+        ----------
+        messages : sequence of mappings
+            Each with a ``"role"`` (``"system"``, ``"user"`` or ``"assistant"``) and its ``"content"``, in which
+            special tokens are plain text.
+        **sampling
+            As for :meth:`generate`.
+
+        Returns
+        -------
+        GenerationResult
+
+        Raises
+        ------
+        TemplateError
+            If the chat template cannot write these messages.
+        ParameterError, ResourceError
+            As :meth:`generate`.
+        """
+        return generate(*self._prepare(self.chat_ids(messages), sampling))
+
+    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
+        """Answer the last turn of a conversation piece by piece: to :meth:`chat` what :meth:`stream` is to generate."""
+        return stream(*self._prepare(self.chat_ids(messages), sampling))
+
+    def chat_ids(self, messages: Messages) -> list[int]:
+        """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
+        if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+            raise ParameterError("messages: expected a list of at least one mapping of 'role' and 'content'")
+        ids = self._encode_chat(messages)
+        if not ids:
+            raise ParameterError("messages: the chat template makes no tokens of them; write something in them")
+        return ids
+
+    def logits(self, token_ids: TokenIds, chunk_size: int | None = None) -> NDArray[np.float32]:
+        """Compute what the model expects after each token.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            T ids, at least one.
+        chunk_size : int, optional
+            Read that many tokens a step; 1 is how an answer is generated. The result does not depend on it.
+
+        Returns
+        -------
+        float32[T, vocab_size]
+
+        Raises
+        ------
+        ParameterError
+            If ids or chunk size are out of range.
+        ResourceError
+            If the tokens do not fit the context, or memory does not allow cache or result.
+        """
+        ids = np.asarray(self._checked_ids(token_ids), np.int32)
+        step = ids.size if chunk_size is None else chunk_size
+        if not _is_integer(step) or step < 1:
+            raise ParameterError(f"chunk_size={chunk_size!r}: expected a whole number of at least 1, or None for all")
+        self._transformer.check_fits(ids.size)
+        cache = self._transformer.new_cache(ids.size)
+        work = Work()
+        try:
+            if step >= ids.size:
+                return self._transformer.forward(ids, cache, work, "all")
+            result = np.empty((ids.size, self.config.vocab_size), np.float32)
+            for start in range(0, ids.size, step):
+                chunk = ids[start : start + step]
+                result[start : start + step] = self._transformer.forward(chunk, cache, work, "all")
+        except MemoryError as error:
+            size = f"{ids.size:,} x {self.config.vocab_size:,}"
+            raise ResourceError(f"no memory for {size} logits of 4 bytes: ask for fewer tokens") from error
+        return result
+
+    def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """Turn text into token ids.
+
+        Parameters
+        ----------
+        text : str
+        add_bos : bool
+            Begin with the beginning-of-sequence token, if the model uses one.
+        parse_special : bool
+            Read the names of special tokens, such as ``<|eot_id|>``, as these tokens. Never do that with a stranger's
+            text.
+
+        Returns
+        -------
+        list of int
+        """
+        return self._tokenizer.encode(text, add_bos=add_bos, parse_special=parse_special)
+
+    def detokenize(self, ids: TokenIds) -> str:
+        """Turn token ids into text; special tokens have none.
+
+        Raises
+        ------
+        ParameterError
+            If an id is not in the vocabulary.
+        """
+        return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
+
+    def info(self) -> dict[str, dict[str, Any]]:
+        """Return facts about the model, as JSON can hold them: by section, such as its sizes and its memory plan."""
+        return {section: dict(facts) for section, facts in self._info.items()}
+
+    def close(self) -> None:
+        """Give threads and memory back; whoever uses the model afterwards gets a BitNetError."""
+        self._transformer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, prompt_ids: list[int], sampling: SamplingOptions) -> tuple[TokenStream[Any], Any, float]:
+        """Check everything and allocate the cache, so that what can be refused is refused before the first token."""
+        if sampling.get("seed") is None:
+            sampling = {**sampling, "seed": read_settings().seed}
+        params = SamplingParams(**sampling)
+        tokens = TokenStream(self._transformer, prompt_ids, params, self._tokenizer.eos_ids)
+        return tokens, self._tokenizer.stream_decoder(), self.load_ms
+
+    def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
+        if not isinstance(prompt, str):
+            return self._checked_ids(prompt)
+        if not prompt:
+            raise ParameterError("the prompt is empty: give at least one character")
+        return self.tokenize(prompt)
+
+    def _checked_ids(self, token_ids: TokenIds) -> list[int]:
+        if not isinstance(token_ids, Sequence | np.ndarray) or isinstance(token_ids, str | bytes | bytearray):
+            raise ParameterError(f"expected token ids, got {type(token_ids).__name__}: tokenize makes them from text")
+        if len(token_ids) == 0:
+            raise ParameterError("the prompt is empty: give at least one token")
+        vocab_size = self.config.vocab_size
+        for place, token_id in enumerate(token_ids):
+            if not _is_integer(token_id) or not 0 <= token_id < vocab_size:
+                told = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
+                raise ParameterError(f"token {place} is {told}: expected an id from 0 to {vocab_size - 1:,}")
+        return [int(token_id) for token_id in token_ids]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,0 +1,156 @@
+"""Corrections of a model that is known to be bad, made where its tensors are handed out, each one recorded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.formats.packing.nonzeros import two_bit_nonzeros
+from bitnet_numba.model.roles import LAYER_ROLES, Role, gguf_name, hf_name
+from bitnet_numba.model.source import CorrectionRecord, ModelSource, TernaryMatrix
+from bitnet_numba.model.wrapped_source import WrappedSource
+
+LN_GAMMA_RESCALE_RMS = "LN_GAMMA_RESCALE_RMS"
+I2S_DEQUANT_OVERRIDE = "I2S_DEQUANT_OVERRIDE"
+SCALE_LIMITS = (1e-3, 1e3)
+_TOLERANCE = 1e-3  # of an RMS that is left alone
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class NormRescale:
+    """Bring every norm to an RMS.
+
+    Attributes
+    ----------
+    target_rms : float
+    clamp : (float, float)
+        Limits of the factor.
+    """
+
+    target_rms: float
+    clamp: tuple[float, float]
+
+    def factor(self, rms: float) -> float | None:
+        """Return what to multiply a norm of this RMS by; None to leave it alone."""
+        if abs(rms - self.target_rms) < _TOLERANCE:
+            return None
+        return min(max(self.target_rms / (rms + _EPSILON), self.clamp[0]), self.clamp[1])
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleOverride:
+    """Change the scale of ternary matrices.
+
+    Attributes
+    ----------
+    tensors : tuple of str
+        Ends of their names, as GGUF or as Hugging Face has them.
+    inv : bool
+        Whether the file holds the inverse of the scale.
+    k : float
+    """
+
+    tensors: tuple[str, ...]
+    inv: bool
+    k: float
+
+    def concerns(self, role: Role) -> bool:
+        """Tell whether this is about a matrix."""
+        return gguf_name(role).endswith(self.tensors) or hf_name(role).endswith(self.tensors)
+
+    def scale(self, stored: float) -> float:
+        """Return the scale to use in the place of the stored one."""
+        magnitude = abs(stored)
+        return min(max((1 / magnitude if self.inv else magnitude) * self.k, SCALE_LIMITS[0]), SCALE_LIMITS[1])
+
+
+Correction = NormRescale | ScaleOverride
+
+
+class CorrectedSource(WrappedSource):
+    """A source whose norms and scales are corrected.
+
+    Parameters
+    ----------
+    source : ModelSource
+    corrections : sequence of Correction
+        Made in this order.
+    policy_fingerprint : str
+        What asks for them, as records name it.
+    """
+
+    def __init__(self, source: ModelSource, corrections: Sequence[Correction], policy_fingerprint: str) -> None:
+        super().__init__(source)
+        self._rescales = [each for each in corrections if isinstance(each, NormRescale)]
+        self._overrides = [each for each in corrections if isinstance(each, ScaleOverride)]
+        self._fingerprint = policy_fingerprint
+        self._records: dict[Role, list[CorrectionRecord]] = {}
+
+    @property
+    def corrections(self) -> tuple[CorrectionRecord, ...]:
+        """What was corrected so far, layer by layer; threads may hand tensors out in any order."""
+        roles = sorted(self._records, key=_order)
+        return (*self._source.corrections, *(record for role in roles for record in self._records[role]))
+
+    def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
+        """Return the weights of a norm, corrected."""
+        wanted, weights = Role(role, layer), self._source.norm(role, layer)
+        records = []
+        for rescale in self._rescales:
+            before = _rms(weights)
+            factor = rescale.factor(before)
+            if factor is None:
+                continue
+            weights = weights * np.float32(factor)
+            details = {"target_rms": rescale.target_rms, "clamp": list(rescale.clamp)}
+            records.append(self._record(wanted, LN_GAMMA_RESCALE_RMS, before, _rms(weights), factor, details))
+        self._note(wanted, records)
+        return weights
+
+    def linear(self, role: str, layer: int) -> TernaryMatrix:
+        """Return the weights of a linear layer with a corrected scale."""
+        wanted, matrix = Role(role, layer), self._source.linear(role, layer)
+        overrides = [each for each in self._overrides if each.concerns(wanted)]
+        unit = _unit_rms(matrix) if overrides else 0.0
+        records = []
+        for override in overrides:
+            before, after = float(matrix.scale), override.scale(float(matrix.scale))
+            matrix = TernaryMatrix(np.float32(after), matrix.weights, matrix.i2s)
+            details = {"inv": override.inv, "k": override.k, "scale_before": before, "scale_after": after}
+            records.append(
+                self._record(wanted, I2S_DEQUANT_OVERRIDE, unit * before, unit * after, after / before, details)
+            )
+        self._note(wanted, records)
+        return matrix
+
+    def _record(
+        self, role: Role, kind: str, before: float, after: float, factor: float, details: dict[str, Any]
+    ) -> CorrectionRecord:
+        return CorrectionRecord(gguf_name(role), kind, before, after, factor, self._fingerprint, details)
+
+    def _note(self, role: Role, records: list[CorrectionRecord]) -> None:
+        if records:
+            self._records[role] = records
+
+
+def _order(role: Role) -> tuple[float, int]:
+    """Sort by layer, what belongs to none last, and by role."""
+    place = LAYER_ROLES.index(role.name) if role.name in LAYER_ROLES else 0
+    return (math.inf if role.layer is None else role.layer), place
+
+
+def _rms(weights: npt.NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
+
+
+def _unit_rms(matrix: TernaryMatrix) -> float:
+    """Return the RMS of the weights at a scale of 1."""
+    if matrix.i2s is not None:
+        nonzeros = two_bit_nonzeros(np.bincount(matrix.i2s.reshape(-1), minlength=256))
+        return math.sqrt(nonzeros / (4 * matrix.i2s.size))
+    weights = matrix.unpacked()
+    return math.sqrt(np.count_nonzero(weights) / weights.size)

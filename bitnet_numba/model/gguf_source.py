@@ -1,0 +1,189 @@
+"""A model in a GGUF file."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
+from bitnet_numba.formats.gguf import TensorType, open_gguf
+from bitnet_numba.formats.packing import (
+    check_codes,
+    dequantize,
+    read_i2s_scale,
+    split_q6_k,
+    split_q8_0,
+    unpack_i2s,
+    unpack_tq1_0,
+    unpack_tq2_0,
+)
+from bitnet_numba.model.config import config_from_gguf
+from bitnet_numba.model.roles import LINEAR_ROLES, Role, gguf_role
+from bitnet_numba.model.source import (
+    RUN,
+    CorrectionRecord,
+    Matrix,
+    TernaryMatrix,
+    check_tensors,
+    checked_finite,
+    checked_scale,
+    describe,
+    expected_shapes,
+    matrix_of,
+    one_scale,
+    ternary_from_floats,
+)
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_file, tokenizer_from_gguf
+
+_FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
+_STORED = {TensorType.F32: np.float32, TensorType.F16: np.uint16, TensorType.BF16: np.int16}
+
+
+class GGUFSource:
+    """An open GGUF file with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    file : GGUFFile
+        The tensors as they are stored.
+    names : dict of Role to str
+        Under which name the file has each tensor.
+
+    Raises
+    ------
+    BitNetError
+        If the file cannot be read, contradicts itself, or holds a model that is not run here.
+    """
+
+    notes: tuple[str, ...] = ()
+    corrections: tuple[CorrectionRecord, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = open_gguf(path)
+        try:
+            self.config = config_from_gguf(self.file.metadata)
+        except BitNetError as error:
+            raise type(error)(f"{path}: {error}") from None
+        template = self.file.metadata.get("tokenizer.chat_template")
+        self.chat_template = template if isinstance(template, str) else None
+        self.names = self._roles()
+        self.tied = Role("output") not in self.names
+        self._check()
+
+    def linear(self, role: str, layer: int) -> TernaryMatrix:
+        """Return the weights of a linear layer, rows as the file has them."""
+        wanted = Role(role, layer)
+        matrix = self._stored_linear(wanted)
+        separate = Role(role, layer, "scale")
+        if separate not in self.names:
+            return matrix
+        factor = checked_scale(float(self._floats(separate)[0]), self._place(separate))
+        scale = checked_scale(float(matrix.scale) * float(factor), self._place(wanted))
+        return TernaryMatrix(scale, matrix.weights, matrix.i2s)
+
+    def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
+        """Return the weights of a norm, all finite."""
+        wanted = Role(role, layer)
+        if self._type(wanted) not in _FLOATS:
+            raise UnsupportedError(f"{self._place(wanted)}: a quantized norm; norms are kept in F32: convert again")
+        return checked_finite(self._floats(wanted), self._place(wanted))
+
+    def matrix(self, role: str) -> Matrix:
+        """Return the embedding (``token_embd``) or the head (``output``)."""
+        wanted = Role(role)
+        info = self.file.tensors[self.names[wanted]]
+        data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
+        if info.type in _STORED:
+            return matrix_of(data.view(_STORED[info.type]).reshape(shape))
+        if info.type is TensorType.Q8_0:
+            return matrix_of(*split_q8_0(data, shape, place=place))
+        if info.type is TensorType.Q6_K:
+            return matrix_of(*split_q6_k(data, shape, place=place))
+        raise UnsupportedError(
+            f"{place}: {info.type.name} is not run as an embedding; use F16, BF16, F32, Q8_0 or Q6_K"
+        )
+
+    def rope_factors(self) -> npt.NDArray[np.float64] | None:
+        """Return what the file divides each RoPE frequency by, if it says so."""
+        role = Role("rope_freqs")
+        if role not in self.names:
+            return None
+        factors = checked_finite(self._floats(role), self._place(role)).astype(np.float64)
+        if factors.shape != (self.config.head_dim // 2,) or not (factors > 0).all():
+            raise FormatError(f"{self._place(role)}: expected {self.config.head_dim // 2} numbers above 0")
+        return factors
+
+    def tokenizer(self) -> Tokenizer:
+        """Build the tokenizer inside the file, or that of a ``tokenizer.json`` beside a file that has none."""
+        beside = self.path.with_name("tokenizer.json")
+        if "tokenizer.ggml.model" not in self.file.metadata and beside.is_file():
+            return tokenizer_from_file(beside)
+        try:
+            return tokenizer_from_gguf(self.file.metadata)
+        except BitNetError as error:
+            raise type(error)(f"{self.path}: {error}") from None
+
+    def tensor_types(self) -> Mapping[str, int]:
+        """Return how many tensors are stored in each type, by the type's name."""
+        return Counter(info.type.name for info in self.file.tensors.values())
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.file.close()
+
+    # ---- the file's tensors by role ----------------------------------------------------------------------------------
+    def _roles(self) -> dict[Role, str]:
+        names: dict[Role, str] = {}
+        for name in self.file.tensors:
+            role = gguf_role(name)
+            if role is None:
+                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
+            names[role] = name
+        return names
+
+    def _check(self) -> None:
+        tokens = self.file.metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None and len(tokens) != self.config.vocab_size:
+            raise FormatError(
+                f"{self.path}: the vocabulary has {len(tokens):,} tokens, vocab_size says {self.config.vocab_size:,}"
+            )
+        found = {role: self.file.tensors[name].shape for role, name in self.names.items()}
+        expected = expected_shapes(self.config, tied=self.tied)
+        layers = range(self.config.n_layers)
+        scales = {Role(name, layer, "scale") for name in LINEAR_ROLES for layer in layers} & found.keys()
+        check_tensors(self.path, found, expected | dict.fromkeys(scales, (1,)), optional=[Role("rope_freqs")])
+
+    def _stored_linear(self, role: Role) -> TernaryMatrix:
+        info = self.file.tensors[self.names[role]]
+        data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
+        if info.type is TensorType.I2_S:
+            if shape[1] % RUN == 0:
+                codes = data[: shape[0] * shape[1] // 4]
+                check_codes(codes, place)
+                return TernaryMatrix(read_i2s_scale(data, place), i2s=codes.reshape(shape[0], shape[1] // 4))
+            weights, scale = unpack_i2s(data, shape, place=place)
+            return TernaryMatrix(scale, weights=weights)
+        if info.type is TensorType.TQ1_0:
+            return one_scale(*unpack_tq1_0(data, shape, place=place), place)
+        if info.type is TensorType.TQ2_0:
+            return one_scale(*unpack_tq2_0(data, shape, place=place), place)
+        if info.type in _FLOATS:
+            return ternary_from_floats(self._floats(role), place)
+        raise UnsupportedError(f"{place}: {info.type.name} is not ternary; take the model's I2_S file")
+
+    def _floats(self, role: Role) -> npt.NDArray[np.float32]:
+        info = self.file.tensors[self.names[role]]
+        return dequantize(info.type, self.file.data(info.name), info.shape, place=self._place(role))
+
+    def _type(self, role: Role) -> TensorType:
+        return self.file.tensors[self.names[role]].type
+
+    def _place(self, role: Role) -> str:
+        return f"{self.path}: {describe(role)}"

@@ -1,0 +1,200 @@
+"""A model in a Hugging Face directory: config.json and safetensors."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
+from bitnet_numba.formats.packing import unpack_hf
+from bitnet_numba.formats.safetensors import open_checkpoint
+from bitnet_numba.model.config import config_from_hf, quantization_config
+from bitnet_numba.model.roles import LINEAR_ROLES, Role, hf_role
+from bitnet_numba.model.source import (
+    CorrectionRecord,
+    Matrix,
+    TernaryMatrix,
+    check_tensors,
+    checked_finite,
+    checked_scale,
+    describe,
+    expected_shapes,
+    matrix_of,
+    ternary_from_floats,
+)
+from bitnet_numba.text.chat import read_directory_template
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory
+
+MAX_JSON_BYTES = 16 << 20
+_STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
+_BUFFERS = ("rotary_emb.inv_freq",)  # old checkpoints keep them; config.json says the same
+
+
+class HuggingFaceSource:
+    """An open Hugging Face directory with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+
+    Parameters
+    ----------
+    path : Path
+        With ``config.json`` and ``model.safetensors``, or its shards and their index.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        The tensors as they are stored.
+    names : dict of Role to str
+        Under which name the checkpoint has each tensor.
+
+    Raises
+    ------
+    BitNetError
+        If a file cannot be read, they contradict each other, or the model is not one that is run here.
+    """
+
+    notes: tuple[str, ...] = ()
+    corrections: tuple[CorrectionRecord, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        settings = read_json(path / "config.json")
+        try:
+            self.config = config_from_hf(settings, path.resolve().name)
+        except BitNetError as error:
+            raise type(error)(f"{path}: {error}") from None
+        self._divides = scale_divides(path, quantization_config(settings))
+        self.checkpoint = open_checkpoint(path)
+        self.names = self._roles()
+        self.tied = self._is_tied(settings)
+        self._check()
+        self.chat_template = read_directory_template(path)
+
+    def linear(self, role: str, layer: int) -> TernaryMatrix:
+        """Return the weights of a linear layer."""
+        wanted = Role(role, layer)
+        name, place = self.names[wanted], self.place(wanted)
+        if self.checkpoint.tensors[name].dtype != "U8":
+            return ternary_from_floats(self.checkpoint.float32(name), place)
+        stored = float(self.checkpoint.float32(self.names[Role(role, layer, "scale")]).reshape(-1)[0])
+        scale = checked_scale(stored, place)
+        # the same key means two things: transformers' AutoBitLinear multiplies by it, BitLinear divides
+        return TernaryMatrix(
+            checked_scale(1 / float(scale), place) if self._divides else scale,
+            weights=unpack_hf(self.checkpoint.raw(name), place),
+        )
+
+    def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
+        """Return the weights of a norm, all finite."""
+        wanted = Role(role, layer)
+        return checked_finite(self.checkpoint.float32(self.names[wanted]), self.place(wanted))
+
+    def matrix(self, role: str) -> Matrix:
+        """Return the embedding (``token_embd``) or the head (``output``)."""
+        name = self.names[Role(role)]
+        dtype = self.checkpoint.tensors[name].dtype
+        if dtype not in _STORED:
+            raise UnsupportedError(f"{self.place(Role(role))}: {dtype} is not run here; save it as BF16, F16 or F32")
+        return matrix_of(self.checkpoint.raw(name).view(_STORED[dtype]))
+
+    def rope_factors(self) -> npt.NDArray[np.float64] | None:
+        """Return nothing: a Hugging Face model states its RoPE scaling in config.json."""
+        return None
+
+    def tokenizer(self) -> Tokenizer:
+        """Build the tokenizer that came with the model."""
+        return tokenizer_from_directory(self.path)
+
+    def tensor_types(self) -> Mapping[str, int]:
+        """Return how many tensors are stored in each type, by the type's name."""
+        return Counter(entry.dtype for entry in self.checkpoint.tensors.values())
+
+    def close(self) -> None:
+        """Give the files back."""
+        self.checkpoint.close()
+
+    def _roles(self) -> dict[Role, str]:
+        names: dict[Role, str] = {}
+        for name in self.checkpoint.tensors:
+            if name.endswith(_BUFFERS):
+                continue
+            role = hf_role(name)
+            if role is None:
+                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
+            if role in names:
+                raise FormatError(
+                    f"{self.path}: tensors '{names[role]}' and '{name}' are the same; get the model again"
+                )
+            names[role] = name
+        return names
+
+    def _is_tied(self, settings: Mapping[str, Any]) -> bool:
+        tied = settings.get("tie_word_embeddings", Role("output") not in self.names)
+        if not isinstance(tied, bool):
+            raise FormatError(
+                f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {excerpt(tied)}"
+            )
+        return tied
+
+    def _check(self) -> None:
+        expected = expected_shapes(self.config, tied=self.tied)
+        for role, (rows, *columns) in list(expected.items()):
+            name = self.names.get(role)
+            if name is None or role.name not in LINEAR_ROLES or self.checkpoint.tensors[name].dtype != "U8":
+                continue
+            if rows % 4:
+                raise FormatError(f"{self.place(role)}: {rows} rows cannot be packed by four")
+            expected[role] = (rows // 4, *columns)
+            expected[Role(role.name, role.layer, "scale")] = (1,)
+        found = {role: self.checkpoint.tensors[name].shape for role, name in self.names.items()}
+        check_tensors(self.path, found, expected, optional=[Role("output")] if self.tied else [])
+
+    def place(self, role: Role) -> str:
+        """Return what messages call a tensor."""
+        return f"{self.path}: {describe(role)}"
+
+
+def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
+    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name.
+
+    Parameters
+    ----------
+    path : Path
+        The model's directory, for messages.
+    quantization : mapping
+        What :func:`bitnet_numba.model.config.quantization_config` returns.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``linear_class`` is neither of the two that are known.
+    """
+    linear_class = quantization.get("linear_class", "bitlinear")
+    if linear_class not in ("bitlinear", "autobitlinear"):
+        raise UnsupportedError(
+            f"{path}: config.json: linear_class {excerpt(linear_class)} is not known; use bitlinear or autobitlinear"
+        )
+    return bool(linear_class == "bitlinear")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small JSON object.
+
+    Raises
+    ------
+    BitNetError
+        If the file is missing, too large, or not a JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise FormatError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BitNetError(f"{path}: no such file; a Hugging Face model needs it beside its weights") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not readable as JSON ({error}); get the file again") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a JSON object; get the file again")
+    return value

@@ -1,0 +1,60 @@
+"""From a name to the files of a model."""
+
+from pathlib import Path
+
+from bitnet_numba.demo import demo_model_path
+from bitnet_numba.errors import BitNetError
+from bitnet_numba.hub.find_cached import cached_model
+from bitnet_numba.model.gguf_source import GGUFSource
+from bitnet_numba.model.hf_source import HuggingFaceSource
+from bitnet_numba.model.source import ModelSource
+from bitnet_numba.settings import read_settings
+
+
+def open_source(model: str | Path | None) -> ModelSource:
+    """Open a model by name, without loading its weights.
+
+    Parameters
+    ----------
+    model : str, Path or None
+        A GGUF file, a Hugging Face directory, ``org/name[@revision][:file]`` for a model of the hub that lies in the
+        cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model, or it cannot be read.
+    """
+    path = model_path(model)
+    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+
+
+def model_path(model: str | Path | None) -> Path:
+    """Find the file or directory that a model's name stands for; takes what :func:`open_source` does.
+
+    Raises
+    ------
+    BitNetError
+        If there is no such model.
+    """
+    name = model if model is not None else read_settings().model
+    if name is None or str(name) == "demo":
+        return demo_model_path()
+    path = _expanded(Path(name))
+    return path if path.exists() else _in_cache(str(name))
+
+
+def _in_cache(name: str) -> Path:
+    path = cached_model(name)
+    if path is None:
+        raise BitNetError(
+            f"{name}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
+        )
+    return path
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # "~somebody" whom the system does not know
+        return path

@@ -1,0 +1,268 @@
+"""Chats as token ids: which template, and what the people in the chat can never make of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bitnet_numba.errors import FormatError, ParameterError, TemplateError, excerpt
+from bitnet_numba.text.tokenizer import SpecialSpan, Tokenizer
+
+ROLES: Final = ("system", "user", "assistant")
+BITNET_ARCHITECTURES: Final = frozenset({"bitnet-b1.58", "bitnet-25"})
+MAX_MESSAGES: Final = 1024
+MAX_CHAT_LENGTH: Final = 2**20
+MAX_TEMPLATE_BYTES: Final = 64 * 2**10
+
+_PRIVATE_CHARACTERS: Final = range(0xF0000, 0xF2000)
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template in the language of jinja2, and the name that it was chosen by."""
+
+    name: str
+    source: str
+
+    def render(
+        self, messages: Messages, *, add_generation_prompt: bool = True, bos_token: str = "", eos_token: str = ""
+    ) -> str:
+        """Return the chat as one text.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Each with ``role`` (system, user or assistant) and ``content``, both text.
+        add_generation_prompt : bool
+            End with what stands before an answer.
+        bos_token, eos_token : str
+            How the model's vocabulary spells the begin and the end of a text.
+
+        Raises
+        ------
+        ParameterError
+            If the messages are not such messages, or too many, or too long.
+        TemplateError
+            If the template fails, or does what a template may not.
+        """
+        # Here, so that programs which never chat do not pay for jinja2.
+        from bitnet_numba.text.sandbox.environment import render_template
+
+        variables = {
+            "messages": _checked(messages),
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+        }
+        return render_template(self.source, variables)
+
+
+NAMED_TEMPLATES: Final[Mapping[str, ChatTemplate]] = {
+    template.name: template
+    for template in (
+        ChatTemplate(
+            "bitnet",
+            "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+            "{{ message.role | capitalize }}: {{ message.content | trim }}<|eot_id|>{% endfor %}"
+            "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}",
+        ),
+        ChatTemplate(
+            "llama3",
+            "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
+            "{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\n\n' }}"
+            "{{ message.content | trim }}<|eot_id|>{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        ),
+        ChatTemplate(
+            "chatml",
+            "{% for message in messages %}"
+            "{{ '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        ),
+        ChatTemplate("raw", "{% for message in messages %}{{ message.content }}{% endfor %}"),
+    )
+}
+
+
+def choose_template(requested: str | None, *, architecture: str, model_template: str | None) -> ChatTemplate | None:
+    """Choose the chat template of a model.
+
+    Parameters
+    ----------
+    requested : str or None
+        None: ``bitnet`` for the 2B-4T family, whose files carry templates that differ from its training; else the
+        model's own. ``"model"``: the model's own. Else a name of :data:`NAMED_TEMPLATES`, or a file.
+    architecture : str
+        As GGUF names it.
+    model_template : str or None
+        The template that came with the model.
+
+    Returns
+    -------
+    ChatTemplate or None
+        None if nothing was requested and the model brings none: it can generate, but not chat.
+
+    Raises
+    ------
+    TemplateError
+        If what was requested does not exist.
+    """
+    if requested is None and architecture in BITNET_ARCHITECTURES:
+        return NAMED_TEMPLATES["bitnet"]
+    if requested is None and model_template is None:
+        return None
+    if requested is None or requested == "model":
+        if model_template is None:
+            raise TemplateError(f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}")
+        return ChatTemplate("model", model_template)
+    return NAMED_TEMPLATES.get(requested) or _template_from_file(requested)
+
+
+def read_directory_template(directory: Path) -> str | None:
+    """Return the chat template of a Hugging Face model directory, or None if it has none.
+
+    It stands in ``chat_template.jinja``, or in ``tokenizer_config.json``: as text, or as a list of named ones.
+
+    Raises
+    ------
+    FormatError
+        If the file that holds it is malformed.
+    """
+    own_file = directory / "chat_template.jinja"
+    if own_file.is_file():
+        return _template_from_file(str(own_file)).source
+    config_file = directory / "tokenizer_config.json"
+    if not config_file.is_file():
+        return None
+    try:
+        template = json.loads(config_file.read_bytes()).get("chat_template")
+        if isinstance(template, list):
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{config_file}: malformed ({excerpt(error)}); download it again") from error
+    if not isinstance(template, str | None):
+        raise FormatError(f"{config_file}: chat_template is not text; choose one with --chat-template")
+    return template
+
+
+def encode_chat(
+    tokenizer: Tokenizer, template: ChatTemplate | None, messages: Messages, *, add_generation_prompt: bool = True
+) -> list[int]:
+    """Return the token ids of a chat.
+
+    Special tokens come from the template only: what a message holds stays text, also where it spells ``<|eot_id|>``.
+    For other messages the ids are those of the rendered text as a whole; but no token reaches across the beginning of
+    an answer, as none did when the answer was generated. So a longer chat begins with the ids of the shorter one. The
+    token that begins a text stands there once if the model wants it, whether the template writes it or not.
+
+    Raises
+    ------
+    ParameterError
+        If the messages are not messages, or too many, or too long.
+    TemplateError
+        If there is no template, or it fails, or what a message says changes which special tokens it writes.
+    """
+    if template is None:
+        raise TemplateError(f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}")
+    arguments: dict[str, Any] = {
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": "" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
+        "eos_token": "" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
+    }
+    text = template.render(messages, **arguments)
+    spans = _template_spans(tokenizer, template, messages, text, arguments)
+    return tokenizer.with_bos(tokenizer.encode_spans(text, spans, _answer_starts(template, messages, text, arguments)))
+
+
+def _answer_starts(template: ChatTemplate, messages: Messages, text: str, arguments: Mapping[str, Any]) -> list[int]:
+    """Return where the answers stand in ``text``, as far as the template writes them as they are, or stripped.
+
+    The chat is rendered again with a private character in the place of each answer; what stands between two of these
+    stands between the answers, too.
+    """
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    mark = next((chr(code) for code in _PRIVATE_CHARACTERS if chr(code) not in text), None)
+    if not answers or mark is None:
+        return []
+    marked = [{**message, "content": mark} if message["role"] == "assistant" else message for message in messages]
+    between = template.render(marked, **arguments).split(mark)
+    starts: list[int] = []
+    position = 0
+    for answer, before, after in zip(answers, between, between[1:], strict=False):
+        start = position + len(before)
+        written = next((a for a in (answer, answer.strip()) if text.startswith(before + a + after, position)), None)
+        if written is None:
+            break
+        starts.append(start)
+        position = start + len(written)
+    return starts
+
+
+def _template_spans(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Messages, text: str, arguments: Mapping[str, Any]
+) -> list[SpecialSpan]:
+    """Return the special tokens in ``text`` that the template wrote itself.
+
+    The chat is rendered again with each message in disguise: every character that occurs in a special token is
+    exchanged for one that occurs nowhere. What still spells a special token there is the template's own, and stands
+    at the same place of ``text``. A template that looks into the messages can give two different texts: then both must
+    hold the same special tokens in the same order.
+    """
+    disguise = _disguise(tokenizer, messages)
+    disguised = [{**message, "content": message["content"].translate(disguise)} for message in messages]
+    shape = template.render(disguised, **arguments)
+    own_spans = tokenizer.find_special(shape)
+    if shape.translate({stranger: known for known, stranger in disguise.items()}) == text:
+        return own_spans
+    spans = tokenizer.find_special(text)
+    if [span.token_id for span in spans] != [span.token_id for span in own_spans]:
+        raise TemplateError(
+            f"chat template {template.name!r}: a message changes which special tokens it writes; "
+            "remove the markup from the message or choose another template"
+        )
+    return spans
+
+
+def _disguise(tokenizer: Tokenizer, messages: Messages) -> dict[int, int]:
+    """Map each character of special tokens, in both cases, to a private one that no message holds."""
+    texts = [tokenizer.token_text(token_id) for token_id in tokenizer.special_ids]
+    spelled = {character for text in texts for character in text + text.lower() + text.upper()}
+    dangerous = sorted(ord(character) for character in spelled if not character.isspace())
+    present = {ord(character) for message in messages for character in message["content"]}
+    private = [code for code in _PRIVATE_CHARACTERS if code not in present]
+    if len(private) < len(dangerous):
+        raise ParameterError("messages: they hold too many private Unicode characters; remove those from U+F0000 on")
+    return dict(zip(dangerous, private, strict=False))
+
+
+def _checked(messages: Messages) -> list[dict[str, str]]:
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise ParameterError(f"messages: {len(messages):,} of them; from 1 to {MAX_MESSAGES:,} can be rendered")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or message.keys() != {"role", "content"}:
+            raise ParameterError(f"message {number}: needs 'role' and 'content', and nothing else")
+        if message["role"] not in ROLES:
+            raise ParameterError(f"message {number}: role {message['role']!r}; use one of {', '.join(ROLES)}")
+        if not isinstance(message["content"], str):
+            raise ParameterError(f"message {number}: content must be text, not {type(message['content']).__name__}")
+    length = sum(len(message["content"]) for message in messages)
+    if length > MAX_CHAT_LENGTH:
+        raise ParameterError(f"messages: {length:,} characters together; at most {MAX_CHAT_LENGTH:,}: shorten the chat")
+    return [dict(message) for message in messages]
+
+
+def _template_from_file(name: str) -> ChatTemplate:
+    path = Path(name)
+    if not path.is_file():
+        raise TemplateError(f"{name}: no such template or file; known are model, {', '.join(NAMED_TEMPLATES)}")
+    if path.stat().st_size > MAX_TEMPLATE_BYTES:
+        raise TemplateError(
+            f"{name}: {path.stat().st_size:,} bytes; a chat template has at most {MAX_TEMPLATE_BYTES:,}"
+        )
+    try:
+        return ChatTemplate(name, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"{name}: byte {error.start} is not UTF-8; a chat template is a text file") from error

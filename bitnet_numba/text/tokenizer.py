@@ -1,0 +1,300 @@
+"""Text to token ids and back; the only room that knows the ``tokenizers`` package."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import tokenizers
+from tokenizers import models
+
+from bitnet_numba.errors import FormatError, ParameterError, excerpt
+from bitnet_numba.text.stream_decoder import StreamDecoder
+from bitnet_numba.text.tokenizer_gguf import spec_from_gguf
+from bitnet_numba.text.tokenizer_json import spec_from_file
+from bitnet_numba.text.vocabulary import TokenizerSpec
+
+MAX_TEXT_LENGTH: Final = 16 * 2**20
+
+# No vocabulary has it, so that a character which cannot be spelled is an error instead of being dropped.
+_NO_TOKEN: Final = "\0unspellable"
+
+
+class SpecialSpan(NamedTuple):
+    """A stretch of a text that stands for one special token."""
+
+    start: int
+    stop: int
+    token_id: int
+
+
+class Tokenizer:
+    """A model's tokenizer: safe to share between threads.
+
+    Special tokens are split off here, before the ``tokenizers`` package sees the text, and that package's part of the
+    vocabulary does not hold them: text that is not asked to be parsed cannot become one.
+
+    Attributes
+    ----------
+    vocab_size : int
+        One more than the largest token id.
+    bos_id : int or None
+        The token that begins a text.
+    eos_id : int or None
+        The token that the model's files call the end of a text.
+    eos_ids : frozenset of int
+        The tokens of which each ends a generation.
+    add_bos : bool
+        Whether the model wants its texts to begin with ``bos_id``.
+    special_ids : frozenset of int
+        The tokens that text becomes only where special tokens are parsed.
+    notes : tuple of str
+        What had to be assumed about the model's tokenizer; a line each, for the user.
+    """
+
+    def __init__(self, spec: TokenizerSpec) -> None:
+        vocabulary = spec.vocabulary
+        self.vocab_size = vocabulary.size
+        self.bos_id = spec.bos_id
+        self.eos_id = spec.eos_id
+        self.eos_ids = spec.eos_ids
+        self.add_bos = spec.add_bos
+        self.special_ids = frozenset(added.token_id for added in vocabulary.added.values() if added.is_special)
+        self.notes = spec.notes
+        self._vocabulary = vocabulary
+        self._ids = {text: token_id for token_id, text in vocabulary.texts.items()}
+        self._drops_space = spec.drops_space
+        self._special_pattern = _alternatives(text for text, added in vocabulary.added.items() if added.is_special)
+        self._user_pattern = _alternatives(text for text, added in vocabulary.added.items() if not added.is_special)
+        model = _bpe_model(spec)
+        self._first = _encoder(model, spec.normalizer, spec.pre_tokenizer)
+        self._later = _encoder(model, spec.normalizer, spec.later_pre_tokenizer)
+
+    def token_id(self, text: str) -> int | None:
+        """Return the id of the token that the vocabulary spells like this, or None."""
+        return self._ids.get(text)
+
+    def token_text(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it: ``Ġthe``, ``▁the``, ``<|eot_id|>``.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such token.
+        """
+        self._check_ids([token_id])
+        return self._vocabulary.texts[token_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for; they may be part of a character."""
+        self._check_ids([token_id])
+        return self._vocabulary.token_bytes(token_id)
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """Return the token ids of a text.
+
+        Parameters
+        ----------
+        text : str
+            At most 16 Mi characters.
+        add_bos : bool
+            Begin with ``bos_id``, if the model wants that and the text does not already begin with it.
+        parse_special : bool
+            Read the texts of special tokens as these tokens. Only for text whose author may steer the model.
+
+        Raises
+        ------
+        ParameterError
+            If the text is too long, or holds half a surrogate pair.
+        FormatError
+            If the vocabulary cannot spell the text.
+        """
+        _check_text(text)
+        ids = self.encode_spans(text, self.find_special(text) if parse_special else [])
+        return self.with_bos(ids) if add_bos else ids
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """Put ``bos_id`` first, if the model wants it and it is not there yet."""
+        if not self.add_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
+            return ids
+        return [self.bos_id, *ids]
+
+    def find_special(self, text: str) -> list[SpecialSpan]:
+        """Return where a text spells special tokens: from left to right, the longest first."""
+        return list(self._find(self._special_pattern, text))
+
+    def encode_spans(self, text: str, spans: Sequence[SpecialSpan], cuts: Sequence[int] = ()) -> list[int]:
+        """Return the token ids of a text whose special tokens are known; the rest is plain whatever it spells.
+
+        No token reaches across a cut.
+        """
+        _check_text(text)
+        ids: list[int] = []
+        position = 0
+        for span in spans:
+            ids += self._encode_pieces(text, position, span.start, cuts)
+            ids.append(span.token_id)
+            position = span.stop
+        return ids + self._encode_pieces(text, position, len(text), cuts)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
+
+        Raises
+        ------
+        ParameterError
+            If an id is not in the vocabulary.
+        """
+        ids = list(ids)
+        self._check_ids(ids)
+        decoder = self.stream_decoder(skip_special=skip_special, at_start=True)
+        return "".join([decoder.push(token_id) for token_id in ids] + [decoder.finish()])
+
+    def stream_decoder(self, *, skip_special: bool = True, at_start: bool = False) -> StreamDecoder:
+        """Return a decoder for tokens that arrive one by one.
+
+        Parameters
+        ----------
+        skip_special : bool
+            Leave special tokens out of the text.
+        at_start : bool
+            The tokens begin a text, instead of going on after a prompt: the space that some tokenizers put before a
+            text is left out.
+        """
+        hidden = self.special_ids if skip_special else frozenset()
+
+        def bytes_of(token_id: int) -> bytes:
+            return b"" if token_id in hidden else self._vocabulary.token_bytes(token_id)
+
+        return StreamDecoder(bytes_of, drops_space=at_start and self._drops_space)
+
+    def _encode_pieces(self, text: str, start: int, stop: int, cuts: Sequence[int]) -> list[int]:
+        borders = [start, *(cut for cut in cuts if start < cut < stop), stop]
+        pieces = (self._encode_plain(text, first, end) for first, end in itertools.pairwise(borders))
+        return list(itertools.chain.from_iterable(pieces))
+
+    def _encode_plain(self, text: str, start: int, stop: int) -> list[int]:
+        ids: list[int] = []
+        position = start
+        for span in self._find(self._user_pattern, text[start:stop]):
+            ids += self._encode_run(text[position : start + span.start], is_first=position == 0)
+            ids.append(span.token_id)
+            position = start + span.stop
+        return ids + self._encode_run(text[position:stop], is_first=position == 0)
+
+    def _encode_run(self, run: str, is_first: bool) -> list[int]:
+        if not run:
+            return []
+        encoder = self._first if is_first else self._later
+        try:
+            return list(encoder.encode(run, add_special_tokens=False).ids)
+        # The package raises plain Exception; for a checked text its one reason is a character without a token.
+        except Exception as error:
+            raise FormatError(
+                f"the vocabulary cannot spell {run[:40]!r}; use the tokenizer.json of the model"
+            ) from error
+
+    def _find(self, pattern: re.Pattern[str] | None, text: str) -> Iterator[SpecialSpan]:
+        position = 0
+        for match in pattern.finditer(text) if pattern else ():
+            added = self._vocabulary.added[match.group()]
+            start, stop = match.span()
+            if start < position:
+                continue
+            while added.takes_left and start > position and text[start - 1].isspace():
+                start -= 1
+            while added.takes_right and stop < len(text) and text[stop].isspace():
+                stop += 1
+            yield SpecialSpan(start, stop, added.token_id)
+            position = stop
+
+    def _check_ids(self, ids: Iterable[int]) -> None:
+        for token_id in ids:
+            if token_id not in self._vocabulary.texts:
+                raise ParameterError(f"token {token_id}: not in the vocabulary of {self.vocab_size:,} tokens")
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Build the tokenizer that a GGUF file's metadata describe.
+
+    Raises
+    ------
+    FormatError
+        If the arrays are missing, malformed, or disagree.
+    UnsupportedError
+        If the tokenizer is of a kind that is not served.
+    """
+    return Tokenizer(spec_from_gguf(metadata))
+
+
+def tokenizer_from_file(path: Path) -> Tokenizer:
+    """Build the tokenizer of a tokenizer.json, with the configuration files beside it where they exist.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing or malformed.
+    UnsupportedError
+        If the tokenizer is of a kind that is not served.
+    """
+    return Tokenizer(spec_from_file(path))
+
+
+def tokenizer_from_directory(path: Path) -> Tokenizer:
+    """Build the tokenizer of a Hugging Face model directory; raises as :func:`tokenizer_from_file`."""
+    return tokenizer_from_file(path / "tokenizer.json")
+
+
+def _bpe_model(spec: TokenizerSpec) -> models.BPE:
+    try:
+        return models.BPE(
+            vocab=spec.vocabulary.plain(spec.unknown),
+            merges=spec.vocabulary.plain_merges(spec.merges),
+            unk_token=_NO_TOKEN if spec.unknown is None else spec.unknown,
+            fuse_unk=True,
+            byte_fallback=spec.byte_fallback,
+            ignore_merges=spec.ignore_merges,
+        )
+    # The package raises plain Exception for a merge whose parts are no tokens.
+    except Exception as error:
+        raise FormatError(
+            f"tokenizer: {excerpt(str(error))}; the file is damaged or badly converted: download it again"
+        ) from error
+
+
+def _encoder(
+    model: models.BPE, normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | None
+) -> tokenizers.Tokenizer:
+    """Return an encoder of plain text: without any added token, padding or truncation."""
+    empty_model = {"type": "BPE", "vocab": {}, "merges": []}
+    pipeline = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "model": empty_model}
+    unused: dict[str, Any] = {
+        "added_tokens": [],
+        "post_processor": None,
+        "decoder": None,
+        "truncation": None,
+        "padding": None,
+    }
+    try:
+        encoder = tokenizers.Tokenizer.from_str(json.dumps(pipeline | unused))
+    # The package raises plain Exception for a stage that it does not know.
+    except Exception as error:
+        raise FormatError(f"tokenizer: {excerpt(str(error))}; the file is damaged: download it again") from error
+    encoder.model = model
+    return encoder
+
+
+def _alternatives(texts: Iterable[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _check_text(text: str) -> None:
+    if len(text) > MAX_TEXT_LENGTH:
+        raise ParameterError(f"text of {len(text):,} characters; at most {MAX_TEXT_LENGTH:,}: shorten it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ParameterError(f"text, character {error.start}: half a surrogate pair; remove it") from error

@@ -1,0 +1,251 @@
+"""Tokenizers from the arrays of a GGUF file."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from itertools import repeat
+from typing import Any, Final
+
+from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
+from bitnet_numba.text.vocabulary import (
+    LLAMA3_PATTERN,
+    MAX_TOKEN_LENGTH,
+    MAX_VOCABULARY,
+    SPACE_MARK,
+    AddedText,
+    TokenizerSpec,
+    Vocabulary,
+    byte_of_token,
+    turn_ends,
+)
+
+LLAMA3_NAMES: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e"})
+GPT2_NAMES: Final = frozenset({"gpt-2"})
+LLAMA3_VOCABULARY: Final = 128_256
+
+_TOKENS: Final = "tokenizer.ggml.tokens"
+_REMEDY: Final = "the file is damaged or badly converted: download or convert it again"
+
+
+class TokenType(IntEnum):
+    """What a token is, as ``tokenizer.ggml.token_type`` numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
+    """Read the ``tokenizer.ggml`` keys: byte-level BPE (``gpt2``) or SentencePiece (``llama``).
+
+    Raises
+    ------
+    FormatError
+        If arrays are missing, malformed, or disagree.
+    UnsupportedError
+        If the tokenizer or its pre-tokenizer is of another kind.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind == "gpt2":
+        return _byte_level_spec(metadata)
+    if kind == "llama":
+        return _sentencepiece_spec(metadata)
+    if kind is None:
+        raise FormatError("tokenizer.ggml.model: missing; put the tokenizer.json of the model beside it")
+    raise UnsupportedError(
+        f"tokenizer.ggml.model: {excerpt(kind)} is not known (known: gpt2, llama); convert the model with one of these"
+    )
+
+
+def _byte_level_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
+    vocabulary, ends = _read_vocabulary(metadata, is_byte_level=True)
+    follows_llama3, notes = _pre_tokenizer_rules(metadata, vocabulary)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not follows_llama3}
+    split = {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, byte_level] if follows_llama3 else [byte_level]}
+    return TokenizerSpec(
+        vocabulary,
+        _read_merges(metadata),
+        pre_tokenizer=pre_tokenizer,
+        later_pre_tokenizer=pre_tokenizer,
+        ignore_merges=follows_llama3,
+        add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token", default=follows_llama3),
+        notes=notes,
+        **ends,
+    )
+
+
+def _pre_tokenizer_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the rules of Llama-3 apply (else GPT-2's), and what was assumed to say so."""
+    name = metadata.get("tokenizer.ggml.pre")
+    if name in LLAMA3_NAMES:
+        return True, ()
+    if name in GPT2_NAMES:
+        return False, ()
+    if name is not None:
+        known = ", ".join(sorted(LLAMA3_NAMES | GPT2_NAMES))
+        raise UnsupportedError(f"tokenizer.ggml.pre: {excerpt(name)} is not known; use a file with one of {known}")
+    # Cut-down vocabularies of the family keep its special tokens.
+    follows_llama3 = vocabulary.size == LLAMA3_VOCABULARY or "<|begin_of_text|>" in vocabulary.added
+    reason = f"a vocabulary of {vocabulary.size:,} tokens" + (" with Llama-3's" if follows_llama3 else "")
+    assumed = "llama-bpe" if follows_llama3 else "gpt-2"
+    return follows_llama3, (f"tokenizer.ggml.pre is missing: {reason} is read as {assumed}",)
+
+
+def _sentencepiece_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
+    vocabulary, ends = _read_vocabulary(metadata, is_byte_level=False)
+    scores = _read_scores(metadata, vocabulary.size)
+    adds_space = _flag(metadata, "tokenizer.ggml.add_space_prefix", default=True)
+    unknown_id = _token_id(metadata, "unknown", vocabulary.size)
+    steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": SPACE_MARK}] if adds_space else []
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK})
+    return TokenizerSpec(
+        vocabulary,
+        merges_from_scores(vocabulary.plain(None), scores),
+        normalizer={"type": "Sequence", "normalizers": steps},
+        byte_fallback=True,
+        unknown=None if unknown_id is None else vocabulary.texts[unknown_id],
+        add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token", default=True),
+        drops_space=adds_space,
+        **ends,
+    )
+
+
+def _read_vocabulary(metadata: Mapping[str, Any], is_byte_level: bool) -> tuple[Vocabulary, dict[str, Any]]:
+    """Return the vocabulary, and the fields of its specification that name the begin and end of a text."""
+    tokens = _tokens(metadata)
+    bos_id, eos_id, eot_id = (_token_id(metadata, name, len(tokens)) for name in ("bos", "eos", "eot"))
+    special_ids = {token_id for token_id in (bos_id, eos_id, eot_id) if token_id is not None}
+    added = _added_texts(tokens, _token_types(metadata, len(tokens)), special_ids, is_byte_level)
+    vocabulary = Vocabulary(is_byte_level, dict(enumerate(tokens)), added)
+    eos_ids = frozenset((special_ids & {eos_id, eot_id}) | turn_ends(vocabulary))
+    return vocabulary, {"bos_id": bos_id, "eos_id": eos_id, "eos_ids": eos_ids}
+
+
+def _added_texts(
+    tokens: Sequence[str], types: Sequence[int], special_ids: Iterable[int], is_byte_level: bool
+) -> dict[str, AddedText]:
+    is_special = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
+    added = {tokens[i]: AddedText(i, is_special[TokenType(kind)]) for i, kind in enumerate(types) if kind in is_special}
+    # Begin and end of text are special whatever a converter wrote about them.
+    added |= {tokens[i]: AddedText(i, is_special=True) for i in special_ids}
+    for token_id, kind in enumerate(types):
+        if kind == TokenType.BYTE and not is_byte_level and byte_of_token(tokens[token_id]) is None:
+            raise FormatError(f"{_TOKENS}: byte token {token_id} is {excerpt(tokens[token_id])}, not <0xNN>; {_REMEDY}")
+    return added
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[str]:
+    tokens: list[str] = _array(metadata, _TOKENS, str)
+    if len(set(tokens)) != len(tokens):
+        repeated, _ = Counter(tokens).most_common(1)[0]
+        raise FormatError(f"{_TOKENS}: {excerpt(repeated)} stands there twice; {_REMEDY}")
+    lengths = list(map(len, tokens))
+    if not tokens or not 1 <= min(lengths) <= max(lengths) <= MAX_TOKEN_LENGTH:
+        raise FormatError(f"{_TOKENS}: every token has 1 to {MAX_TOKEN_LENGTH:,} characters; {_REMEDY}")
+    return tokens
+
+
+def _token_types(metadata: Mapping[str, Any], n_tokens: int) -> list[int]:
+    key = "tokenizer.ggml.token_type"
+    if key not in metadata:
+        return [int(TokenType.NORMAL)] * n_tokens
+    types = _array(metadata, key, int)
+    if len(types) != n_tokens:
+        raise FormatError(f"{key}: {len(types):,} types for {n_tokens:,} tokens; {_REMEDY}")
+    unknown = set(types) - set(TokenType)
+    if unknown:
+        raise FormatError(f"{key}: type {min(unknown)} does not exist; {_REMEDY}")
+    return list(types)
+
+
+def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Read ``tokenizer.ggml.merges``: two tokens a line, in order of rank.
+
+    Raises
+    ------
+    FormatError
+        If a line is not two tokens with one space between them.
+    """
+    key = "tokenizer.ggml.merges"
+    lines = _array(metadata, key, str)
+    # Joined and split once: line by line would take most of the time of opening a large vocabulary.
+    parts = " ".join(lines).split(" ") if lines else []
+    if set(map(str.count, lines, repeat(" "))) - {1} or "" in parts:
+        raise FormatError(f"{key}: a line is not two tokens with one space between them; {_REMEDY}")
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _read_scores(metadata: Mapping[str, Any], n_tokens: int) -> list[float]:
+    """Read ``tokenizer.ggml.scores``, one finite number a token.
+
+    Raises
+    ------
+    FormatError
+        If a score is missing or not finite.
+    """
+    key = "tokenizer.ggml.scores"
+    scores = _array(metadata, key, float)
+    if len(scores) != n_tokens:
+        raise FormatError(f"{key}: {len(scores):,} scores for {n_tokens:,} tokens; {_REMEDY}")
+    if not all(map(math.isfinite, scores)):
+        raise FormatError(f"{key}: a score is not finite; {_REMEDY}")
+    return [float(score) for score in scores]
+
+
+def merges_from_scores(plain: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Return the merges that a SentencePiece vocabulary implies, best score first.
+
+    Two neighbouring tokens merge if their joined text is a token, and the joined token's score ranks the merge.
+
+    References
+    ----------
+    Kudo and Richardson, "SentencePiece" (2018), and ``bpe_model.cc`` of its code.
+    """
+    merges = []
+    for text in sorted(plain, key=lambda text: -scores[plain[text]]):
+        if byte_of_token(text) is None:
+            pairs = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            merges += [(left, right) for left, right in pairs if left in plain and right in plain]
+    return merges
+
+
+def _token_id(metadata: Mapping[str, Any], name: str, n_tokens: int) -> int | None:
+    """Read one of the ``tokenizer.ggml.<name>_token_id`` keys, or None where it is absent.
+
+    Raises
+    ------
+    FormatError
+        If the id lies outside the vocabulary.
+    """
+    key = f"tokenizer.ggml.{name}_token_id"
+    token_id = metadata.get(key)
+    if token_id is None:
+        return None
+    if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < n_tokens:
+        raise FormatError(f"{key}: {excerpt(token_id)} is no id of a vocabulary of {n_tokens:,}; {_REMEDY}")
+    return token_id
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    """Read a boolean key, or ``default`` where it is absent."""
+    value = metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise FormatError(f"{key}: expected true or false, found {excerpt(value)}; {_REMEDY}")
+    return value
+
+
+def _array(metadata: Mapping[str, Any], key: str, kind: type) -> list[Any]:
+    if key not in metadata:
+        raise FormatError(f"{key}: missing; the file holds no complete tokenizer: get it again")
+    values = metadata[key]
+    kinds = {float, int} if kind is float else {kind}
+    if not isinstance(values, list) or set(map(type, values)) - kinds:
+        raise FormatError(f"{key}: expected an array of {kind.__name__}; {_REMEDY}")
+    if len(values) > MAX_VOCABULARY:
+        raise FormatError(f"{key}: {len(values):,} entries; at most {MAX_VOCABULARY:,}")
+    return values

@@ -1,0 +1,80 @@
+"""Quantized activations against their twin: integers, so equality."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_numba.backends.cpu.kernels.quantize import quantize_absmax
+from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels.inputs import MAGNITUDES, SEEDS, Floats, normal
+
+
+def check(x: Floats) -> npt.NDArray[np.int8]:
+    """Compare all three results with the twin's, and return the quantized activations."""
+    out = np.empty(x.size, np.int8)
+    scale, total = quantize_absmax(x, out)
+    expected_scale, expected = reference.quantize_absmax(x)
+    np.testing.assert_array_equal(out, expected)
+    assert scale == expected_scale
+    assert scale.dtype == np.float32
+    assert total == expected.sum(dtype=np.int64)
+    return out
+
+
+@given(blocks=st.integers(1, 40), magnitude=MAGNITUDES | st.just(1e37), seed=SEEDS)
+def test_equals_its_twin(blocks: int, magnitude: float, seed: int) -> None:
+    check(normal(np.random.default_rng(seed), 16 * blocks, magnitude))
+
+
+@given(st.lists(st.floats(width=32), min_size=16, max_size=16))
+def test_any_sixteen_floats_have_a_meaning(values: list[float]) -> None:
+    check(np.array(values, np.float32))
+
+
+def test_halves_go_to_the_even_neighbour() -> None:
+    x = np.array([127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, *[0] * 8], np.float32)
+    np.testing.assert_array_equal(check(x)[:8], [127, 0, 2, 2, 0, -2, -2, 126])
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 9e-6, -1e-5, 3.4e38, -3.4e38])
+def test_equal_elements(value: float) -> None:
+    check(np.full(32, value, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("special", "others"),
+    [(np.nan, 127), (np.inf, 0), (-np.inf, 0)],  # beside infinity, every finite number is nothing
+)
+def test_what_has_no_product_becomes_the_lowest(special: float, others: int) -> None:
+    x = np.ones(32, np.float32)
+    x[5] = special
+    out = check(x)
+    assert out[5] == -128
+    np.testing.assert_array_equal(np.delete(out, 5), others)
+
+
+def test_nothing_but_nan() -> None:
+    np.testing.assert_array_equal(check(np.full(16, np.nan, np.float32)), -128)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.ones(0, np.float32),
+        np.ones(17, np.float32),
+        np.ones(16, np.float64),
+        np.ones((1, 16), np.float32),
+        np.ones(32, np.float32)[::2],
+    ],
+)
+def test_refuses_an_input(x: Floats) -> None:
+    with pytest.raises(ValueError, match=r"^x: expected"):
+        quantize_absmax(x, np.zeros(x.size, np.int8))
+
+
+@pytest.mark.parametrize("out", [np.zeros(16, np.int8), np.zeros(32, np.uint8), np.zeros(64, np.int8)[::2]])
+def test_refuses_an_output(out: npt.NDArray[np.int8]) -> None:
+    with pytest.raises(ValueError, match=r"^out: expected"):
+        quantize_absmax(np.ones(32, np.float32), out)

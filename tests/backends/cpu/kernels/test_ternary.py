@@ -1,0 +1,185 @@
+"""The ternary product against its twin: integers, so equality."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_numba.backends.cpu.kernels.ternary import (
+    MAX_COLUMNS,
+    TOKENS,
+    gemm_scratch,
+    pack,
+    pack_r16,
+    packed_size,
+    ternary_product,
+)
+from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, grouped_columns
+from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels.inputs import SEEDS, alone
+from tests.backends.cpu.kernels.teams import SIZES, team_of
+
+BLOCKS = st.integers(1, 4)  # of 32 rows
+RUNS = st.integers(1, 11)  # of 128 columns
+FILLS = st.sampled_from([None, -128, 127, 0])
+
+Codes = npt.NDArray[np.int8]
+Sums = npt.NDArray[np.int32]
+
+
+def ternary(rng: np.random.Generator, rows: int, columns: int) -> Codes:
+    return rng.integers(-1, 2, (rows, columns)).astype(np.int8)
+
+
+def activations(rng: np.random.Generator, n_tokens: int, columns: int, fill: int | None = None) -> Codes:
+    """Draw the tokens' activations, and garbage in the slots up to a multiple of eight."""
+    slots = 1 if n_tokens == 1 else (n_tokens + TOKENS - 1) // TOKENS * TOKENS
+    q = rng.integers(-128, 128, (slots, columns)).astype(np.int8)
+    if fill is not None:
+        q[:n_tokens] = fill
+    return q
+
+
+def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1) -> Sums:
+    out = np.zeros((n_tokens, weights.shape[0]), np.int32)
+    q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
+    packed, scratch = pack(reference.pack_i2s(weights)), gemm_scratch(n_threads, *q.shape)
+    with team_of(n_threads) as pool:
+        pool.run(lambda ctx: ternary_product(ctx, packed, q, q_sum, out, scratch))
+    return out
+
+
+@given(blocks=BLOCKS, runs=RUNS, seed=SEEDS)
+def test_packing_equals_its_twin_and_comes_back(blocks: int, runs: int, seed: int) -> None:
+    weights = ternary(np.random.default_rng(seed), 32 * min(blocks, 2), 128 * min(runs, 3))
+    i2s = reference.pack_i2s(weights)
+    packed = pack_r16(i2s)
+    np.testing.assert_array_equal(packed, reference.pack_r16(i2s))
+    around = np.full(packed.size + 2, 7, np.uint8)
+    assert np.shares_memory(pack_r16(i2s, out=around[1:-1]), around)
+    np.testing.assert_array_equal(around, [7, *packed, 7])
+    np.testing.assert_array_equal(reference.unpack(packed, *weights.shape, 0), weights)
+
+
+@pytest.mark.parametrize("runs", [1, 4, 5, 6, 9, 10, 14])
+def test_packing_of_this_cpu_equals_its_twin(runs: int) -> None:
+    weights = ternary(np.random.default_rng(runs), 64, 128 * runs)
+    i2s = reference.pack_i2s(weights)
+    packed = pack(i2s)
+    np.testing.assert_array_equal(packed, reference.pack_fives(i2s) if FIVE_TRITS else reference.pack_r16(i2s))
+    assert packed.size == packed_size(64, 128 * runs) == 64 * 32 * (runs - (runs // 5 if FIVE_TRITS else 0))
+    np.testing.assert_array_equal(reference.unpack(packed, *weights.shape, grouped_columns(128 * runs)), weights)
+    around = np.full(packed.size + 2, 7, np.uint8)
+    assert np.shares_memory(pack(i2s, out=around[1:-1]), around)
+    np.testing.assert_array_equal(around, [7, *packed, 7])
+
+
+@given(blocks=BLOCKS, runs=RUNS, n_tokens=st.integers(1, 40), seed=SEEDS, fill=FILLS)
+def test_equals_its_twin(blocks: int, runs: int, n_tokens: int, seed: int, fill: int | None) -> None:
+    rng = np.random.default_rng(seed)
+    weights = ternary(rng, 32 * blocks, 128 * runs)
+    q = activations(rng, n_tokens, 128 * runs, fill)
+    np.testing.assert_array_equal(product(weights, q, n_tokens), reference.ternary_product(weights, q[:n_tokens]))
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 7])
+@pytest.mark.parametrize("activation", [-128, 127])
+@pytest.mark.parametrize("weight", [-1, 1])
+def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens: int) -> None:
+    columns = MAX_COLUMNS
+    weights = np.full((32, columns), weight, np.int8)
+    q = np.full((1 if n_tokens == 1 else TOKENS, columns), activation, np.int8)
+    np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)
+
+
+@pytest.mark.parametrize("columns", [128, 384, 640, 1408])
+def test_every_number_of_tokens(columns: int) -> None:
+    """Tiles of registers end somewhere, and a last one may begin within the one before."""
+    rng = np.random.default_rng(columns)
+    weights = ternary(rng, 64, columns)
+    for n_tokens in range(1, 41):
+        q = activations(rng, n_tokens, columns)
+        np.testing.assert_array_equal(product(weights, q, n_tokens), reference.ternary_product(weights, q[:n_tokens]))
+
+
+@given(n_tokens=st.integers(2, 20), seed=SEEDS)
+def test_many_tokens_equal_each_alone(n_tokens: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = ternary(rng, 64, 768)
+    q = activations(rng, n_tokens, 768)
+    each = [product(weights, q[token : token + 1], 1)[0] for token in range(n_tokens)]
+    np.testing.assert_array_equal(product(weights, q, n_tokens), each)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 3, 17])
+def test_any_number_of_threads_gives_the_same(n_tokens: int) -> None:
+    rng = np.random.default_rng(n_tokens)
+    weights, q = ternary(rng, 32 * 13, 768), activations(rng, n_tokens, 768)
+    expected = reference.ternary_product(weights, q[:n_tokens])
+    for n_threads in SIZES:
+        np.testing.assert_array_equal(product(weights, q, n_tokens, n_threads), expected)
+
+
+VALID: dict[str, Any] = {
+    "weights": np.zeros(32 * 128 // 4, np.uint8),
+    "q": np.zeros((8, 128), np.int8),
+    "q_sum": np.zeros(2, np.int32),
+    "out": np.zeros((2, 32), np.int32),
+    "scratch": gemm_scratch(1, 8, 128),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "blamed"),
+    [
+        ("q", np.zeros(128, np.int8), "q"),
+        ("out", np.zeros(32, np.int32), "out"),
+        ("weights", np.zeros(32 * 128 // 4 - 1, np.uint8), "weights"),
+        ("weights", np.zeros(32 * 128 // 4, np.int8), "weights"),
+        ("weights", np.zeros((32, 32), np.uint8), "weights"),
+        ("weights", np.zeros(32 * 128 // 2, np.uint8)[::2], "weights"),
+        ("q", np.zeros((8, 128), np.uint8), "q"),
+        ("q", np.zeros((128, 8), np.int8).T, "q"),
+        ("q", np.zeros((2, 128), np.int8), "q"),
+        ("q", np.zeros((0, 128), np.int8), "q"),
+        ("q", np.zeros((8, 64), np.int8), "columns"),
+        ("q", np.zeros((8, MAX_COLUMNS + 128), np.int8), "columns"),
+        ("q_sum", np.zeros(1, np.int32), "q_sum"),
+        ("q_sum", np.zeros(2, np.int64), "q_sum"),
+        ("out", np.zeros((2, 16), np.int32), "rows"),
+        ("out", np.zeros((2, 0), np.int32), "rows"),
+        ("out", np.zeros((2, 32), np.int64), "out"),
+        ("out", np.zeros((32, 2), np.int32).T, "out"),
+        ("scratch", gemm_scratch(0, 8, 128), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros((1, 1 << 20), np.uint8)), "scratch"),
+        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros(1 << 20, np.int8)), "scratch"),
+    ],
+)
+def test_refuses(name: str, wrong: Any, blamed: str) -> None:
+    with pytest.raises(ValueError, match=f"^{blamed}: "):
+        ternary_product(alone(), **{**VALID, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("i2s", "blamed"),
+    [
+        (np.zeros(32 * 32, np.uint8), "i2s"),
+        (np.zeros((32, 32), np.uint16), "i2s"),
+        (np.zeros((16, 32), np.uint8), "rows"),
+        (np.zeros((0, 32), np.uint8), "rows"),
+        (np.zeros((32, 16), np.uint8), "columns"),
+    ],
+)
+@pytest.mark.parametrize("way", [pack, pack_r16])
+def test_packing_refuses(i2s: Any, blamed: str, way: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{blamed}: expected"):
+        way(i2s)
+
+
+@pytest.mark.parametrize("out", [np.zeros(1023, np.uint8), np.zeros(1024, np.int8), np.zeros(2048, np.uint8)[::2]])
+def test_packing_refuses_to_write_to(out: Any) -> None:
+    with pytest.raises(ValueError, match=r"^out: expected"):
+        pack_r16(np.zeros((32, 32), np.uint8), out)

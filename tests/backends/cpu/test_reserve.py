@@ -1,0 +1,68 @@
+"""Memory that is found ahead: where arrays lie in it, and what happens when it does not suffice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bitnet_numba
+from bitnet_numba.backends.cpu import memory
+from bitnet_numba.backends.cpu.memory import HUGE_PAGE, LEAST_RESERVE, Reserve
+from bitnet_numba.generate.load import packed_bytes
+from bitnet_numba.model.open import open_source
+from tests.subprocesses import run_python
+from tests.tiny import toy_model
+
+
+def test_arrays_are_zeroed_apart_and_on_pages_of_their_own() -> None:
+    reserve = Reserve(LEAST_RESERVE)
+    small, large = reserve.allocate((3, 5), np.uint32, "a"), reserve.allocate((LEAST_RESERVE // 4, 2), np.uint16, "b")
+    assert (small.shape, small.dtype, large.shape, large.dtype) == (
+        (3, 5),
+        np.uint32,
+        (LEAST_RESERVE // 4, 2),
+        np.uint16,
+    )
+    assert not small.any()
+    assert not large.any()
+    large[:] = 7
+    small[:] = 9
+    assert (large == 7).all()
+    assert large.ctypes.data - small.ctypes.data == HUGE_PAGE
+    assert small.ctypes.data % HUGE_PAGE == 0
+
+
+def test_an_array_is_given_out_once_its_pages_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_STRETCH", 1 << 20)
+    reserve = Reserve(LEAST_RESERVE)
+    array = reserve.allocate((LEAST_RESERVE,), np.uint8, "all")
+    array[:] = 1  # what is found later would be 0 again
+    with reserve._changed:
+        assert reserve._changed.wait_for(lambda: reserve._n_found == reserve._memory.size, timeout=60)
+    assert (array == 1).all()
+
+
+def test_what_does_not_fit_comes_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(
+        memory, "allocate", lambda shape, dtype, purpose: taken.append(purpose) or np.zeros(shape, dtype)
+    )
+    for n_bytes, free in ((LEAST_RESERVE, LEAST_RESERVE), (LEAST_RESERVE // 2, None)):
+        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
+        Reserve(n_bytes).allocate((4,), np.uint8, "more than nothing")
+    assert taken == ["model weights", "more than nothing"] * 2
+
+
+@pytest.mark.parametrize("head", ["exact", "f16"])
+def test_the_estimate_is_what_a_model_takes(head: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 2000}
+    path = toy_model(**sizes).gguf().write(tmp_path / "toy.gguf")
+    with bitnet_numba.load(path, threads=1, head=head) as model:
+        facts = model.info()["memory"]
+    needed = facts["ternary_weights"] + facts["head_int8_copy"]
+    assert 0.98 * needed < packed_bytes(open_source(path), is_screened=head == "exact") <= needed
+
+
+def test_a_model_is_found_without_numba() -> None:
+    code = "import sys, bitnet_numba.generate.load as load; load.open_source('demo'); print('numba' in sys.modules)"
+    assert run_python("-c", code).stdout == "False\n"

@@ -1,0 +1,289 @@
+"""Tokens, streams of text and results, on a transformer whose answers are known."""
+
+import gc
+import json
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_numba.backends.cpu.kernels.jit import counted
+from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
+from bitnet_numba.generate import peak_memory, token_stream
+from bitnet_numba.generate.generate import generate, stream
+from bitnet_numba.generate.peak_memory import peak_memory_mb
+from bitnet_numba.generate.result import GenerationResult
+from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.generate.shared import SharedTransformer
+from bitnet_numba.generate.token_stream import TokenStream
+from tests.generate.fakes import (
+    CONTEXT,
+    EOS,
+    GEMM,
+    GEMV,
+    TURN_END,
+    VOCAB_SIZE,
+    ByteTokenizer,
+    FakeTransformer,
+    always_answering,
+    random_logits,
+)
+
+PROMPT = [1, 2, 3]
+
+
+def tokens_of(answer: str | Sequence[int], prompt: Sequence[int] = PROMPT, **params: Any) -> TokenStream[Any]:
+    ids = list(answer.encode()) if isinstance(answer, str) else answer
+    transformer = FakeTransformer(always_answering(ids, len(prompt)))
+    return TokenStream(SharedTransformer(transformer), prompt, SamplingParams(**params), ByteTokenizer.eos_ids)
+
+
+def pieces_of(answer: str | Sequence[int], **params: Any) -> list[str]:
+    return [chunk.text for chunk in stream(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 0.0)]
+
+
+def result_of(answer: str | Sequence[int], **params: Any) -> GenerationResult:
+    return generate(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 12.5)
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------------------
+def test_tokens_end_before_an_end_of_sequence_token() -> None:
+    for end in (EOS, TURN_END):
+        tokens = tokens_of([65, 66, end, 67])
+        assert [token.id for token in tokens] == [65, 66] == tokens.token_ids
+        assert tokens.finish_reason == "stop"
+
+
+def test_tokens_end_at_max_tokens() -> None:
+    tokens = tokens_of("abcdef", max_tokens=4)
+    assert bytes(token.id for token in tokens) == b"abcd"
+    assert tokens.finish_reason == "length"
+
+
+def test_ends_of_sequence_can_be_ignored() -> None:
+    tokens = tokens_of([65, EOS, 66], max_tokens=5, ignore_eos=True)
+    assert [token.id for token in tokens] == [65, EOS, 66, EOS, EOS]
+    assert tokens.finish_reason == "length"
+
+
+@pytest.mark.parametrize("prompt_tokens", [1, CONTEXT - 5, CONTEXT])
+def test_a_full_context_ends_the_tokens(prompt_tokens: int) -> None:
+    tokens = tokens_of([65] * 1000, prompt=[1] * prompt_tokens, max_tokens=10**9)
+    assert len(list(tokens)) == CONTEXT - prompt_tokens + 1  # the last token is not read, so it needs no place
+    assert tokens.finish_reason == "length"
+
+
+def test_refuses_a_prompt_that_does_not_fit_with_both_numbers() -> None:
+    with pytest.raises(ResourceError, match=r"the prompt has 65 tokens, the context holds 64: shorten it$"):
+        tokens_of("a", prompt=[1] * (CONTEXT + 1))
+
+
+@pytest.mark.parametrize(("max_tokens", "capacity"), [(1, 3), (5, 7), (CONTEXT, CONTEXT), (10**9, CONTEXT)])
+def test_the_cache_is_made_for_what_is_asked(max_tokens: int, capacity: int) -> None:
+    transformer = FakeTransformer(random_logits)
+    TokenStream(SharedTransformer(transformer), PROMPT, SamplingParams(max_tokens=max_tokens), frozenset())
+    assert [cache.capacity for cache in transformer.caches] == [capacity]
+
+
+def test_nothing_is_read_before_it_is_needed() -> None:
+    tokens = tokens_of("abc", max_tokens=2)
+    assert tokens.step_seconds == []
+    assert [(token.id, len(tokens.step_seconds)) for token in tokens] == [(97, 1), (98, 2)]
+
+
+def test_logprobs_stand_beside_their_tokens() -> None:
+    tokens = tokens_of([65, 66, EOS], logprobs=2)
+    list(tokens)
+    assert tokens.logprobs is not None
+    assert [entry.token_id for entry in tokens.logprobs] == [65, 66]
+    assert [entry.top[0][0] for entry in tokens.logprobs] == [65, 66]
+    # one logit of 5 among zeros
+    assert tokens.logprobs[0].logprob == pytest.approx(5 - np.log(np.exp(5) + VOCAB_SIZE - 1), abs=1e-5)
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+def test_pieces_come_as_soon_as_they_are_known() -> None:
+    assert pieces_of("abc") == ["a", "b", "c", ""]
+    assert pieces_of("aé€😀") == ["a", "é", "€", "😀", ""]
+    assert pieces_of("one<end>two", stop=["<end>"]) == ["o", "n", "e", ""]
+    assert pieces_of("one<en", stop=["<end>"]) == ["o", "n", "e", "<en"]
+    assert pieces_of("aé".encode()[:-1]) == ["a", "\N{REPLACEMENT CHARACTER}"]
+    assert pieces_of([EOS]) == [""]
+
+
+@given(text=st.text("ab<é", max_size=20), stops=st.lists(st.text("ab<é", min_size=1, max_size=3), max_size=3))
+def test_text_ends_where_the_first_stop_begins(text: str, stops: list[str]) -> None:
+    result = result_of(text, stop=stops)
+    expected = min((text[: text.find(stop)] for stop in stops if stop in text), key=len, default=text)
+    assert result.text == expected == "".join(pieces_of(text, stop=stops))
+    assert result.finish_reason == "stop"
+
+
+def test_no_step_follows_a_stop_string() -> None:
+    result = result_of("one. two. three.", stop=". ")
+    assert (result.text, result.generation_tokens) == ("one", len("one. "))
+    assert bytes(result.token_ids) == b"one. "
+
+
+def test_a_stop_string_cut_short_by_the_limit_is_text() -> None:
+    result = result_of("abc<end>", stop=["<end>"], max_tokens=5)
+    assert (result.text, result.finish_reason) == ("abc<e", "length")
+
+
+def test_chunks_share_out_tokens_and_logprobs() -> None:
+    chunks = list(stream(tokens_of("é<x>é", stop=["<y>"], logprobs=0), ByteTokenizer().stream_decoder(), 0.0))
+    assert [(chunk.text, bytes(chunk.token_ids).decode()) for chunk in chunks] == [
+        ("é", "é"),
+        ("<x", "<x"),
+        (">", ">"),
+        ("é", "é"),
+        ("", ""),
+    ]
+    assert [[entry.token_id for entry in chunk.logprobs or ()] for chunk in chunks] == [c.token_ids for c in chunks]
+    assert [chunk.result is not None for chunk in chunks] == [False] * 4 + [True]
+
+
+# ---- result ----------------------------------------------------------------------------------------------------------
+def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 0.5, 10.0, 10.1, 20.0, 20.1, 30.0, 30.2])  # what passes between steps must not count
+    monkeypatch.setattr(token_stream.time, "perf_counter", lambda: next(ticks))
+    result = result_of("abc", logprobs=None)
+    observed = result.to_dict()
+    assert observed.pop("peak_memory_mb") > 0
+    assert observed.pop("generation_tps") == pytest.approx(3 / 0.4)  # two tokens and the end of the sequence
+    assert observed == {
+        "text": "abc",
+        "token_ids": [97, 98, 99],
+        "finish_reason": "stop",
+        "logprobs": None,
+        "prompt_tokens": 3,
+        "generation_tokens": 3,
+        "cached_tokens": 0,
+        "prompt_tps": 6.0,
+        "first_token_ms": 500.0,
+        "load_ms": 12.5,
+        "kernels": {GEMM: 1, GEMV: 3},
+        "threads": 2,
+        "isa": "fake",
+        "head": "f16",
+        "rescored_rows": 0,
+        "proposed_tokens": 0,
+        "accepted_tokens": 0,
+    }
+
+
+def test_one_token_has_no_rate_of_generation() -> None:
+    result = result_of("abc", max_tokens=1)
+    assert (result.generation_tokens, result.generation_tps) == (1, 0.0)
+    assert result.prompt_tps > 0
+
+
+def test_the_result_is_json() -> None:
+    result = result_of("abc", logprobs=1)
+    parsed = json.loads(json.dumps(result.to_dict()))
+    assert list(parsed) == [
+        "text",
+        "token_ids",
+        "finish_reason",
+        "logprobs",
+        "prompt_tokens",
+        "generation_tokens",
+        "cached_tokens",
+        "prompt_tps",
+        "generation_tps",
+        "first_token_ms",
+        "load_ms",
+        "peak_memory_mb",
+        "kernels",
+        "threads",
+        "isa",
+        "head",
+        "rescored_rows",
+        "proposed_tokens",
+        "accepted_tokens",
+    ]
+    assert parsed["logprobs"][0]["token_id"] == 97
+    assert parsed["logprobs"][0]["top"][0][0] == 97
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory_mb()
+    held = np.ones(50_000_000, np.uint8)
+    after = peak_memory_mb()
+    assert held.all()
+    assert before is not None
+    assert after is not None
+    assert after > 50
+    assert after >= before
+
+
+def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = peak_memory_mb()
+    told = {}
+    for platform in ("win32", "freebsd", "darwin"):
+        monkeypatch.setattr(peak_memory, "sys", SimpleNamespace(platform=platform))
+        told[platform] = peak_memory_mb()
+    assert told["win32"] is None
+    assert linux is not None
+    assert told["freebsd"] is not None
+    assert told["freebsd"] >= 0.9 * linux  # the kernel counts its two figures in batches
+    assert told["darwin"] == pytest.approx(told["freebsd"] / 1024, rel=0.01)  # bytes there, kibibytes here
+
+
+# ---- one transformer for many ----------------------------------------------------------------------------------------
+def test_streams_side_by_side_do_not_see_each_other() -> None:
+    shared = SharedTransformer(FakeTransformer(random_logits))
+    prompts = ([1, 2], [3, 4, 5])
+    params = SamplingParams(max_tokens=10)
+    alone = [list(TokenStream(shared, prompt, params, frozenset())) for prompt in prompts]
+    first, second = (TokenStream(shared, prompt, params, frozenset()) for prompt in prompts)
+    together = list(zip(first, second, strict=True))
+    assert [list(column) for column in zip(*together, strict=True)] == alone
+    assert counted(first.work.calls) == counted(second.work.calls) == {GEMM: 1, GEMV: 9}
+
+
+def test_a_stream_left_early_leaves_the_transformer_usable() -> None:
+    shared = SharedTransformer(FakeTransformer(random_logits))
+    params = SamplingParams(max_tokens=10)
+    whole = list(TokenStream(shared, PROMPT, params, frozenset()))
+    chunks = stream(TokenStream(shared, PROMPT, params, frozenset()), ByteTokenizer().stream_decoder(), 0.0)
+    next(chunks)
+    del chunks
+    gc.collect()
+    assert list(TokenStream(shared, PROMPT, params, frozenset())) == whole
+
+
+def test_an_interrupted_step_leaves_the_transformer_usable() -> None:
+    def interrupted(tokens: Sequence[int]) -> Any:
+        if 3 in tokens:
+            raise KeyboardInterrupt
+        return random_logits(tokens)
+
+    shared = SharedTransformer(FakeTransformer(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        list(TokenStream(shared, [3], SamplingParams(), frozenset()))
+    assert len(list(TokenStream(shared, [4], SamplingParams(max_tokens=2), frozenset()))) == 2
+
+
+def test_a_closed_transformer_refuses() -> None:
+    transformer = FakeTransformer(random_logits)
+    shared = SharedTransformer(transformer)
+    tokens = iter(TokenStream(shared, PROMPT, SamplingParams(), frozenset()))
+    next(tokens)
+    shared.close()
+    shared.close()
+    assert transformer.closed == 1
+    with pytest.raises(BitNetError, match="the model was closed: load it again"):
+        next(tokens)
+    with pytest.raises(BitNetError, match="closed"):
+        shared.new_cache(1)
+
+
+@pytest.mark.parametrize("max_context", [0, -1, CONTEXT + 1])
+def test_refuses_a_context_that_the_model_was_not_made_for(max_context: int) -> None:
+    with pytest.raises(ParameterError, match=f"max_context={max_context}: expected 1 to 64"):
+        SharedTransformer(FakeTransformer(random_logits), max_context)

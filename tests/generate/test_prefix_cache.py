@@ -1,0 +1,372 @@
+"""Sequences that begin alike: what is kept of one, what another takes of it, and that it changes nothing."""
+
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bitnet_numba
+from bitnet_numba import LanguageModel
+from bitnet_numba.backends.cpu.kv_cache import KVType
+from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
+from bitnet_numba.generate.generate import generate
+from bitnet_numba.generate.prefix_cache import LEAST_COMMON, PrefixStore
+from bitnet_numba.generate.result import GenerationResult
+from bitnet_numba.generate.sampler import Sampler
+from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.generate.shared import SharedTransformer
+from bitnet_numba.generate.token_stream import TokenStream
+from tests.generate.fakes import ByteDecoder, FakeTransformer, random_logits
+from tests.generate.running import transformer
+from tests.tiny import toy_model
+
+PAGE, MOST_KEPT = 16, 4
+
+
+@dataclass
+class Memory:
+    """So many pages at most, of caches that are alive and of none else."""
+
+    n_pages: int = 1000
+    taken: int = 0
+
+
+@dataclass
+class PagedCache:
+    """Holds tokens; pages are counted where they belong to it alone."""
+
+    memory: Memory
+    capacity: int
+    tokens: list[int] = field(default_factory=list)
+    pages: list["Page"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.resize(self.capacity)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def truncate(self, length: int) -> None:
+        assert 0 <= length <= self.length
+        del self.tokens[length:]
+
+    def resize(self, capacity: int) -> None:
+        assert capacity >= self.length
+        n_pages = -(-capacity // PAGE)
+        added = n_pages - len(self.pages)
+        if self.memory.taken + added > self.memory.n_pages:
+            raise ResourceError("no memory")
+        self.pages = self.pages[:n_pages] + [Page(self.memory) for _ in range(added)]
+        self.capacity = capacity
+
+    def fork(self, capacity: int, length: int) -> "PagedCache":
+        assert length <= min(self.length, capacity)
+        return PagedCache(self.memory, capacity, self.tokens[:length], self.pages[: length // PAGE])
+
+
+class Page:
+    """Is taken as long as it lives."""
+
+    nbytes = 8
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        memory.taken += 1
+
+    def __del__(self) -> None:
+        self._memory.taken -= 1
+
+
+def store(memory: Memory, max_pages: int = 1000) -> PrefixStore[PagedCache]:
+    return PrefixStore(lambda capacity: PagedCache(memory, capacity), MOST_KEPT, max_pages)
+
+
+def run(prefixes: PrefixStore[PagedCache], token_ids: Sequence[int], capacity: int = 100) -> int:
+    """Read a sequence to its end; return how many tokens were known before."""
+    cache = prefixes.begin(token_ids, capacity)
+    known = cache.length
+    assert cache.tokens == list(token_ids[:known])
+    assert cache.capacity == capacity
+    cache.tokens = list(token_ids)
+    prefixes.keep(token_ids, cache)
+    return known
+
+
+# ---- what is taken ---------------------------------------------------------------------------------------------------
+@given(
+    texts=st.lists(
+        st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda tail: [2] * LEAST_COMMON + tail),
+        min_size=1,
+        max_size=MOST_KEPT,
+    )
+)
+def test_the_longest_common_beginning_is_taken(texts: list[list[int]]) -> None:
+    prefixes = store(Memory())
+    for i, text in enumerate(texts):
+        common = [_n_common(text[:-1], old) for old in texts[:i]]
+        assert run(prefixes, text) == max(common, default=0)
+
+
+def _n_common(first: Sequence[int], second: Sequence[int]) -> int:
+    same = [a == b for a, b in zip(first, second, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def test_the_last_token_is_always_read() -> None:
+    prefixes = store(Memory())
+    text = list(range(20))
+    assert [run(prefixes, text), run(prefixes, text), run(prefixes, text[:15])] == [0, 19, 14]
+    assert run(prefixes, [*text, 99]) == 20
+
+
+def test_a_few_tokens_are_not_worth_a_copy() -> None:
+    prefixes = store(Memory())
+    run(prefixes, range(30))
+    assert run(prefixes, [*range(LEAST_COMMON - 1), 99, 98]) == 0
+    assert run(prefixes, [*range(LEAST_COMMON), 99, 98]) == LEAST_COMMON
+
+
+def test_what_goes_on_takes_the_cache_itself_and_what_branches_off_leaves_it() -> None:
+    memory = Memory()
+    prefixes = store(memory)
+    run(prefixes, range(40))
+    assert memory.taken == 3
+    going_on = prefixes.begin(range(50), 100)
+    assert (going_on.length, memory.taken) == (40, 7)
+    prefixes.keep([], going_on)
+    del going_on
+    run(prefixes, range(40))
+    branch = prefixes.begin([*range(35), 99], 40)
+    assert (branch.length, memory.taken) == (35, 4)  # two pages of three are shared
+    assert run(prefixes, range(50)) == 40
+
+
+def test_a_cache_holds_no_more_than_its_tokens() -> None:
+    """As after a step that was read and not given out."""
+    prefixes = store(Memory())
+    cache = prefixes.begin(range(10), 100)
+    cache.tokens = list(range(30))
+    prefixes.keep(range(20), cache)
+    assert run(prefixes, range(30)) == 20
+
+
+# ---- what is dropped -------------------------------------------------------------------------------------------------
+def test_the_least_recently_used_is_dropped() -> None:
+    prefixes = store(Memory())
+    texts = [[i] * 20 for i in range(MOST_KEPT + 1)]
+    for text in texts[:MOST_KEPT]:
+        run(prefixes, text)
+    run(prefixes, texts[0])
+    run(prefixes, texts[MOST_KEPT])
+    assert run(prefixes, [*texts[0], 9]) == 20
+    assert run(prefixes, [*texts[1], 9]) == 0
+
+
+def test_beginnings_of_what_is_kept_are_not_kept_again() -> None:
+    memory = Memory()
+    prefixes = store(memory)
+    for end in (17, 33, 40, 20):
+        run(prefixes, range(end))
+    assert memory.taken == 3
+    run(prefixes, [9] * 20)
+    for other in range(MOST_KEPT - 2):
+        run(prefixes, [10 + other] * 20)
+    run(prefixes, range(20))  # as good as the longer one used again
+    run(prefixes, [20] * 20)
+    assert run(prefixes, range(40)) == 39
+
+
+def test_pages_that_are_shared_count_once() -> None:
+    memory = Memory()
+    prefixes = store(memory, max_pages=5)
+    trunk = list(range(4 * PAGE))
+    run(prefixes, [*trunk, 1])
+    run(prefixes, [*trunk, 2])
+    assert memory.taken == 5  # the second ones would be the sixth
+    assert prefixes.n_bytes == 5 * Page.nbytes
+    assert run(prefixes, [*trunk, 2, 3]) == len(trunk) + 1
+    prefixes = store(memory, max_pages=6)
+    run(prefixes, [*trunk, 1])
+    run(prefixes, [*trunk, 2])
+    assert run(prefixes, [*trunk, 1, 3]) == len(trunk) + 1
+    assert prefixes.n_bytes == memory.taken * Page.nbytes
+    prefixes.close()
+    assert prefixes.n_bytes == 0
+
+
+def test_what_is_larger_than_all_that_may_be_kept_is_not_kept() -> None:
+    memory = Memory()
+    run(store(memory, max_pages=2), range(40))
+    assert memory.taken == 0
+
+
+def test_where_memory_is_short_nothing_is_kept() -> None:
+    memory = Memory(n_pages=10)
+    prefixes = store(memory)
+    run(prefixes, [1] * 40)
+    run(prefixes, [2] * 40)
+    assert memory.taken == 6
+    assert prefixes.begin([3] * 20, 100).length == 0
+    run(prefixes, [1] * 40)
+    assert prefixes.new_cache(150).capacity == 150
+    with pytest.raises(ResourceError):
+        prefixes.new_cache(161)
+
+
+def test_where_memory_is_short_a_branch_takes_what_it_leaves() -> None:
+    memory = Memory(n_pages=10)
+    prefixes = store(memory)
+    run(prefixes, range(10 * PAGE), 10 * PAGE)
+    branch = prefixes.begin([*range(20), 99], 10 * PAGE)
+    assert (branch.length, branch.tokens, memory.taken) == (20, list(range(20)), 10)
+
+
+def test_a_closed_store_keeps_nothing() -> None:
+    memory = Memory()
+    prefixes = store(memory)
+    run(prefixes, range(40))
+    open_one = prefixes.begin(range(20), 100)
+    prefixes.close()
+    prefixes.keep(range(20), open_one)
+    del open_one
+    assert memory.taken == 0
+
+
+# ---- Python threads --------------------------------------------------------------------------------------------------
+def test_keeping_never_waits() -> None:
+    """A stream may be collected in the very thread that is asking for a cache."""
+    prefixes: PrefixStore[PagedCache]
+    memory = Memory()
+
+    def new_cache(capacity: int) -> PagedCache:
+        other = PagedCache(memory, 40, list(range(40)))
+        prefixes.keep(range(40), other)
+        return PagedCache(memory, capacity)
+
+    prefixes = PrefixStore(new_cache, MOST_KEPT, 1000)
+    prefixes.begin([5], 10)
+    assert prefixes.begin(range(50), 100).length == 40
+
+
+def test_threads_get_caches_of_their_own() -> None:
+    prefixes = store(Memory())
+    run(prefixes, [0] * 50)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(50):
+                run(prefixes, [0] * (i + 1) + [number] * 10)
+        except BaseException as error:  # handed on
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+
+
+# ---- generation ------------------------------------------------------------------------------------------------------
+def answer(model: SharedTransformer[Any], prompt: Sequence[int], **params: Any) -> GenerationResult:
+    return generate(TokenStream(model, prompt, SamplingParams(**params), frozenset()), ByteDecoder(), 0.0)
+
+
+def test_only_what_is_new_is_read_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTransformer(random_logits)
+    model = SharedTransformer(fake)
+    first = answer(model, range(20), max_tokens=5)
+    turn = [*range(20), *first.token_ids, 7, 8]
+    expected = answer(SharedTransformer(FakeTransformer(random_logits)), turn, max_tokens=1)
+    monkeypatch.setattr("bitnet_numba.generate.token_stream.time.perf_counter", iter([0.0, 0.5]).__next__)
+    second = answer(model, turn, max_tokens=1)
+    assert (first.cached_tokens, second.cached_tokens) == (0, 24)  # the last token given out is not read
+    assert (second.prompt_tokens, second.prompt_tps) == (27, 3 / 0.5)
+    assert second.token_ids == expected.token_ids
+
+
+def test_nothing_is_kept_where_nothing_shall_be() -> None:
+    model = SharedTransformer(FakeTransformer(random_logits), kept_prefixes=0)
+    assert [answer(model, range(20), max_tokens=2).cached_tokens for _ in range(2)] == [0, 0]
+    for bad in (-1, 65, True, 2.0):
+        with pytest.raises(ParameterError, match=r"^kept_prefixes is .*, expected a whole number from 0 to 64"):
+            bitnet_numba.load("demo", kept_prefixes=bad)
+
+
+def test_an_abandoned_stream_is_kept_and_a_failed_one_is_not() -> None:
+    model = SharedTransformer(FakeTransformer(random_logits))
+    tokens = iter(TokenStream(model, range(20), SamplingParams(), frozenset()))
+    given_out = [next(tokens).id for _ in range(4)]
+    del tokens
+    gc.collect()
+    assert answer(model, [*range(20), *given_out], max_tokens=1).cached_tokens == 23
+
+    def damaged(tokens: Sequence[int]) -> Any:
+        return np.full(260, np.nan, np.float32) if len(tokens) > 22 else random_logits(tokens)
+
+    model = SharedTransformer(FakeTransformer(damaged))
+    with pytest.raises(BitNetError, match="not finite"):
+        answer(model, range(20))
+    assert answer(model, range(20), max_tokens=1).cached_tokens == 0
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[KVType], SharedTransformer[Any]]]:
+    path = toy_model(vocab_size=301, max_seq_len=700).gguf().write(tmp_path_factory.mktemp("toys") / "toy.gguf")
+    models = {kind: SharedTransformer(transformer(path, kv_type=kind)) for kind in ("f16", "f32", "int8")}
+    yield models.__getitem__
+    for model in models.values():
+        model.close()
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
+@given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.sampled_from([8, 250, 256, 257, 300]), max_size=4))
+def test_logits_are_those_of_a_fresh_cache(
+    toys: Callable[[KVType], SharedTransformer[Any]], kv_type: KVType, seed: int, lengths: list[int]
+) -> None:
+    model = toys(kv_type)
+    rng = np.random.default_rng(seed)
+    trunk = rng.integers(0, 301, 300).tolist()
+    for length in lengths:
+        prompt = trunk[:length] + rng.integers(0, 301, 3).tolist()
+        result = answer(model, prompt, max_tokens=6, logprobs=4)
+        read = [*prompt, *result.token_ids[:-1]]
+        fresh = answer_without_prefixes(model, read, len(prompt))
+        assert [entry.top[0] for entry in result.logprobs or ()] == fresh
+        trunk[: len(read)] = read
+
+
+def answer_without_prefixes(model: SharedTransformer[Any], read: list[int], n_prompt: int) -> list[tuple[int, float]]:
+    """The likeliest token and its log probability where tokens were chosen, all read at once into an empty cache."""
+    work = TokenStream(model, [0], SamplingParams(), frozenset()).work
+    logits = model.forward(np.asarray(read, np.int32), model.new_cache(len(read)), work, "all")[n_prompt - 1 :]
+    sampler = Sampler(SamplingParams(logprobs=1), (), 301)
+    entries = [sampler.pick(row).logprob for row in logits]
+    return [entry.top[0] for entry in entries if entry is not None]
+
+
+# ---- the embedded model ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def model() -> Iterator[LanguageModel]:
+    with bitnet_numba.load("demo", threads=2) as model:
+        yield model
+
+
+def test_a_second_turn_reads_only_what_is_new(model: LanguageModel) -> None:
+    messages = [{"role": "user", "content": "What is the capital of Japan?"}]
+    for question in ("And where is it?", "Hello!"):
+        turn = model.chat(messages, max_tokens=40)
+        messages += [{"role": "assistant", "content": turn.text}, {"role": "user", "content": question}]
+        following = model.chat(messages, max_tokens=40)
+        assert following.cached_tokens >= turn.prompt_tokens + turn.generation_tokens - 1
+        assert following.prompt_tokens - following.cached_tokens < 20
+        with bitnet_numba.load("demo", threads=1) as fresh:
+            assert fresh.chat(messages, max_tokens=40).token_ids == following.token_ids
