@@ -3,21 +3,15 @@
 import functools
 import time
 
-import numpy as np
-
-from bitnet_numba.backends.cpu.backend import Transformer
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
-from bitnet_numba.backends.cpu.kernels.softmax import softmax, softmax_terms
-from bitnet_numba.backends.cpu.kernels.ternary import RUN, pack
-from bitnet_numba.backends.cpu.kernels.ternary.tile_check import check_tiles
 from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVType
+from bitnet_numba.backends.cpu.load import load_backend
 from bitnet_numba.backends.cpu.memory import Reserve
-from bitnet_numba.backends.cpu.padded_sizes import Layout
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.backends.cpu.weights import load_weights
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.generate.describe import describe
 from bitnet_numba.generate.language_model import LanguageModel
+from bitnet_numba.generate.prefix_cache import most_pages
 from bitnet_numba.model.source import ModelSource
 from bitnet_numba.settings import read_settings
 from bitnet_numba.text.chat import choose_template, encode_chat
@@ -69,18 +63,15 @@ def assemble(
     template = choose_template(
         chat_template, architecture=source.config.architecture, model_template=source.chat_template
     )
-    layout = Layout.of(source.config)
-    pack(np.zeros((32, RUN // 4), np.uint8))  # Numba begins its work here, and pages are still being found
-    weights = load_weights(
-        source, layout, context, is_screened=head != "f16", threads=n_threads, allocate=reserve.allocate
+    backend = load_backend(
+        source, threads=n_threads, kv_type=kv_type, max_context=context, head=head, allocate=reserve.allocate
     )
-    transformer = Transformer(layout, weights, threads=n_threads, kv_type=kv_type, max_context=context, head=head)
-    _compile(transformer)
+    prefix_pages = most_pages(kept_prefixes, context)
     return LanguageModel(
-        transformer,
+        backend,
         tokenizer,
         functools.partial(encode_chat, tokenizer, template),
-        info=describe(source, transformer, None if template is None else template.name, kept_prefixes),
+        info=describe(source, backend, None if template is None else template.name, prefix_pages),
         load_ms=1000 * (time.perf_counter() - started),
         max_context=context,
         kept_prefixes=kept_prefixes,
@@ -140,12 +131,3 @@ def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
             f"{source.path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the embedding {rows:,} rows; "
             "they are not of one model"
         )
-
-
-def _compile(transformer: Transformer) -> None:
-    """Compile every kernel, so that the first answer does not wait for that; check tiles first."""
-    if cpu.has_tiles():
-        check_tiles()
-    transformer.compile()
-    for compiled in (softmax, softmax_terms):
-        compiled(np.zeros(1, np.float32), np.zeros(1, np.float32))

@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_numba.backends.cpu.memory import Reserve
-from bitnet_numba.backends.cpu.packed_sizes import packed_size
+from bitnet_numba.backends.cpu.packed_sizes import packed_bytes
 from bitnet_numba.model.open import open_source
-from bitnet_numba.model.roles import LINEAR_ROLES
-from bitnet_numba.model.source import ModelSource, expected_shapes
+from bitnet_numba.model.source import ModelSource
 
 if TYPE_CHECKING:
     from bitnet_numba.backends.cpu.candidates import HeadType
     from bitnet_numba.backends.cpu.kv_cache import KVType
     from bitnet_numba.generate.language_model import LanguageModel
-
-_SMALL_HEADS = {"Q8_0", "Q6_K"}  # types whose head needs no int8 copy
-_ROW_HEADER = 16  # bytes of such a copy's row, besides its numbers
 
 
 def load_model(
@@ -45,7 +41,7 @@ def load_model(
     """
     started = time.perf_counter()
     source = open_model(model)
-    reserve = Reserve(packed_bytes(source, is_screened=head != "f16"))
+    reserve = Reserve(packed_bytes(source, with_int8_copy=head == "exact"))
     from bitnet_numba.generate.assemble import assemble  # here: pages are found while Numba is imported
 
     return assemble(
@@ -59,11 +55,3 @@ def load_model(
         head=head,
         kept_prefixes=kept_prefixes,
     )
-
-
-def packed_bytes(source: ModelSource, *, is_screened: bool) -> int:
-    """Estimate the bytes of packed weights and of the head's int8 copy, without what fills the kernels' lanes."""
-    shapes = expected_shapes(source.config, tied=source.tied)
-    ternary = sum(packed_size(*shape) for role, shape in shapes.items() if role.name in LINEAR_ROLES)
-    copied = is_screened and not _SMALL_HEADS & source.tensor_types().keys()
-    return ternary + (source.config.vocab_size * (source.config.hidden_size + _ROW_HEADER) if copied else 0)

@@ -1,25 +1,20 @@
-"""A model that runs: weights, scratch memory, and the thread pool that takes tokens through them."""
+"""The CPU backend: a loaded model whose steps run as one jitted call on a thread pool.
 
+It is the counterpart of a model runner: it checks the token chunks of a step, hands their arrays to the jitted forward
+pass and returns logits, or the candidates that the int8 filter of the head left.
+"""
+
+import itertools
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.batch import MAX_CHUNK, PREFILL_CHUNK, TokenChunk, place_tokens
-from bitnet_numba.backends.cpu.candidates import (
-    HeadType,
-    Logits,
-    NeededLogits,
-    Rows,
-    Screening,
-    request_of,
-    screened_rows,
-)
+from bitnet_numba.backends.cpu.batch import batch_indices
+from bitnet_numba.backends.cpu.candidates import HeadType, head_request, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
-    APPROXIMATE_HEAD,
     FULL_HEAD,
     SCREENED_HEAD,
     SCREENED_TOKENS,
@@ -28,14 +23,17 @@ from bitnet_numba.backends.cpu.forward.arrays import (
     Weights,
 )
 from bitnet_numba.backends.cpu.forward.step import forward
+from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
-from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
+from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, KERNELS
+from bitnet_numba.backends.cpu.kernels.softmax import softmax, softmax_terms
 from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, addresses_of
-from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.persistent_workers import PersistentWorkers
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadPool
+from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CandidateQuery, Candidates, Counts, Logits, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.config import ModelConfig
 
@@ -47,36 +45,27 @@ _HEAD_KERNELS = {
 }
 
 
-class Transformer:
-    """The forward pass of one model.
+class CPUBackend:
+    """A model on the CPU; fulfils :class:`bitnet_numba.backends.protocol.Backend`.
 
-    Steps of several Python threads, each with a cache of its own, take turns.
+    Steps of several Python threads run one after the other.
 
     Parameters
     ----------
-    layout : Layout
+    sizes : PaddedSizes
     weights : Weights
+        Without an int8 copy of the head, all logits are always computed.
     threads : int
-        How many share each step.
+        Number of threads that share each step.
     kv_type : {"f16", "f32", "int8"}
-        The number format of caches.
+        Number format of the KV caches.
     max_context : int
-        The longest sequence.
-    head : {"exact", "f16", "int8"}
-        How logits of which not all are asked for are computed; without an int8 copy of the head, all are computed
-        exactly.
-
-    Attributes
-    ----------
-    config : ModelConfig
-    threads : int
-    isa : str
-        The instruction set of the kernels.
+    head : {"exact", "full"}
     """
 
     def __init__(
         self,
-        layout: Layout,
+        sizes: PaddedSizes,
         weights: Weights,
         *,
         threads: int,
@@ -84,218 +73,183 @@ class Transformer:
         max_context: int,
         head: HeadType = "exact",
     ) -> None:
-        self.config: ModelConfig = layout.config
+        self.config: ModelConfig = sizes.config
+        self.max_context = max_context
         self.threads = threads
         self.isa = cpu.isa()
+        self.head: HeadType = head
+        self.kernel_names = KERNELS
         self.kv_type = kv_type
-        self.head = head
-        self.max_context = max_context
-        self.layout = layout
+        self.sizes = sizes
         self.weights = weights
-        self._shape = _shape(layout, weights)
-        self._state = allocate_state(layout, threads, MAX_CHUNK, max_context)
+        self._shape = _shape(sizes, weights)
+        self._state = allocate_state(sizes, threads, MAX_STEP_TOKENS, max_context)
         self._pool = ThreadPool(threads)
         self._workers = PersistentWorkers(self._pool, forward, weights, np.empty(0, KV_DTYPES[kv_type]), self._state)
-        self._turn = threading.Lock()  # what a step leaves in the state is read before the next one
-        self._end = weakref.finalize(self, self._workers.close)
-        self._end.atexit = False  # a process that ends does not wait for a step
+        self._lock = threading.Lock()  # a step's candidates are read before the next step overwrites them
+        self._dismiss = weakref.finalize(self, self._workers.close)
+        self._dismiss.atexit = False  # the process may end while a step runs
 
-    def new_cache(self, n_positions: int) -> KVCache:
-        """Return an empty cache for a sequence of up to ``n_positions``.
-
-        Raises
-        ------
-        ResourceError
-            If the context, or the memory, is too small for it.
-        """
-        if n_positions > self.max_context:
+    def new_cache(self, capacity: int) -> KVCache:
+        """Allocate a KV cache of ``capacity`` positions; ResourceError where the context or memory is too small."""
+        if capacity > self.max_context:
             raise ResourceError(
-                f"{n_positions:,} positions asked for, the context holds {self.max_context:,}: "
+                f"{capacity:,} positions asked for, the context holds {self.max_context:,}: "
                 "shorten the prompt or raise max_context"
             )
-        return KVCache(self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim, n_positions, self.kv_type)
+        return KVCache(self.config.n_layers, self.config.n_kv_heads, self.sizes.head_dim, capacity, self.kv_type)
 
-    def forward(
-        self,
-        tokens: npt.NDArray[np.int32],
-        cache: KVCache,
-        logits: Literal["last", "all", "none"] = "last",
-        chunk_size: int = PREFILL_CHUNK,
-    ) -> Logits:
-        """Append tokens to a sequence, and return logits, all of them exact.
+    def forward(self, chunks: Sequence[TokenChunk[KVCache]]) -> list[list[Candidates]]:
+        """Append each chunk to its cache and return its logits, one :class:`Candidates` a position.
 
-        The chunk size changes speed, never a bit of the result.
-
-        Parameters
-        ----------
-        tokens : int32[n_tokens]
-        cache : KVCache
-            Of this model; holds the sequence so far.
-        logits : {"last", "all", "none"}
-            Of which tokens.
-        chunk_size : int
-            Tokens a step, 1 to 512.
-
-        Returns
-        -------
-        float32[1, n_tokens or 0, vocab_size]
-            A fresh array.
+        Candidates come from steps of at most 16 logits that all have a partial query; other steps return all logits.
 
         Raises
         ------
         ParameterError
-            If there are no tokens, one of them is not in the vocabulary, the chunk size is out of range, or the cache
-            is another model's.
-        ResourceError
-            If the cache is too small for them.
-        """
-        if not 1 <= chunk_size <= MAX_CHUNK:
-            raise ParameterError(f"chunk_size is {chunk_size}, expected 1 to {MAX_CHUNK}")
-        tokens = self._checked(tokens, cache)
-        n_rows = {"last": 1, "all": tokens.size, "none": 0}[logits]
-        out = np.empty((n_rows, self.config.vocab_size), np.float32)
-        for start in range(0, tokens.size, chunk_size):
-            chunk = tokens[start : start + chunk_size]
-            rows = slice(max(0, start - tokens.size + n_rows), max(0, start + chunk.size - tokens.size + n_rows))
-            self._step([TokenChunk(chunk, cache, rows.stop - rows.start)], out[rows])
-        return out
-
-    def forward_batch(self, pieces: Sequence[TokenChunk[KVCache]]) -> tuple[Rows, list[Screening]]:
-        """Append tokens to several sequences in one step, and return logits.
-
-        What else is in the batch changes no bit of a sequence's logits. Where some are ``needed``, with
-        ``head="exact"`` others may be left out, and with ``"int8"`` all are rough. Of steps with more than 16 logits,
-        all are exact.
-
-        Parameters
-        ----------
-        pieces : sequence of TokenChunk
-            Of different caches; together at most 512 tokens.
-
-        Returns
-        -------
-        rows : float32[sum of n_logits, vocab_size] or list of float32[n]
-            Logits, in the order of the pieces and their tokens; of each token all, or those that are known.
-        screenings : list of Screening
-            Which ones these are, and what is known of the others, for each row.
-
-        Raises
-        ------
-        ParameterError
-            If a piece is out of range, or there are too many tokens.
+            If a chunk is out of range or from another model, two share a cache, or there are too many tokens.
         ResourceError
             If a cache is too small.
         """
-        checked = [piece._replace(tokens=self._checked(piece.tokens, piece.cache)) for piece in pieces]
-        n_tokens = sum(piece.tokens.size for piece in checked)
-        if not 1 <= n_tokens <= MAX_CHUNK:
-            raise ParameterError(f"batch: {n_tokens} tokens in one step, expected 1 to {MAX_CHUNK}")
-        if len({id(piece.cache) for piece in checked}) < len(checked):
-            raise ParameterError("batch: two pieces of one cache; give its tokens in one piece")
-        for piece in checked:
-            if not 0 <= piece.n_logits <= piece.tokens.size:
-                raise ParameterError(f"batch: {piece.n_logits} logits of {piece.tokens.size} tokens asked for")
-        return self._apart(checked) if self._is_mixed(checked) else self._step(checked)
+        chunks = self._checked(chunks)
+        queries = [chunk.query for chunk in chunks for _ in range(chunk.n_logits)]
+        partial = [query for query in queries if query is not None and query.is_partial]
+        is_filtered = (
+            self.head == "exact"
+            and self.weights.head_screen.size > 0
+            and 0 < len(partial) == len(queries) <= SCREENED_TOKENS
+        )
+        rows = self._filtered(chunks, partial) if is_filtered else self._full(chunks, len(queries))
+        for chunk in chunks:
+            chunk.cache.length += chunk.tokens.size
+        remaining = iter(rows)
+        return [list(itertools.islice(remaining, chunk.n_logits)) for chunk in chunks]
 
-    def compile(self) -> None:
-        """Compile the step, or load it as it was kept, by one that has no layers."""
-        shape, self._shape = self._shape, self._shape._replace(n_layers=0)
-        try:
-            self.forward(np.zeros(1, np.int32), self.new_cache(1), "none")
-        finally:
-            self._shape = shape
-
-    def kernel_counts(self) -> npt.NDArray[np.int64]:
-        """Return how often each of ``kernels.jit.KERNELS`` has run so far, as they count themselves."""
+    def counts(self) -> Counts:
+        """Return how often each of ``kernel_names`` has run in steps so far, int64[n_kernels]."""
         return self._state.counts.copy()
 
+    def softmax(self, logits: Logits, counts: Counts) -> Logits:
+        """Return the probabilities of ``float32[n]`` logits; terms below e**-64 of the largest become 0."""
+        out = np.empty_like(logits)
+        softmax(logits, out, counts)
+        return out
+
+    def exp(self, x: Logits, counts: Counts) -> Logits:
+        """Return ``exp(x)`` of ``float32[n]`` numbers up to 0; exactly 0 below -64."""
+        terms = np.append(x, np.float32(0))  # the kernel subtracts the largest element: 0
+        softmax_terms(terms, terms, counts)
+        return terms[:-1]
+
+    def memory(self, prefix_pages: int) -> dict[str, int]:
+        """Return bytes by role: a tied head has none; the KV cache is one that fills the context."""
+        weights, config = self.weights, self.config
+        ternary = weights.qkv.nbytes + weights.attn_output.nbytes + weights.gate_up.nbytes + weights.down.nbytes
+        embedding = weights.embedding.nbytes + weights.embedding_scales.nbytes
+        is_tied = weights.head is weights.embedding
+        head = 0 if is_tied else weights.head.nbytes + weights.head_scales.nbytes
+        copied = _copied(config, weights.embedding, weights.embedding_scales)
+        copied += 0 if is_tied else _copied(config, weights.head, weights.head_scales)
+        every = sum({id(array): array.nbytes for array in weights}.values())
+        block_bytes = head_block_bytes(self.sizes.head_dim, KV_DTYPES[self.kv_type])
+        per_position = config.n_layers * config.n_kv_heads * block_bytes // BLOCK
+        prefixes = per_position * BLOCK * prefix_pages
+        full_cache = per_position * round_up(self.max_context, BLOCK)
+        scratch = n_bytes(self._state)
+        return {
+            "ternary_weights": ternary,
+            "embedding": embedding,
+            "head": head,
+            "embedding_and_head_copied": copied,
+            "head_int8_copy": weights.head_screen.nbytes,
+            "norms_scales_and_rope": every - ternary - embedding - head - weights.head_screen.nbytes,
+            "scratch": scratch,
+            "kv_cache_per_position": per_position,
+            "kv_cache_of_full_context": full_cache,
+            "kept_prefixes_at_most": prefixes,
+            "total": every + scratch + full_cache + prefixes,
+        }
+
+    def compile(self) -> None:
+        """Compile the kernels, or load them from the compile cache, by a step without layers."""
+        shape, self._shape = self._shape, self._shape._replace(n_layers=0)
+        try:
+            self.forward([TokenChunk(np.zeros(1, np.int32), self.new_cache(1), 0)])
+        finally:
+            self._shape = shape
+        one, counts = np.zeros(1, np.float32), np.zeros(len(KERNELS), np.int64)
+        self.softmax(one, counts)
+        self.exp(one, counts)
+
     def close(self) -> None:
-        """End the thread pool's threads; the model cannot run again."""
-        self._end()
+        """End the threads; no step can run after."""
+        with self._lock:
+            self._dismiss()
         self._pool.close()
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of scratch memory."""
-        return n_bytes(self._state)
+    # ---- one step --------------------------------------------------------------------------------------------------
+    def _filtered(self, chunks: Sequence[TokenChunk[KVCache]], queries: Sequence[CandidateQuery]) -> list[Candidates]:
+        """Run a step that returns candidates."""
+        logits = np.empty((0, self.config.vocab_size), np.float32)
+        with self._lock:
+            self._run(chunks, SCREENED_HEAD, head_request(queries, self.config.vocab_size), logits)
+            return read_candidates(self._state.screen, queries)
 
-    def _is_mixed(self, pieces: Sequence[TokenChunk[KVCache]]) -> bool:
-        """Whether some logits are to be rough and others exact."""
-        is_exact = {piece.needed is None for piece in pieces if piece.n_logits}
-        return self.head == "int8" and self.weights.head_screen.size > 0 and len(is_exact) == 2
+    def _full(self, chunks: Sequence[TokenChunk[KVCache]], n_logits: int) -> list[Candidates]:
+        """Run a step that returns all logits."""
+        logits = np.empty((n_logits, self.config.vocab_size), np.float32)
+        with self._lock:
+            self._run(chunks, FULL_HEAD, head_request([], self.config.vocab_size), logits)
+        return [Candidates(row) for row in logits]
 
-    def _apart(self, pieces: Sequence[TokenChunk[KVCache]]) -> tuple[Rows, list[Screening]]:
-        """Take rough and exact logits in a step each: which ones a sequence gets must not depend on its company."""
-        owners = np.repeat(np.arange(len(pieces)), [piece.n_logits for piece in pieces])
-        logits = np.empty((owners.size, self.config.vocab_size), np.float32)
-        is_exact = np.array([piece.needed is None for piece in pieces])
-        lengths = [piece.cache.length for piece in pieces]
-        try:
-            for together in (is_exact, ~is_exact):
-                some, _ = self._step([piece for piece, is_one in zip(pieces, together, strict=True) if is_one])
-                logits[together[owners]] = some
-        except BaseException:  # a batch is read as a whole or not at all
-            for piece, length in zip(pieces, lengths, strict=True):
-                piece.cache.length = length
-            raise
-        return logits, [Screening()] * len(logits)  # rough or exact, all are there
-
-    def _step(self, pieces: Sequence[TokenChunk[KVCache]], out: Logits | None = None) -> tuple[Rows, list[Screening]]:
-        """Run a step whose logits go to ``out``, or to memory of their own."""
-        way, request = self._head_way([piece.needed for piece in pieces for _ in range(piece.n_logits)])
-        n_rows = 0 if way == SCREENED_HEAD else sum(piece.n_logits for piece in pieces)
-        logits = np.empty((n_rows, self.config.vocab_size), np.float32) if out is None else out
+    def _run(self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, request: HeadRequest, logits: Logits) -> None:
         inputs = StepInput(
             shape=self._shape,
-            pages=addresses_of([piece.cache for piece in pieces]),
-            head_way=way,
+            pages=addresses_of([chunk.cache for chunk in chunks]),
+            head_way=head_mode,
             request=request,
             logits=logits,
-            **place_tokens(pieces)._asdict(),
+            **batch_indices(chunks)._asdict(),
         )
-        with self._turn:
-            self._workers.call(inputs, in_use=[piece.cache.pages for piece in pieces])
-            screened = screened_rows(self._state.screen, request.coldness) if way == SCREENED_HEAD else None
-        for piece in pieces:
-            piece.cache.length += piece.tokens.size
-        return screened or (logits, [Screening()] * n_rows)
+        self._workers.call(inputs, in_use=[chunk.cache.pages for chunk in chunks])
 
-    def _head_way(self, needed: Sequence[NeededLogits | None]) -> tuple[int, HeadRequest]:
-        """Return how the logits of some tokens are computed, and what of them is needed."""
-        rows = [logits for logits in needed if logits is not None]
-        request = request_of(rows, self.config.vocab_size)
-        if self.weights.head_screen.size == 0 or not 0 < len(rows) == len(needed):
-            return FULL_HEAD, request
-        if self.head == "int8":
-            return APPROXIMATE_HEAD, request
-        few = self.head == "exact" and len(rows) <= SCREENED_TOKENS
-        screened = few and all(logits.is_partial for logits in rows)
-        return SCREENED_HEAD if screened else FULL_HEAD, request
+    # ---- the border that the kernels' memory safety rests on -------------------------------------------------------
+    def _checked(self, chunks: Sequence[TokenChunk[KVCache]]) -> list[TokenChunk[KVCache]]:
+        """Return the chunks with their tokens as valid, contiguous int32 arrays."""
+        checked = [chunk._replace(tokens=self._checked_tokens(chunk.tokens, chunk.cache)) for chunk in chunks]
+        n_tokens = sum(chunk.tokens.size for chunk in checked)
+        if not 1 <= n_tokens <= MAX_STEP_TOKENS:
+            raise ParameterError(f"batch: {n_tokens} tokens in one step, expected 1 to {MAX_STEP_TOKENS}")
+        if len({id(chunk.cache) for chunk in checked}) < len(checked):
+            raise ParameterError("batch: two chunks of one cache; give its tokens in one chunk")
+        for chunk in checked:
+            if not 0 <= chunk.n_logits <= chunk.tokens.size:
+                raise ParameterError(f"batch: {chunk.n_logits} logits of {chunk.tokens.size} tokens asked for")
+        return checked
 
-    def _checked(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:
-        """Return the tokens, contiguous and known; this is where kernels' memory safety begins."""
+    def _checked_tokens(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.size == 0:
             raise ParameterError(f"tokens: expected at least one, in one dimension, got {tokens.shape}")
-        # before they are cast, or 2**32 would pass for 0
+        # before the cast, or 2**32 would pass for 0
         if tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
             raise ParameterError(f"tokens: expected whole numbers from 0 to {self.config.vocab_size - 1}")
-        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.layout.head_dim, self.kv_type):
+        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.sizes.head_dim, self.kv_type):
             raise ParameterError(f"cache: made for a model of other sizes, {cache.form}; take one from new_cache")
         if cache.length + tokens.size > min(cache.capacity, self.max_context):
             raise ResourceError(
                 f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
             )
-        return np.array(tokens, np.int32)  # its own, writable: for a read-only one Numba would compile anew
+        return np.array(tokens, np.int32)  # a writable copy: Numba would compile anew for a read-only array
 
 
-def _shape(layout: Layout, weights: Weights) -> Shape:
-    config = layout.config
+def _shape(sizes: PaddedSizes, weights: Weights) -> Shape:
+    config = sizes.config
     return Shape(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
-        head_dim=layout.head_dim,
+        head_dim=sizes.head_dim,
         hidden_size=np.float32(config.hidden_size),
         attended_size=np.float32(config.n_heads * config.head_dim),
         ffn_size=np.float32(config.intermediate_size),
@@ -305,3 +259,9 @@ def _shape(layout: Layout, weights: Weights) -> Shape:
         sub_norms=config.sub_norms,
         head_kernel=_HEAD_KERNELS[weights.head.dtype],
     )
+
+
+def _copied(config: ModelConfig, values: npt.NDArray[np.generic], scales: npt.NDArray[np.float32]) -> int:
+    """Return the bytes of a matrix that was converted or padded; any other one is the file's own pages."""
+    in_file = scales.size == 0 and values.shape[1] == config.hidden_size
+    return 0 if in_file else values.nbytes + scales.nbytes

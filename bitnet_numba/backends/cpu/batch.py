@@ -1,45 +1,20 @@
-"""What one step takes of several sequences, and how the kernels find it."""
+"""The tokens of a step as index arrays: the counterpart of a batched input with its attention metadata."""
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.candidates import NeededLogits
 from bitnet_numba.backends.cpu.forward.arrays import QUERY_TILE
 from bitnet_numba.backends.cpu.kv_cache import KVCache
+from bitnet_numba.backends.protocol import TokenChunk
 
-MAX_CHUNK = 512  # tokens of one step
-PREFILL_CHUNK = 256  # of a prompt's step: enough to use each weight often, few enough to let others in between
-
-SequenceT = TypeVar("SequenceT")
 Int32s = npt.NDArray[np.int32]
 
 
-class TokenChunk(NamedTuple, Generic[SequenceT]):
-    """What a step takes of one sequence.
-
-    Attributes
-    ----------
-    tokens : int32[n_tokens]
-        At least one.
-    cache : KVCache
-        Holds the sequence so far.
-    n_logits : int
-        Of how many of the last tokens logits are asked for.
-    needed : NeededLogits, optional
-        Which logits of these must be exact; see :meth:`Transformer.forward`.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    cache: SequenceT
-    n_logits: int = 1
-    needed: NeededLogits | None = None
-
-
-class PlacedTokens(NamedTuple):
-    """The tokens of a step; fields of ``StepInput``."""
+class BatchIndices(NamedTuple):
+    """The tokens of a step and where each belongs; fields of ``StepInput``."""
 
     tokens: Int32s
     positions: Int32s
@@ -48,23 +23,23 @@ class PlacedTokens(NamedTuple):
     wanted: Int32s
 
 
-def place_tokens(pieces: Sequence[TokenChunk[KVCache]]) -> PlacedTokens:
-    """Lay the tokens of several sequences out one after the other, each behind what its cache holds."""
+def batch_indices(chunks: Sequence[TokenChunk[KVCache]]) -> BatchIndices:
+    """Concatenate the tokens of several sequences; each chunk starts at its cache's length."""
     positions: list[int] = []
     sequences: list[int] = []
     tiles: list[tuple[int, int, int, int]] = []
     wanted: list[int] = []
-    for number, piece in enumerate(pieces):
-        n_tokens, n_before = piece.tokens.size, piece.cache.length
+    for sequence, chunk in enumerate(chunks):
+        n_tokens, n_before = chunk.tokens.size, chunk.cache.length
         first = len(positions)
         end = first + n_tokens
         positions += range(n_before, n_before + n_tokens)
-        sequences += [number] * n_tokens
+        sequences += [sequence] * n_tokens
         n_tiles, first_tile = -(-n_tokens // QUERY_TILE), len(tiles)
         tiles += [(token, min(QUERY_TILE, end - token), first_tile, n_tiles) for token in range(first, end, QUERY_TILE)]
-        wanted += range(end - piece.n_logits, end)
-    return PlacedTokens(
-        tokens=np.concatenate([piece.tokens for piece in pieces]),
+        wanted += range(end - chunk.n_logits, end)
+    return BatchIndices(
+        tokens=np.concatenate([chunk.tokens for chunk in chunks]),
         positions=np.array(positions, np.int32),
         sequences=np.array(sequences, np.int32),
         tiles=np.array(tiles, np.int32),

@@ -13,7 +13,7 @@ from bitnet_numba.backends.cpu.packed_sizes import RUN
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.model.config import ModelConfig
 
-Places = npt.NDArray[np.int64]
+RowIndex = npt.NDArray[np.int64]
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -22,7 +22,7 @@ def round_up(n: int, multiple: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PaddedSizes:
     """Padded sizes of a model, and where its rows and columns go.
 
     Attributes
@@ -45,8 +45,8 @@ class Layout:
     attended: int
 
     @classmethod
-    def of(cls, config: ModelConfig) -> "Layout":
-        """Return the layout of a model."""
+    def of(cls, config: ModelConfig) -> "PaddedSizes":
+        """Return the padded sizes of a model."""
         half = round_up(config.head_dim // 2, LANES)
         return cls(
             config=config,
@@ -62,7 +62,7 @@ class Layout:
         """Rows of the query, key and value projections together."""
         return (self.config.n_heads + 2 * self.config.n_kv_heads) * self.head_dim
 
-    def head_places(self, n_heads: int, *, adjacent: bool = False) -> Places:
+    def head_indices(self, n_heads: int, *, adjacent: bool = False) -> RowIndex:
         """Return where each element of ``n_heads`` heads goes, int64[n_heads * head_dim of the model].
 
         Parameters

@@ -9,47 +9,47 @@ from bitnet_numba.backends.cpu.kernels.attention import BLOCK, ROWS, attention_s
 from bitnet_numba.backends.cpu.kernels.head.bounds import new_screen_state
 from bitnet_numba.backends.cpu.kernels.jit import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import TOKENS, gemm_scratch
-from bitnet_numba.backends.cpu.padded_sizes import Layout, round_up
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 
 
-def allocate_state(layout: Layout, n_threads: int, chunk: int, max_context: int) -> RunState:
+def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: int) -> RunState:
     """Allocate the buffers of a model's steps.
 
     Parameters
     ----------
-    layout : Layout
+    sizes : PaddedSizes
     n_threads : int
     chunk : int
         The most tokens of one step.
     max_context : int
         The most positions that a token can look back on.
     """
-    config = layout.config
+    config = sizes.config
     slots = round_up(max(chunk, n_threads), TOKENS)
     n_blocks = round_up(max_context, BLOCK) // BLOCK
     group = config.n_heads // config.n_kv_heads
     return RunState(
         counts=new_counts(),
-        x=np.zeros((slots, layout.hidden), np.float32),
-        normed=np.zeros((slots, layout.hidden), np.float32),
+        x=np.zeros((slots, sizes.hidden), np.float32),
+        normed=np.zeros((slots, sizes.hidden), np.float32),
         scale=np.ones(slots, np.float32),
         q_sum=np.zeros(slots, np.int32),
-        q_hidden=np.zeros((slots, layout.hidden), np.int8),
-        q_attended=np.zeros((slots, layout.attended), np.int8),
-        q_ffn=np.zeros((slots, layout.ffn), np.int8),
-        qkv=np.zeros((chunk, layout.qkv_rows), np.int32),
-        attn_output=np.zeros((chunk, layout.hidden), np.int32),
-        gate_up=np.zeros((chunk, 2 * layout.ffn), np.int32),
-        down=np.zeros((chunk, layout.hidden), np.int32),
-        query=np.zeros((slots * config.n_heads + ROWS) * layout.head_dim, np.float32),
-        attended=np.zeros((slots, layout.attended), np.float32),
-        gated=np.zeros((slots, layout.ffn), np.float32),
-        key=np.zeros((n_threads, layout.head_dim), np.float32),
-        value=np.zeros((n_threads, layout.head_dim), np.float32),
-        attention=attention_scratch(n_threads, max(QUERY_TILE * group, config.n_heads), layout.head_dim),
-        blocks=new_results(n_blocks, config.n_heads, layout.head_dim),
-        gemm=gemm_scratch(n_threads, slots, max(layout.hidden, layout.attended, layout.ffn)),
-        screen=new_screen_state(config.vocab_size, layout.hidden, SCREENED_TOKENS, n_threads),
+        q_hidden=np.zeros((slots, sizes.hidden), np.int8),
+        q_attended=np.zeros((slots, sizes.attended), np.int8),
+        q_ffn=np.zeros((slots, sizes.ffn), np.int8),
+        qkv=np.zeros((chunk, sizes.qkv_rows), np.int32),
+        attn_output=np.zeros((chunk, sizes.hidden), np.int32),
+        gate_up=np.zeros((chunk, 2 * sizes.ffn), np.int32),
+        down=np.zeros((chunk, sizes.hidden), np.int32),
+        query=np.zeros((slots * config.n_heads + ROWS) * sizes.head_dim, np.float32),
+        attended=np.zeros((slots, sizes.attended), np.float32),
+        gated=np.zeros((slots, sizes.ffn), np.float32),
+        key=np.zeros((n_threads, sizes.head_dim), np.float32),
+        value=np.zeros((n_threads, sizes.head_dim), np.float32),
+        attention=attention_scratch(n_threads, max(QUERY_TILE * group, config.n_heads), sizes.head_dim),
+        blocks=new_results(n_blocks, config.n_heads, sizes.head_dim),
+        gemm=gemm_scratch(n_threads, slots, max(sizes.hidden, sizes.attended, sizes.ffn)),
+        screen=new_screen_state(config.vocab_size, sizes.hidden, SCREENED_TOKENS, n_threads),
     )
 
 

@@ -1,230 +1,108 @@
-"""Text from a screened head against text from the full one: the same tokens for every way of sampling."""
+"""The exact head against the full one: candidates are what a query needs, with the bits of all logits."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from bitnet_numba.backends.cpu.backend import Transformer
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, NeededLogits, Screening
+from bitnet_numba.backends.cpu.backend import CPUBackend
+from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
+from bitnet_numba.backends.cpu.kernels.jit import counted
 from bitnet_numba.backends.numpy import operators as reference
-from bitnet_numba.errors import BitNetError
+from bitnet_numba.backends.protocol import CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.generate import sampler as engine_sampler
-from bitnet_numba.generate.generate import generate
-from bitnet_numba.generate.request import Request, Work
-from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampler import BEYOND, FAR, MOST_RANKED, Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.steps import STEPS_IN_FULL
-from bitnet_numba.generate.token_stream import TokenStream
-from tests.generate.fakes import ByteDecoder
-from tests.generate.running import transformer
-from tests.generate.screenings import without
+from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import toy_model
 
 VOCAB = 301
 SEEDS = st.integers(0, 2**32 - 1)
-SAMPLING = st.fixed_dictionaries(
-    {
-        "temperature": st.sampled_from([0.0, 1e-300, 0.05, 0.3, 0.8, 1.0, 5.0]),
-        "top_k": st.sampled_from([0, 0, 1, 2, 7, 40, 400]),
-        "top_p": st.sampled_from([1.0, 0.999, 0.9, 0.3]),
-        "min_p": st.sampled_from([0.0, 0.0, 5e-324, 0.001, 0.05, 0.5, 1.0]),
-        "repetition_penalty": st.sampled_from([1.0, 1.0, 0.7, 1.3, 100.0]),
-        "frequency_penalty": st.sampled_from([0.0, 0.0, -2.0, 0.4]),
-        "presence_penalty": st.sampled_from([0.0, 0.0, 2.0]),
-        "logit_bias": st.dictionaries(st.integers(0, VOCAB - 1), st.sampled_from([-100.0, -1.0, 3.0]), max_size=3),
-        "seed": SEEDS,
-    }
-)
 
 
 @dataclass(frozen=True)
 class Heads:
-    """One model, with each kind of head."""
+    """One model with each head mode."""
 
-    exact: SharedTransformer[Any]
-    f16: SharedTransformer[Any]
-    int8: SharedTransformer[Any]
+    exact: CPUBackend
+    full: CPUBackend
 
 
 @pytest.fixture(scope="module", params=[TensorType.F16, TensorType.BF16, TensorType.F32], ids=lambda kind: kind.name)
 def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
     folder = tmp_path_factory.mktemp("heads")
     path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")
-    models = [SharedTransformer(transformer(path, head=head)) for head in HEAD_TYPES]
-    yield Heads(*models)
-    for model in models:
-        model.close()
+    backends = [cpu_backend(path, head=head) for head in HEAD_TYPES]
+    yield Heads(*backends)
+    for backend in backends:
+        backend.close()
 
 
-def generated(model: SharedTransformer[Any], text: int, **sampling: Any) -> GenerationResult:
-    prompt = np.random.default_rng(text).integers(0, VOCAB, 5).tolist()
-    tokens = TokenStream(model, prompt, SamplingParams(max_tokens=12, **sampling), frozenset())
-    return generate(tokens, ByteDecoder(), 0.0)
+def candidates_of(backend: CPUBackend, seed: int, query: CandidateQuery | None, n_logits: int = 1) -> list[Candidates]:
+    """Return the logits of the last positions of a random text."""
+    tokens = np.random.default_rng(seed).integers(0, VOCAB, 5)
+    [rows] = backend.forward([TokenChunk(tokens, backend.new_cache(5), n_logits, query)])
+    return rows
 
 
-# ---- the same text ---------------------------------------------------------------------------------------------------
-@given(sampling=SAMPLING, seed=SEEDS)
-def test_text_is_that_of_the_full_head(heads: Heads, sampling: dict[str, Any], seed: int) -> None:
-    assert generated(heads.exact, seed, **sampling).token_ids == generated(heads.f16, seed, **sampling).token_ids
-
-
-@pytest.mark.parametrize("beyond", [0.0, 1.0, 4.0])
 @given(
-    temperature=st.sampled_from([0.3, 1.0, 2.0]),
-    top_p=st.sampled_from([0.5, 0.9, 0.99]),
-    lookup=st.sampled_from([0, 3]),
+    n_best=st.sampled_from([0, 1, 2, 40]),
+    margin=st.sampled_from([0.0, 0.5, 3.0, math.inf]),
+    temperature=st.sampled_from([0.0, 1e-300, 0.3, 1.0, 5.0]),
+    n_always=st.sampled_from([0, 3]),
+    n_logits=st.integers(1, 5),
+    seed=SEEDS,
 )
-def test_nucleus_that_the_screen_leaves_open(
-    heads: Heads, beyond: float, temperature: float, top_p: float, lookup: int
+def test_candidates_are_needed_ones_with_the_bits_of_all_logits(
+    heads: Heads, n_best: int, margin: float, temperature: float, n_always: int, n_logits: int, seed: int
 ) -> None:
-    """With margins too small, choices stay open; the steps that are read again give what the full head gives."""
-    sampling = {"temperature": temperature, "top_p": top_p, "lookup": lookup, "seed": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_sampler, "BEYOND", beyond)
-        exact = generated(heads.exact, 0, **sampling)
-    full = generated(heads.f16, 0, **sampling)
-    assert exact.token_ids == full.token_ids
-    assert exact.accepted_tokens == full.accepted_tokens
+    always = np.zeros(VOCAB if n_always else 0, np.uint8)
+    always[np.random.default_rng(seed).integers(0, VOCAB, n_always)] = 1
+    query = CandidateQuery(n_best, margin, always, temperature)
+    found, full = (candidates_of(backend, seed, query, n_logits) for backend in (heads.exact, heads.full))
+    assert len(found) == len(full) == n_logits
+    for row, expected in zip(found, full, strict=True):
+        assert expected.ids is None
+        ids = np.arange(VOCAB) if row.ids is None else row.ids
+        assert (np.diff(ids) > 0).all()
+        np.testing.assert_array_equal(row.logits, expected.logits[ids])
+        mask = always.astype(bool) if always.size else np.zeros(VOCAB, bool)
+        assert set(np.flatnonzero(reference.needed_logits(expected.logits, n_best, margin, mask))) <= set(ids.tolist())
+        excluded = np.delete(expected.logits, ids).astype(np.float64)
+        assert (excluded < row.threshold).all() or not excluded.size
+        if temperature:
+            assert np.exp((excluded - row.threshold) / temperature).sum() <= row.tail_mass * (1 + 1e-12)
 
 
-def test_steps_that_are_read_again_are_counted_in_full(heads: Heads) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_sampler, "BEYOND", 0.0)
-        result = generated(heads.exact, 0, temperature=1.0, top_p=0.99, seed=0)
-    # open, full; then after 1, 3 and 5 (of 7) more in full
-    assert result.kernels["head_rescore"] == 3
-    assert 3 * (VOCAB + 1) <= result.rescored_rows < 3.5 * VOCAB
-    assert result.kernels["embedding_lookup"] == 12 + 3
+def test_a_partial_query_computes_few_rows(heads: Heads) -> None:
+    before = heads.exact.counts(), heads.full.counts()
+    [exact] = candidates_of(heads.exact, 1, CandidateQuery(n_best=1))
+    [full] = candidates_of(heads.full, 1, CandidateQuery(n_best=1))
+    assert 1 <= exact.rescored_rows == exact.logits.size < VOCAB / 4
+    assert exact.is_partial
+    assert (full.rescored_rows, full.is_partial) == (0, False)
+    kernels = counted(heads.exact.counts() - before[0])
+    assert kernels["head_rescore"] == 1
+    kernels = counted(heads.full.counts() - before[1])
+    assert not any("screen" in kernel for kernel in kernels)
+    assert {kernel.partition("_head")[0] for kernel in kernels if "head_gemv" in kernel} <= {"f16", "bf16", "f32"}
 
 
-@given(seed=SEEDS)
-def test_log_probabilities_are_exact_with_every_head(heads: Heads, seed: int) -> None:
-    full = generated(heads.f16, seed, logprobs=3)
-    for model in (heads.exact, heads.int8):
-        result = generated(model, seed, logprobs=3)
-        assert result.logprobs == full.logprobs
-        assert result.rescored_rows == 0
-
-
-def test_logits_are_exact_with_every_head(heads: Heads) -> None:
+@pytest.mark.parametrize("query", [None, CandidateQuery()])
+def test_all_logits_are_exact_with_every_head(heads: Heads, query: CandidateQuery | None) -> None:
     text = np.arange(20, dtype=np.int32)
-    every = [model.forward(text, model.new_cache(20), Work(), "all") for model in (heads.exact, heads.f16, heads.int8)]
-    np.testing.assert_array_equal(every[0], every[1])
-    np.testing.assert_array_equal(every[2], every[1])
-
-
-# ---- what runs -------------------------------------------------------------------------------------------------------
-def test_greedy_text_needs_few_rows(heads: Heads) -> None:
-    exact, full, rough = (generated(model, 1) for model in (heads.exact, heads.f16, heads.int8))
-    assert 12 <= exact.rescored_rows < 12 * VOCAB / 4
-    assert full.rescored_rows == rough.rescored_rows == 0
-    assert (exact.head, full.head, rough.head) == HEAD_TYPES
-    assert exact.kernels["head_rescore"] == 12
-    assert not any("screen" in kernel for kernel in full.kernels)
-    assert {kernel.partition("_head")[0] for kernel in full.kernels if "head_gemv" in kernel} <= {"f16", "bf16", "f32"}
-    assert not any("head_gemv" in kernel or kernel == "head_rescore" for kernel in rough.kernels)
-
-
-def test_rough_logits_are_near(heads: Heads) -> None:
-    tokens = np.arange(9, dtype=np.int32)
-    rows = []
-    for model in (heads.f16, heads.int8):
-        request = Request(tokens, model.new_cache(9), Work(), needed=NeededLogits())
-        model.read([request])
-        rows.append(request.logits())
-    error = np.abs(rows[0] - rows[1]).max()
-    assert 0 < error < 0.05 * rows[0].std()
-
-
-def test_where_all_rows_survive_the_screen_rests_for_a_while(heads: Heads) -> None:
-    params = SamplingParams(max_tokens=STEPS_IN_FULL + 2, temperature=1000.0, min_p=0.5, seed=0)
-    result = generate(TokenStream(heads.exact, [1], params, frozenset()), ByteDecoder(), 0.0)
-    assert result.rescored_rows == 2 * VOCAB
-    assert result.kernels["head_rescore"] == 2
+    np.testing.assert_array_equal(logits_of(heads.exact, text), logits_of(heads.full, text))
+    [exact], [full] = (candidates_of(backend, 2, query) for backend in (heads.exact, heads.full))
+    np.testing.assert_array_equal(exact.logits, full.logits)
+    assert (exact.ids, exact.rescored_rows) == (None, 0)
 
 
 def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
-    model: Transformer = transformer(toy_model(embedding_type=TensorType.Q8_0).gguf().write(tmp_path / "toy.gguf"))
+    model = cpu_backend(toy_model(embedding_type=TensorType.Q8_0, vocab_size=VOCAB).gguf().write(tmp_path / "toy.gguf"))
     assert model.weights.head_screen.size == 0
-    result = generated(SharedTransformer(model), 0)
-    assert result.rescored_rows == 0
-    assert result.kernels["int8_head_gemv"] == 12
-
-
-# ---- what the sampler needs ------------------------------------------------------------------------------------------
-@given(sampling=SAMPLING, seed=SEEDS, step=st.sampled_from([0.0, 0.5]), scale=st.sampled_from([0.1, 3.0, 20.0]))
-def test_what_is_not_needed_changes_no_choice(sampling: dict[str, Any], seed: int, step: float, scale: float) -> None:
-    """Exactly what is needed is known, by the definition of the kernel's twin."""
-    rng = np.random.default_rng(seed)
-    whole, thinned = (Sampler(SamplingParams(**sampling), (3, 5, 3), VOCAB) for _ in range(2))
-    for _ in range(6):
-        logits = (rng.standard_normal(VOCAB) * scale).astype(np.float32)
-        if step:
-            logits = (np.round(logits / step) * step).astype(np.float32)
-        token = thinned.pick(*screened(logits, thinned.needed())) or thinned.pick(logits)
-        assert token == whole.pick(logits)
-
-
-def screened(logits: NDArray[np.float32], needed: NeededLogits) -> tuple[NDArray[np.float32], Screening]:
-    always = needed.always.astype(bool) if needed.always.size else np.zeros(logits.size, bool)
-    kept = reference.needed_logits(logits, needed.n_best, needed.margin, always)
-    return without(logits, kept, needed.temperature)
-
-
-@pytest.mark.parametrize(
-    ("params", "n_best", "margin"),
-    [
-        ({}, 1, math.inf),
-        ({"top_k": 9, "top_p": 0.5, "min_p": 0.5}, 1, math.inf),
-        ({"temperature": 0.7, "top_k": 9, "top_p": 0.5, "min_p": 0.1}, 9, math.inf),
-        ({"temperature": 2.0, "min_p": math.exp(-3)}, 0, 6.0),
-        ({"temperature": 1.0, "min_p": 5e-324}, 0, 64.0),
-        ({"temperature": 1.0, "min_p": 0.1, "top_p": 0.9}, MOST_RANKED, BEYOND + math.log(10)),
-        ({"temperature": 0.5, "top_p": 0.9}, MOST_RANKED, (BEYOND + math.log(10)) / 2),
-        ({"temperature": 2.0}, MOST_RANKED, 2 * FAR),
-    ],
-)
-def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
-    needed = Sampler(SamplingParams(**params), (3, 5), VOCAB).needed()
-    assert needed.n_best == n_best
-    assert needed.margin == pytest.approx(margin, abs=0.005)
-    assert needed.margin >= margin - 1e-9
-    assert needed.is_partial == (n_best > 0 or margin < math.inf)
-    assert needed.always.sum() < 5 if needed.always.size else params != {"temperature": 2.0}
-
-
-def test_tokens_that_are_changed_are_always_needed() -> None:
-    def always(**params: Any) -> set[int]:
-        sampler = Sampler(SamplingParams(**params), (3, 5), VOCAB)
-        logits = np.zeros(VOCAB, np.float32)
-        logits[9] = 1
-        token = sampler.pick(logits)
-        assert token is not None
-        assert token.id == 9
-        return set(np.flatnonzero(sampler.needed().always).tolist())
-
-    assert always(repetition_penalty=1.1) == {3, 5, 9}
-    assert always(presence_penalty=0.1) == always(frequency_penalty=0.1) == {9}
-    assert always(logit_bias={7: 0.5}) == {7}
-    assert always(logit_bias={7: 0.5}, presence_penalty=0.1) == {7, 9}
-
-
-def test_left_out_logits_are_no_damage_and_others_are() -> None:
-    screening = Screening(np.array([4, 7]), threshold=1)
-    token = Sampler(SamplingParams(), (0,), VOCAB).pick(np.array([2, 1], np.float32), screening)
-    assert token is not None
-    assert token.id == 4
-    for value in (np.nan, np.inf, -np.inf):
-        with pytest.raises(BitNetError, match="not finite"):
-            Sampler(SamplingParams(), (0,), VOCAB).pick(np.array([2, value], np.float32), screening)
+    [row] = candidates_of(model, 0, CandidateQuery(n_best=1))
+    assert (row.ids, row.rescored_rows) == (None, 0)
+    assert counted(model.counts())["int8_head_gemv"] == 1

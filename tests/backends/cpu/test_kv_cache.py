@@ -8,7 +8,7 @@ import pytest
 from bitnet_numba.backends.cpu import kv_cache as cache_room
 from bitnet_numba.backends.cpu import memory, weights
 from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType, addresses_of
-from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.gguf_source import GGUFSource
 from tests.tiny import toy_model
@@ -60,7 +60,7 @@ def test_refuses_rope_tables_that_do_not_fit(tmp_path: Path, monkeypatch: pytest
     source = GGUFSource(toy_model().gguf().write(tmp_path / "toy.gguf"))
     monkeypatch.setattr(weights, "available_bytes", lambda: 10_000_000)
     with pytest.raises(ResourceError, match=r"toy\.gguf: RoPE for 1,000,000 positions needs .* are free; ask for"):
-        weights.load_weights(source, Layout.of(source.config), 1_000_000)
+        weights.load_weights(source, PaddedSizes.of(source.config), 1_000_000)
 
 
 @pytest.mark.parametrize("length", [-1, 1])

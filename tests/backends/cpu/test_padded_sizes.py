@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.padded_sizes import Layout, round_up
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from tests.tiny import toy_model
 
 
@@ -20,19 +20,19 @@ def test_round_up(n: int, multiple: int) -> None:
 def test_sizes_suit_the_kernels(pairs: int, n_kv_heads: int, group: int, hidden_size: int) -> None:
     heads = {"n_heads": n_kv_heads * group, "n_kv_heads": n_kv_heads, "head_dim": 2 * pairs}
     model = toy_model(n_layers=1, hidden_size=hidden_size, intermediate_size=3, **heads)
-    layout = Layout.of(model.config)
-    assert layout.hidden % 128 == layout.ffn % 128 == layout.attended % 128 == 0
-    assert layout.qkv_rows % 32 == 0
-    assert layout.half % 16 == 0
-    assert layout.half >= pairs
-    assert layout.attended >= model.config.n_heads * layout.head_dim
+    sizes = PaddedSizes.of(model.config)
+    assert sizes.hidden % 128 == sizes.ffn % 128 == sizes.attended % 128 == 0
+    assert sizes.qkv_rows % 32 == 0
+    assert sizes.half % 16 == 0
+    assert sizes.half >= pairs
+    assert sizes.attended >= model.config.n_heads * sizes.head_dim
 
 
 @pytest.mark.parametrize("adjacent", [False, True])
 def test_a_pair_lies_half_a_padded_head_apart(adjacent: bool) -> None:
     config = toy_model(n_heads=3, n_kv_heads=3, head_dim=20).config
-    layout = Layout.of(config)
-    places = layout.head_places(3, adjacent=adjacent).reshape(3, 20)
+    sizes = PaddedSizes.of(config)
+    places = sizes.head_indices(3, adjacent=adjacent).reshape(3, 20)
     first, second = (places[:, ::2], places[:, 1::2]) if adjacent else (places[:, :10], places[:, 10:])
-    assert (second - first == layout.half).all()
+    assert (second - first == sizes.half).all()
     assert (first == 32 * np.arange(3)[:, None] + np.arange(10)).all()

@@ -8,7 +8,7 @@ import pytest
 
 from bitnet_numba.backends.cpu.kv_cache import KVType
 from tests.cut_references import BITNETCPP, HUGGINGFACE_TEXTS
-from tests.generate.running import FIXTURES, logits_of, needs_fixtures, open_model, transformer
+from tests.generate.running import FIXTURES, cpu_backend, logits_of, needs_fixtures, open_model, read
 from tests.reference_logits import DATA, Agreement, ReferenceLogits
 from tests.reference_model import reference_of
 
@@ -19,7 +19,7 @@ PROMPT = 10  # tokens of the greedy dump that were given
 
 def agrees_with_bitnetcpp(model_file: Path, reference: ReferenceLogits) -> None:
     """Hold a model to the bounds; bitnet.cpp's own prefill and decode agree by 0.9997 and 0.98 (its cache is f16)."""
-    agreement = reference.agreement(logits_of(transformer(model_file), reference.tokens))
+    agreement = reference.agreement(logits_of(cpu_backend(model_file), reference.tokens))
     assert agreement.first <= 1e-5
     assert agreement.correlation >= 0.9995
     assert agreement.same_best >= 0.95
@@ -74,7 +74,7 @@ def bounds_of(dump: str, text: str, kv_type: KVType) -> Bounds:
 @pytest.mark.parametrize("kv_type", ["f32", "f16"])
 def test_agrees_with_transformers(text: str, kv_type: KVType) -> None:
     reference = ReferenceLogits.load(PACKED / "cut.npz", f"{text}.")
-    logits = logits_of(transformer(PACKED, kv_type=kv_type), reference.tokens)
+    logits = logits_of(cpu_backend(PACKED, kv_type=kv_type), reference.tokens)
     keeps(reference.agreement(logits), bounds_of("packed_f32", text, kv_type))
 
 
@@ -86,7 +86,7 @@ def test_agrees_with_the_full_dumps_of_transformers(name: str, dump: str, kv_typ
     folder = FIXTURES / "huggingface"
     with np.load(folder / "tiny-packed" / "ref_logits.npz") as arrays:
         reference = ReferenceLogits.cut(arrays[f"ids_{text}"], arrays[f"logits_{dump}_{text}"], stride=1)
-    logits = logits_of(transformer(folder / name, kv_type=kv_type), reference.tokens)
+    logits = logits_of(cpu_backend(folder / name, kv_type=kv_type), reference.tokens)
     keeps(reference.agreement(logits), bounds_of(dump, text, kv_type))
 
 
@@ -98,19 +98,19 @@ def test_master_weights_run_as_the_definition_says(text: str) -> None:
     with np.load(FIXTURES / "huggingface" / "tiny-packed" / "ref_logits.npz") as arrays:
         tokens = arrays[f"ids_{text}"].reshape(-1).astype(np.int32)
     expected = reference_of(open_model(folder)).logits(tokens, "f32")
-    assert np.abs(logits_of(transformer(folder, kv_type="f32"), tokens) - expected).max() <= 1e-4
+    assert np.abs(logits_of(cpu_backend(folder, kv_type="f32"), tokens) - expected).max() <= 1e-4
 
 
 def test_continues_a_text_like_transformers() -> None:
     with np.load(PACKED / "cut.npz") as arrays:
         expected = arrays["greedy_packed_f32"].astype(np.int32)
-    model = transformer(PACKED, kv_type="f32")
+    model = cpu_backend(PACKED, kv_type="f32")
     cache = model.new_cache(expected.size)
     text = list(expected[:PROMPT])
-    logits = model.forward(expected[:PROMPT], cache)
+    logits = read(model, expected[:PROMPT], cache, 1)
     while len(text) < expected.size:
         text.append(np.int32(logits[0].argmax()))
-        logits = model.forward(np.array(text[-1:], np.int32), cache)
+        logits = read(model, text[-1:], cache, 1)
     assert text == list(expected)
 
 
@@ -137,4 +137,4 @@ def test_the_plain_model_agrees_with_bitnetcpp(name: str) -> None:
 def test_agrees_with_the_plain_model(text: str) -> None:
     tokens = ReferenceLogits.load(PACKED / "cut.npz", f"{text}.").tokens
     expected = reference_of(open_model(PACKED)).logits(tokens, "f32")
-    assert np.abs(logits_of(transformer(PACKED, kv_type="f32"), tokens) - expected).max() <= 2e-5
+    assert np.abs(logits_of(cpu_backend(PACKED, kv_type="f32"), tokens) - expected).max() <= 2e-5

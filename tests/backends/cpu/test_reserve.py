@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import bitnet_numba
 from bitnet_numba.backends.cpu import memory
+from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
 from bitnet_numba.backends.cpu.memory import HUGE_PAGE, LEAST_RESERVE, Reserve
-from bitnet_numba.generate.load import packed_bytes
+from bitnet_numba.backends.cpu.packed_sizes import packed_bytes
 from bitnet_numba.model.open import open_source
+from tests.generate.running import cpu_backend
 from tests.subprocesses import run_python
 from tests.tiny import toy_model
 
@@ -53,16 +54,21 @@ def test_what_does_not_fit_comes_from_elsewhere(monkeypatch: pytest.MonkeyPatch)
     assert taken == ["model weights", "more than nothing"] * 2
 
 
-@pytest.mark.parametrize("head", ["exact", "f16"])
-def test_the_estimate_is_what_a_model_takes(head: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEAD_TYPES)
+def test_the_estimate_is_what_a_model_takes(head: HeadType, tmp_path: Path) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 384, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 2000}
     path = toy_model(**sizes).gguf().write(tmp_path / "toy.gguf")
-    with bitnet_numba.load(path, threads=1, head=head) as model:
-        facts = model.info()["memory"]
+    backend = cpu_backend(path, threads=1, head=head)
+    facts = backend.memory(prefix_pages=0)
+    backend.close()
     needed = facts["ternary_weights"] + facts["head_int8_copy"]
-    assert 0.98 * needed < packed_bytes(open_source(path), is_screened=head == "exact") <= needed
+    assert 0.98 * needed < packed_bytes(open_source(path), with_int8_copy=head == "exact") <= needed
 
 
 def test_a_model_is_found_without_numba() -> None:
-    code = "import sys, bitnet_numba.generate.load as load; load.open_source('demo'); print('numba' in sys.modules)"
+    code = (
+        "import sys; from bitnet_numba.backends.cpu.packed_sizes import packed_bytes; "
+        "from bitnet_numba.model.open import open_source; "
+        "packed_bytes(open_source('demo'), with_int8_copy=True); print('numba' in sys.modules)"
+    )
     assert run_python("-c", code).stdout == "False\n"

@@ -1,4 +1,4 @@
-"""Weights in the kernels' layout: every element at its place, zeros between, and nothing copied without need."""
+"""Weights in the kernels' sizes: every element at its place, zeros between, and nothing copied without need."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu.packed_sizes import grouped_columns
-from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights, load_weights
 from bitnet_numba.backends.numpy.operators import unpack
 from bitnet_numba.errors import UnsupportedError
@@ -20,10 +20,10 @@ ODD = {"hidden_size": 160, "n_heads": 5, "n_kv_heads": 1, "head_dim": 20, "inter
 EVEN = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}
 
 
-def loaded(model: ToyModel, folder: Path, kind: TensorType = TensorType.I2_S) -> tuple[Layout, Weights]:
+def loaded(model: ToyModel, folder: Path, kind: TensorType = TensorType.I2_S) -> tuple[PaddedSizes, Weights]:
     source = GGUFSource(model.gguf(kind).write(folder / f"{kind.name}.gguf"))
-    layout = Layout.of(source.config)
-    return layout, load_weights(source, layout, 8)
+    sizes = PaddedSizes.of(source.config)
+    return sizes, load_weights(source, sizes, 8)
 
 
 def unpacked(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -32,9 +32,9 @@ def unpacked(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def test_every_weight_is_at_its_place(tmp_path: Path) -> None:
     model = toy_model(**ODD)
-    layout, weights = loaded(model, tmp_path)
-    heads, kv = layout.head_places(5), layout.head_places(1)
-    assert (layout.hidden, layout.ffn, layout.head_dim, layout.attended) == (256, 640, 32, 256)
+    sizes, weights = loaded(model, tmp_path)
+    heads, kv = sizes.head_indices(5), sizes.head_indices(1)
+    assert (sizes.hidden, sizes.ffn, sizes.head_dim, sizes.attended) == (256, 640, 32, 256)
     for layer in range(2):
         of_layer = {role: ternary for (role, at), (ternary, _) in model.linears.items() if at == layer}
         qkv = np.zeros((7 * 32, 256), np.int8)
@@ -54,7 +54,7 @@ def test_every_weight_is_at_its_place(tmp_path: Path) -> None:
 
 def test_scales_and_norms(tmp_path: Path) -> None:
     model = toy_model(**ODD)
-    layout, weights = loaded(model, tmp_path)
+    sizes, weights = loaded(model, tmp_path)
     roles = {
         "attn_q": Q,
         "attn_k": K,
@@ -68,7 +68,7 @@ def test_scales_and_norms(tmp_path: Path) -> None:
         assert weights.scales[layer, roles[role]] == scale
     assert (weights.attn_norm[1, :160] == model.norms["attn_norm", 1]).all()
     assert not weights.attn_norm[:, 160:].any()
-    assert (weights.attn_sub_norm[0, layout.head_places(5)] == model.norms["attn_sub_norm", 0]).all()
+    assert (weights.attn_sub_norm[0, sizes.head_indices(5)] == model.norms["attn_sub_norm", 0]).all()
     assert np.count_nonzero(weights.attn_sub_norm[0]) == 100
     assert (weights.ffn_sub_norm[1, :540] == model.norms["ffn_sub_norm", 1]).all()
     assert (weights.output_norm[:160] == model.norms["output_norm", None]).all()
