@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("-m", "--model")
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--head", choices=["exact", "f16", "int8"], default="exact")
+    parser.add_argument("--head", choices=["exact", "full"], default="exact")
     parser.add_argument("--tokens", type=int, default=12, help="a measurement")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -102,7 +102,7 @@ def main() -> None:
         speed, read = interleaved(arguments.rounds, decode_test, read_test)
         read_test.close()
         vocab_size, rescored = model.config.vocab_size, decode_test.rescored_rows()
-        rows = vocab_size if arguments.head == "f16" else rescored
+        rows = vocab_size if arguments.head == "full" else rescored
         needed = bytes_per_token(model.info()["memory"], vocab_size, rows, decode_test.context)
         result = {
             "tokens_per_second": round(speed, 2),

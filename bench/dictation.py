@@ -4,49 +4,42 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitnet_numba.backends.cpu.backend import Transformer
-from bitnet_numba.backends.cpu.batch import TokenChunk
-from bitnet_numba.backends.cpu.candidates import NeededLogits, Screening
 from bitnet_numba.backends.cpu.kv_cache import KVCache
-from bitnet_numba.backends.cpu.padded_sizes import Layout
-from bitnet_numba.backends.cpu.weights import load_weights
+from bitnet_numba.backends.cpu.load import load_backend
+from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.generate.assemble import choose_threads
-from bitnet_numba.generate.sampler import ALL_KNOWN, Logits, SampledToken, Sampler
+from bitnet_numba.generate.engine import Engine
+from bitnet_numba.generate.sampler import SampledToken, Sampler
 from bitnet_numba.generate.sampling_params import SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.speculation import PromptLookup
-from bitnet_numba.generate.token_stream import TokenStream
+from bitnet_numba.generate.sequence import Sequence as RunningSequence
 from bitnet_numba.model.open import open_source
 
-STEPS_IN_ROW = 4  # of as many tokens
+STEPS_IN_ROW = 4  # steps of one width measured in a row
 
 
 class _Dictation(Sampler):
-    """Chooses as ever, and gives out the next token of an answer instead."""
+    """Samples as ever, and returns the next token of an answer instead."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, answer: Sequence[int]):
-        super().__init__(params, prompt_ids, vocab_size)
+    def __init__(self, backend: Any, params: SamplingParams, prompt_ids: Sequence[int], answer: Sequence[int]) -> None:
+        super().__init__(backend, params, prompt_ids, backend.config.vocab_size)
         self._left = iter(answer)
 
-    def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
-        return super().pick(logits, screening) and SampledToken(next(self._left), None)
+    def pick(self, candidates: Candidates) -> SampledToken | None:
+        return super().pick(candidates) and SampledToken(next(self._left), None)
 
 
-class _WatchedLookup(PromptLookup):
-    """Notes of how many tokens each step is, after that of the prompt."""
+class _NoText:
+    """A stream decoder that decodes nothing."""
 
-    def __init__(self, most: int, token_ids: Sequence[int]) -> None:
-        super().__init__(most, token_ids)
-        self.widths: list[int] = []
+    def push(self, token_id: int) -> str:
+        return ""
 
-    def propose(self, most: int) -> list[int]:
-        guess = super().propose(most)
-        self.widths.append(1 + len(guess))
-        return guess
+    def finish(self) -> str:
+        return ""
 
 
 class Dictated(NamedTuple):
@@ -58,12 +51,12 @@ class Dictated(NamedTuple):
         Without the first one, which comes with the prompt.
     widths : list of int
         Tokens of each step that gave the others.
-    proposed_tokens, accepted_tokens : int
+    draft_tokens, accepted_tokens : int
     """
 
     tokens_per_second: float
     widths: list[int]
-    proposed_tokens: int
+    draft_tokens: int
     accepted_tokens: int
 
 
@@ -80,49 +73,56 @@ class DictatedModel:
     """
 
     def __init__(self, path: str | Path | None, threads: int | None, max_context: int) -> None:
-        source = open_source(path)
-        layout, self.threads = Layout.of(source.config), choose_threads(threads)
-        weights = load_weights(source, layout, max_context, is_screened=True, threads=self.threads)
-        self._transformer = Transformer(
-            layout, weights, threads=self.threads, kv_type="f16", max_context=max_context, head="exact"
-        )
-        self._shared: SharedTransformer[KVCache] = SharedTransformer(self._transformer, max_context, kept_prefixes=1)
-        self.isa = self._transformer.isa
+        self.threads = choose_threads(threads)
+        self._backend = load_backend(open_source(path), threads=self.threads, max_context=max_context)
+        self._engine = Engine(self._backend, cached_prefixes=0)
+        self.isa = self._backend.isa
 
     def answer(self, prompt: Sequence[int], answer: Sequence[int], lookup: int) -> Dictated:
-        """Give an answer, with up to ``lookup`` tokens proposed a step."""
+        """Generate an answer, with up to ``lookup`` draft tokens in a step."""
         params = SamplingParams(max_tokens=len(answer), ignore_eos=True, lookup=lookup)
-        tokens = TokenStream(self._shared, prompt, params, frozenset())
-        tokens.sampler = _Dictation(params, prompt, self._transformer.config.vocab_size, answer)
-        tokens.lookup = watched = _WatchedLookup(lookup, prompt)
-        for _ in tokens:
-            pass
-        if tokens.token_ids != list(answer):
+        sampler = _Dictation(self._backend, params, prompt, answer)
+        cache = self._backend.new_cache(len(prompt) + len(answer))
+        sequence = RunningSequence(prompt, params, sampler, cache, frozenset(), _NoText(), len(answer))
+        widths, forward = [], self._backend.forward
+
+        def watched(chunks: Sequence[TokenChunk[KVCache]]) -> list[list[Candidates]]:
+            if not sequence.is_prefilling:
+                widths.append(chunks[0].tokens.size)
+            return forward(chunks)
+
+        self._backend.forward = watched  # type: ignore[method-assign]
+        try:
+            [result] = self._engine.generate([sequence])
+        finally:
+            self._backend.forward = forward  # type: ignore[method-assign]
+        if result.token_ids != list(answer):
             raise RuntimeError("another answer was given than the one dictated")
-        seconds = sum(tokens.step_seconds[1:])
-        return Dictated((len(answer) - 1) / seconds, watched.widths, watched.proposed_tokens, watched.accepted_tokens)
+        return Dictated(result.generation_tps, widths, result.draft_tokens, result.accepted_tokens)
 
     def step_seconds(
         self, prompt: Sequence[int], answer: Sequence[int], widths: Sequence[int], rounds: int
     ) -> dict[int, float]:
-        """Return the median time of steps of so many tokens of an answer, greedy, all of them checked."""
-        cache = self._transformer.new_cache(len(prompt) + max(widths))
-        self._transformer.forward(np.asarray(prompt, np.int32), cache, "none")
+        """Return the median time of steps that verify this many tokens of an answer, greedily."""
+        cache = self._backend.new_cache(len(prompt) + max(widths))
+        for start in range(0, len(prompt), MAX_PREFILL_CHUNK):
+            tokens = np.asarray(prompt[start : start + MAX_PREFILL_CHUNK], np.int32)
+            self._backend.forward([TokenChunk(tokens, cache, 0)])
         taken: dict[int, list[float]] = {width: [] for width in widths}
         for _ in range(rounds):
             for width, times in taken.items():
-                piece = TokenChunk(np.asarray(answer[:width], np.int32), cache, width, NeededLogits(n_best=1))
-                times += [self._seconds(piece) for _ in range(STEPS_IN_ROW)][1:]  # the first finds another's traces
+                chunk = TokenChunk(np.asarray(answer[:width], np.int32), cache, width, CandidateQuery(n_best=1))
+                times += [self._seconds(chunk) for _ in range(STEPS_IN_ROW)][1:]  # caches are warm from the second on
         return {width: statistics.median(times) for width, times in taken.items()}
 
-    def _seconds(self, piece: TokenChunk[KVCache]) -> float:
-        """Return the time of a step, which leaves no trace in its cache."""
-        before, started = piece.cache.length, time.perf_counter()
-        self._transformer.forward_batch([piece])
+    def _seconds(self, chunk: TokenChunk[KVCache]) -> float:
+        """Return the time of a step, whose positions are dropped again."""
+        before, started = chunk.cache.length, time.perf_counter()
+        self._backend.forward([chunk])
         taken = time.perf_counter() - started
-        piece.cache.truncate(before)
+        chunk.cache.truncate(before)
         return taken
 
     def close(self) -> None:
         """Give threads and memory back."""
-        self._shared.close()
+        self._engine.close()

@@ -86,7 +86,7 @@ def _row(width: int, speed: float, plain: float, n_steps: int, result: Generatio
         "tokens_per_second": round(speed, 2),
         "speed_up": round(speed / plain, 3),
         "steps": n_steps,
-        "proposed_tokens": result.proposed_tokens,
+        "draft_tokens": result.draft_tokens,
         "accepted_tokens": result.accepted_tokens,
     }
 

@@ -41,7 +41,7 @@ def load(
     kv_type: Literal["f16", "f32", "int8"] = "f16",
     max_context: int | None = None,
     chat_template: str | None = None,
-    head: Literal["exact", "f16", "int8"] = "exact",
+    head: Literal["exact", "full"] = "exact",
     kept_prefixes: int = 4,
 ) -> "LanguageModel":
     """Load a model file and make it ready to generate.
@@ -65,10 +65,9 @@ def load(
     chat_template : str, optional
         How :meth:`LanguageModel.chat` writes turns: a name such as ``"llama3"`` or ``"chatml"``, ``"model"`` for the
         template inside the model, or a template file. By default the one that suits the model.
-    head : {"exact", "f16", "int8"}
+    head : {"exact", "full"}
         How the output head finds the next token: ``"exact"`` reads an int8 copy of it, and from the head itself only
-        the rows that can matter; the result is that of ``"f16"``, which reads the head in the model's own format.
-        ``"int8"`` reads the copy alone, and is approximate.
+        the rows that can matter; the result is that of ``"full"``, which reads the head in the model's own format.
     kept_prefixes : int
         Of how many of the last sequences keys and values are kept, so that what begins alike, such as the next turn of
         a conversation, is not read again; 0 to 64. They take at most the memory of one sequence of the whole context

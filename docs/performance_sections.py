@@ -270,7 +270,7 @@ def _lookup_row(what: str, row: Mapping[str, Any], n_tokens: int) -> list[str]:
         what,
         str(row["lookup"]),
         f"{(n_tokens - 1) / row['steps']:.2f}",
-        str(row["proposed_tokens"]),
+        str(row["draft_tokens"]),
         str(row["accepted_tokens"]),
         f"{row['tokens_per_second']:,.1f}",
         f"x {row['speed_up']:.2f}",

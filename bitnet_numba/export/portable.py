@@ -132,7 +132,7 @@ def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
     """Run the engine, with keys and values as the exported graph has them: float32[n_tokens, vocab_size]."""
     from bitnet_numba.generate.load import load_model  # here, because it imports numba
 
-    with load_model(source.path, kv_type="f32", head="f16", max_context=int(ids.size), kept_prefixes=0) as model:
+    with load_model(source.path, kv_type="f32", head="full", max_context=int(ids.size), kept_prefixes=0) as model:
         return model.logits(ids.tolist())
 
 

@@ -10,8 +10,9 @@ from bitnet_numba.backends.cpu.memory import Reserve
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.generate.describe import describe
+from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.language_model import LanguageModel
-from bitnet_numba.generate.prefix_cache import most_pages
+from bitnet_numba.generate.prefix_cache import max_prefix_pages
 from bitnet_numba.model.source import ModelSource
 from bitnet_numba.settings import read_settings
 from bitnet_numba.text.chat import choose_template, encode_chat
@@ -66,15 +67,13 @@ def assemble(
     backend = load_backend(
         source, threads=n_threads, kv_type=kv_type, max_context=context, head=head, allocate=reserve.allocate
     )
-    prefix_pages = most_pages(kept_prefixes, context)
+    prefix_pages = max_prefix_pages(kept_prefixes, context)
+    engine = Engine(backend, cached_prefixes=kept_prefixes, load_ms=1000 * (time.perf_counter() - started))
     return LanguageModel(
-        backend,
+        engine,
         tokenizer,
         functools.partial(encode_chat, tokenizer, template),
         info=describe(source, backend, None if template is None else template.name, prefix_pages),
-        load_ms=1000 * (time.perf_counter() - started),
-        max_context=context,
-        kept_prefixes=kept_prefixes,
         notes=(*tokenizer.notes, *source.notes, *_correction_notes(source)),
     )
 

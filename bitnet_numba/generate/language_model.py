@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Protocol, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.protocol import CacheT, Tokenizer, Transformer
-from bitnet_numba.errors import ParameterError, ResourceError
-from bitnet_numba.generate.generate import generate, generate_together, stream
-from bitnet_numba.generate.request import Work
+from bitnet_numba.errors import ParameterError
+from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sampling_params import SamplingOptions, SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.token_stream import TokenStream
+from bitnet_numba.generate.sequence import Sequence as RunningSequence
+from bitnet_numba.generate.sequence import StreamDecoder
 from bitnet_numba.model.config import ModelConfig
 from bitnet_numba.settings import read_settings
 
@@ -22,27 +20,33 @@ TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 Messages = Sequence[Mapping[str, str]]
 
 
-class LanguageModel:
-    """A model that is ready to generate; :func:`bitnet_numba.load` makes it.
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
 
-    Several Python threads may use one model, and several streams may be open at once: each has a cache of its own, and
-    their steps take turns. Use it in a ``with`` statement, or call :meth:`close`.
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]: ...
+    def decode(self, ids: Sequence[int], /) -> str: ...
+    def stream_decoder(self) -> StreamDecoder: ...
+
+
+class LanguageModel:
+    """A loaded model; :func:`bitnet_numba.load` makes it.
+
+    Python threads may share one model, and several streams may be open at once: their sequences share the engine's
+    steps. Use it in a ``with`` statement, or call :meth:`close`.
 
     Parameters
     ----------
-    transformer : Transformer
+    engine : Engine
         Closed together with this object.
     tokenizer : Tokenizer
     encode_chat : callable
-        Turns messages into token ids that end where the answer begins.
-    load_ms : float
-    max_context : int, optional
-        The most positions of a sequence; by default what the model was trained for.
-    kept_prefixes : int
-        How many of the last sequences are kept, so that what begins alike is not read again.
+        Renders messages with the chat template, to token ids that end where the answer starts.
     notes : sequence of str
     info : mapping of str to mapping
-        Facts about the model in sections, as :meth:`info` gives them.
+        Facts about the model by section, as :meth:`info` returns them.
 
     Attributes
     ----------
@@ -51,30 +55,22 @@ class LanguageModel:
     notes : tuple of str
         What the user should know about how the model was read.
     corrections : list of dict
-        What was changed in the weights as they were read, if the environment asked for that and allowed it.
-
-    Raises
-    ------
-    ParameterError
-        If the model was not made for so long a context.
+        Corrections made to the weights at load, if the environment asked for them and allowed them.
     """
 
     def __init__(
         self,
-        transformer: Transformer[CacheT],
+        engine: Engine,
         tokenizer: Tokenizer,
         encode_chat: Callable[[Messages], list[int]],
         *,
-        load_ms: float,
-        max_context: int | None = None,
-        kept_prefixes: int = 4,
         notes: Sequence[str] = (),
         info: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self._transformer: SharedTransformer[Any] = SharedTransformer(transformer, max_context, kept_prefixes)
+        self._engine = engine
         self._tokenizer = tokenizer
         self._encode_chat = encode_chat
-        self.load_ms = load_ms
+        self.load_ms = engine.load_ms
         self.notes = tuple(notes)
         self._info = {section: dict(facts) for section, facts in (info or {}).items()}
         self.corrections: list[dict[str, Any]] = self._info.get("model", {}).get("corrections", [])
@@ -82,27 +78,27 @@ class LanguageModel:
     @property
     def config(self) -> ModelConfig:
         """The model's hyper-parameters."""
-        return self._transformer.config
+        return self._engine.backend.config
 
     @property
     def max_context(self) -> int:
-        """The most positions that one sequence may take."""
-        return self._transformer.max_context
+        """Longest sequence, in positions."""
+        return self._engine.backend.max_context
 
     @property
     def threads(self) -> int:
-        """How many threads share the work."""
-        return self._transformer.threads
+        """Threads that share the work of a step."""
+        return self._engine.backend.threads
 
     @property
     def isa(self) -> str:
-        """The instruction set that the kernels were compiled for."""
-        return self._transformer.isa
+        """Instruction set that the kernels were compiled for."""
+        return self._engine.backend.isa
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of keys and values that are kept of sequences that have ended, for those that begin alike."""
-        return self._transformer.kept_bytes
+    def prefix_cache_bytes(self) -> int:
+        """Bytes of keys and values in the prefix cache."""
+        return self._engine.prefixes.n_bytes
 
     def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
         """Continue a prompt.
@@ -125,7 +121,7 @@ class LanguageModel:
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
         """
-        return generate(*self._prepare(self._prompt_ids(prompt), sampling))
+        return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling)])[0]
 
     def generate_batch(
         self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingOptions]
@@ -153,7 +149,7 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
-        return generate_together([self._prepare(self._prompt_ids(prompt), sampling) for prompt in prompts])
+        return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
 
     def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
         """Continue a prompt piece by piece.
@@ -165,7 +161,7 @@ class LanguageModel:
         iterator of Chunk
             Their ``text`` together is the text of the whole; the last one also has the ``result``.
         """
-        return stream(*self._prepare(self._prompt_ids(prompt), sampling))
+        return self._engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
 
     def chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
         """Answer the last turn of a conversation.
@@ -189,11 +185,11 @@ class LanguageModel:
         ParameterError, ResourceError
             As :meth:`generate`.
         """
-        return generate(*self._prepare(self.chat_ids(messages), sampling))
+        return self._engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
 
     def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
         """Answer the last turn of a conversation piece by piece: to :meth:`chat` what :meth:`stream` is to generate."""
-        return stream(*self._prepare(self.chat_ids(messages), sampling))
+        return self._engine.stream(self._sequence(self.chat_ids(messages), sampling))
 
     def chat_ids(self, messages: Messages) -> list[int]:
         """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
@@ -229,20 +225,7 @@ class LanguageModel:
         step = ids.size if chunk_size is None else chunk_size
         if not _is_integer(step) or step < 1:
             raise ParameterError(f"chunk_size={chunk_size!r}: expected a whole number of at least 1, or None for all")
-        self._transformer.check_fits(ids.size)
-        cache = self._transformer.new_cache(ids.size)
-        work = Work()
-        try:
-            if step >= ids.size:
-                return self._transformer.forward(ids, cache, work, "all")
-            result = np.empty((ids.size, self.config.vocab_size), np.float32)
-            for start in range(0, ids.size, step):
-                chunk = ids[start : start + step]
-                result[start : start + step] = self._transformer.forward(chunk, cache, work, "all")
-        except MemoryError as error:
-            size = f"{ids.size:,} x {self.config.vocab_size:,}"
-            raise ResourceError(f"no memory for {size} logits of 4 bytes: ask for fewer tokens") from error
-        return result
+        return self._engine.logits(ids, step)
 
     def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
@@ -278,7 +261,7 @@ class LanguageModel:
 
     def close(self) -> None:
         """Give threads and memory back; whoever uses the model afterwards gets a BitNetError."""
-        self._transformer.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -288,13 +271,13 @@ class LanguageModel:
     ) -> None:
         self.close()
 
-    def _prepare(self, prompt_ids: list[int], sampling: SamplingOptions) -> tuple[TokenStream[Any], Any, float]:
-        """Check everything and allocate the cache, so that what can be refused is refused before the first token."""
+    def _sequence(self, prompt_ids: list[int], sampling: SamplingOptions) -> RunningSequence:
+        """Check everything and allocate the KV cache, so that refusals come before the first token."""
         if sampling.get("seed") is None:
             sampling = {**sampling, "seed": read_settings().seed}
         params = SamplingParams(**sampling)
-        tokens = TokenStream(self._transformer, prompt_ids, params, self._tokenizer.eos_ids)
-        return tokens, self._tokenizer.stream_decoder(), self.load_ms
+        decoder = self._tokenizer.stream_decoder()
+        return self._engine.sequence(prompt_ids, params, eos_ids=self._tokenizer.eos_ids, decoder=decoder)
 
     def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
         if not isinstance(prompt, str):
@@ -309,10 +292,10 @@ class LanguageModel:
         if len(token_ids) == 0:
             raise ParameterError("the prompt is empty: give at least one token")
         vocab_size = self.config.vocab_size
-        for place, token_id in enumerate(token_ids):
+        for index, token_id in enumerate(token_ids):
             if not _is_integer(token_id) or not 0 <= token_id < vocab_size:
                 told = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
-                raise ParameterError(f"token {place} is {told}: expected an id from 0 to {vocab_size - 1:,}")
+                raise ParameterError(f"token {index} is {told}: expected an id from 0 to {vocab_size - 1:,}")
         return [int(token_id) for token_id in token_ids]
 
 

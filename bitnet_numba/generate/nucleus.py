@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.cpu.candidates import Screening
+from bitnet_numba.backends.protocol import Candidates
 
 Scores = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -37,7 +37,7 @@ class Nucleus(NamedTuple):
     n_largest: int
 
 
-def nucleus(scores: Scores, weights: Scores, share: float, screening: Screening, left_out: float) -> Nucleus:
+def nucleus(scores: Scores, weights: Scores, share: float, screening: Candidates, left_out: float) -> Nucleus:
     """Return what is known of the nucleus.
 
     Parameters
@@ -46,7 +46,7 @@ def nucleus(scores: Scores, weights: Scores, share: float, screening: Screening,
         Of the known tokens.
     share : float
         Of the weight of all tokens: above 0, below 1.
-    screening : Screening
+    screening : Candidates
         Tokens that are not known have scores below its threshold.
     left_out : float
         What these weigh together, at most.
@@ -69,10 +69,10 @@ def nucleus(scores: Scores, weights: Scores, share: float, screening: Screening,
     return Nucleus(ranked[:n_largest], n_sure, n_largest)
 
 
-def left_out_weight(screening: Screening, highest: float, temperature: float) -> tuple[float, float]:
+def left_out_weight(screening: Candidates, highest: float, temperature: float) -> tuple[float, float]:
     """Return what one left-out token, and what all of them weigh at most, if a score of ``highest`` weighs 1."""
     one = math.exp((screening.threshold - highest) / temperature)
-    return one * (1 + WEIGHT_SLACK), one * screening.weight
+    return one * (1 + WEIGHT_SLACK), one * screening.tail_mass
 
 
 # ---- the draw --------------------------------------------------------------------------------------------------------

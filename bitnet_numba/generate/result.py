@@ -1,9 +1,8 @@
-"""What generation gives out: pieces of text, and a result with what was observed."""
+"""What generation returns: chunks of text, and a result with the figures observed while it ran."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bitnet_numba.backends.cpu.candidates import HeadType
 from bitnet_numba.generate.sampler import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
@@ -11,47 +10,46 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """A finished generation, and what was observed while it ran.
+    """A finished generation, and the figures observed while it ran.
 
     Attributes
     ----------
     text : str
-        What was generated, up to the first stop string.
+        Generated text, up to the first stop string.
     token_ids : list of int
-        What was generated, with the tokens of a stop string, without the end-of-sequence token.
+        Generated tokens: those of a stop string included, the end-of-sequence token not.
     finish_reason : {"stop", "length"}
-        Whether an end-of-sequence token or a stop string ended it, or ``max_tokens`` or the context.
+        "stop": an end-of-sequence token or a stop string; "length": ``max_tokens`` or the context.
     logprobs : list of TokenLogprob or None
-        One for each of ``token_ids``, where asked for.
+        One for each of ``token_ids``, if requested.
     prompt_tokens, generation_tokens : int
-        How many tokens the prompt has, and are in ``token_ids``.
+        Number of tokens in the prompt, and in ``token_ids``.
     cached_tokens : int
-        How many tokens of the prompt were not read, since a sequence before had begun with them.
+        Prompt tokens found in the prefix cache, and not computed again.
     prompt_tps : float
-        The other tokens of the prompt per second of the step that read them.
+        The other prompt tokens per second of the steps that ran them.
     generation_tps : float
-        Tokens of later steps per second; 0 where there were none. The first token comes from the prompt's step and is
-        not among them; an end-of-sequence token is. Time that the program spends on other things between steps does
-        not count.
+        Tokens of later steps per second; 0 if there were none. The first token comes from the prompt's last step and
+        does not count; an end-of-sequence token does. Time between steps does not count.
     first_token_ms : float
-        Milliseconds from the start of the prompt's step to the first token.
+        Milliseconds that the steps of the prompt took, until the first token was sampled.
     load_ms : float
         Milliseconds that loading the model took.
     peak_memory_mb : float or None
-        The process's largest resident size so far, in 10**6 bytes; ``None`` where the system does not tell.
+        The process's peak resident size so far, in 10**6 bytes; None where the system does not tell.
     kernels : dict of str to int
         Calls of each kernel during this generation, counted by the kernels.
     threads : int
         Threads that shared the work.
     isa : str
-        The instruction set that the kernels were compiled for.
-    head : {"exact", "f16", "int8"}
-        How the output head ran.
+        Instruction set that the kernels were compiled for.
+    head : {"exact", "full"}
+        Head mode.
     rescored_rows : int
-        Logits that ``"exact"`` computed exactly in all steps but those that asked for all from the start; of those that
-        were read again, all count.
-    proposed_tokens, accepted_tokens : int
-        How many tokens ``lookup`` proposed, and how many of them were what was chosen then.
+        Logits recomputed exactly after int8 screening, and all logits of steps that ran again because a choice was
+        undecided; steps that used the full head from the start are not counted.
+    draft_tokens, accepted_tokens : int
+        Tokens that prompt-lookup speculation drafted, and those of them that were accepted.
     """
 
     text: str
@@ -69,28 +67,28 @@ class GenerationResult:
     kernels: dict[str, int]
     threads: int
     isa: str
-    head: HeadType
+    head: str
     rescored_rows: int
-    proposed_tokens: int
+    draft_tokens: int
     accepted_tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the attributes as what JSON can hold."""
+        """Return the attributes as plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the text, as it is generated.
+    """A piece of the text, as soon as it is generated.
 
     Attributes
     ----------
     text : str
         May be empty in the last chunk only.
     token_ids : list of int
-        Tokens taken since the chunk before.
+        Tokens since the previous chunk.
     logprobs : list of TokenLogprob or None
-        One for each of ``token_ids``, where asked for.
+        One for each of ``token_ids``, if requested.
     result : GenerationResult or None
         The whole generation, in the last chunk only.
     """

@@ -4,13 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.cpu.candidates import Logits, NeededLogits, Screening
-from bitnet_numba.backends.cpu.kernels import jit
-from bitnet_numba.backends.cpu.kernels.softmax import softmax, softmax_terms
+from bitnet_numba.backends.protocol import Backend, CandidateQuery, Candidates, Logits
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.generate.nucleus import early, first_to_arrive, left_out_weight, nucleus, stretch_of
 from bitnet_numba.generate.sampling_params import SamplingParams
@@ -25,8 +24,6 @@ EARLY = 1 / 256  # where no filter is set, tokens that would arrive by then are 
 FAR = 9.0  # and those that are at most so much below the highest: others would most likely come too late
 BEYOND = 6.0  # at so much below where a share of e**-x of the likeliest's weight ends, top_p is most likely decided
 MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
-
-ALL_KNOWN = Screening()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class Sampler:
 
     Parameters
     ----------
+    backend : Backend
     params : SamplingParams
     prompt_ids : sequence of int
         Tokens before the first one to choose, each below ``vocab_size``.
@@ -85,20 +83,22 @@ class Sampler:
     Curious Case of Neural Text Degeneration", 2020. Min-p: Nguyen et al., "Turning Up the Heat", 2024.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self, backend: Backend[Any], params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int
+    ) -> None:
         outside = [token_id for token_id in params.logit_bias if token_id >= vocab_size]
         if outside:
             raise ParameterError(f"logit_bias[{outside[0]}]: the vocabulary has ids 0 to {vocab_size - 1:,}; drop it")
-        self._params = params
+        self._backend, self._params = backend, params
         self._seen = set(prompt_ids)
         self._answer: Counter[int] = Counter()
         # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
         self._start = int(np.random.PCG64(params.seed).random_raw())
         self._vocab_size = vocab_size
         self._always = self._changed_tokens(vocab_size)
-        self._counts = None if params.temperature == 0 and params.logprobs is None else jit.new_counts()
+        self._counts = np.zeros(len(backend.kernel_names), np.int64)
 
-    def needed(self, expected: Sequence[int] = ()) -> NeededLogits:
+    def query(self, expected: Sequence[int] = ()) -> CandidateQuery:
         """Return which logits the next choice can depend on, and those after it as long as ``expected`` tokens come.
 
         What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
@@ -112,20 +112,20 @@ class Sampler:
             always = always.copy()
             always[list(expected)] = 1
         if params.temperature == 0 or params.top_k:
-            return NeededLogits(n_best=params.top_k if params.temperature else 1, always=always)
+            return CandidateQuery(n_best=params.top_k if params.temperature else 1, always=always)
         if params.min_p and params.top_p >= 1:
             # the distance times temperature is rounded, so a little more is asked for
             margin = self._largest_distance() * params.temperature * (1 + 1e-9)
-            return NeededLogits(margin=margin, always=always)
+            return CandidateQuery(margin=margin, always=always)
         if params.top_p < 1:
             margin = (BEYOND - math.log(1 - params.top_p)) * params.temperature
-            return NeededLogits(MOST_RANKED, margin, always, params.temperature)
+            return CandidateQuery(MOST_RANKED, margin, always, params.temperature)
         if expected:  # each of several draws favours others
-            return NeededLogits()
+            return CandidateQuery()
         favoured = early(self._vocab_size, self._stretch(), EARLY).view(np.uint8)
-        return NeededLogits(MOST_RANKED, FAR * params.temperature, favoured | always if always.size else favoured)
+        return CandidateQuery(MOST_RANKED, FAR * params.temperature, favoured | always if always.size else favoured)
 
-    def pick(self, logits: Logits, screening: Screening = ALL_KNOWN) -> SampledToken | None:
+    def pick(self, screening: Candidates) -> SampledToken | None:
         """Choose a token and remember it as part of the answer.
 
         Parameters
@@ -146,9 +146,10 @@ class Sampler:
         BitNetError
             If the logits hold NaN or infinity: no choice would mean anything.
         """
+        logits = screening.logits
         if not np.isfinite(logits).all():
             raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
-        ids = np.arange(logits.size) if screening.known is None else screening.known
+        ids = np.arange(logits.size) if screening.ids is None else screening.ids
         scores = self._adjusted(ids, logits)
         place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(ids, scores, screening)
         if place is None:
@@ -162,13 +163,11 @@ class Sampler:
 
     def kernel_counts(self) -> NDArray[np.int64]:
         """Return how often each kernel has run for this sequence's choices, as they count themselves."""
-        return jit.new_counts() if self._counts is None else self._counts
+        return self._counts
 
     def _probabilities(self, logits: Logits) -> Logits:
         """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
-        out = np.empty_like(logits)
-        softmax(logits, out, self._counts)
-        return out
+        return self._backend.softmax(logits, self._counts)
 
     def _changes_answer(self) -> bool:
         """Whether a token's score changes once it has been chosen."""
@@ -201,7 +200,7 @@ class Sampler:
                 scores[np.searchsorted(ids, token_id)] -= params.frequency_penalty * count + params.presence_penalty
         return scores
 
-    def _draw(self, ids: Ids, scores: Scores, screening: Screening) -> int | None:
+    def _draw(self, ids: Ids, scores: Scores, screening: Candidates) -> int | None:
         """Draw a place of one of the scores that the filters keep; none where left-out ones may change it."""
         params = self._params
         candidates = self._candidates(scores)
@@ -212,7 +211,7 @@ class Sampler:
         places = np.flatnonzero(is_kept)
         n_sure, deadline = places.size, math.inf
         if params.top_k:
-            screening = ALL_KNOWN
+            screening = Candidates(screening.logits)
         each, together = left_out_weight(screening, highest, params.temperature)
         if params.top_p < 1:
             inside = nucleus(scores, weights, params.top_p, screening, together)
@@ -250,8 +249,7 @@ class Sampler:
         with np.errstate(over="ignore"):  # a tiny temperature may take the less likely to minus infinity
             scaled = (scores - highest) / self._params.temperature
         weights = np.maximum(scaled, LEAST_LOGIT).astype(np.float32)
-        softmax_terms(weights, weights, self._counts)
-        return weights.astype(np.float64)
+        return self._backend.exp(weights, self._counts).astype(np.float64)
 
     def _logprob(self, logits: Logits, token_id: int) -> TokenLogprob | None:
         wanted = self._params.logprobs

@@ -1,27 +1,26 @@
-"""Prompt lookup: a guess at the next tokens, taken from where the text has been like this before."""
+"""Prompt-lookup speculation: draft the next tokens from the last place where the text ended as it does now."""
 
 from collections.abc import Sequence
 
-LONGEST_MATCH = 3  # tokens of the end that are looked up; where they are new, fewer
+MAX_NGRAM = 3  # tokens at the end of the text that are looked up; fewer where they are new
 
 
 class PromptLookup:
-    """Proposes what followed the last time that the text ended as it does now.
+    """Drafts tokens, and compares them with those that are sampled.
 
-    How much it proposes goes with its luck: after a guess that was right to its end twice as much, else one token more
-    than was right.
+    The draft length adapts: doubled after a draft that was accepted whole, else one more than was accepted.
 
     Parameters
     ----------
-    most : int
-        The most tokens to propose at once; with 0 it does nothing.
+    max_draft_tokens : int
+        Draft tokens in a step, at most; 0 turns speculation off.
     token_ids : sequence of int
-        The text so far.
+        The prompt.
 
     Attributes
     ----------
-    proposed_tokens, accepted_tokens : int
-        How many were proposed, and how many of these were right.
+    draft_tokens, accepted_tokens : int
+        Number of tokens drafted so far, and accepted.
 
     References
     ----------
@@ -29,61 +28,60 @@ class PromptLookup:
     Speculative Decoding", 2023.
     """
 
-    def __init__(self, most: int, token_ids: Sequence[int]) -> None:
-        self.proposed_tokens = 0
+    def __init__(self, max_draft_tokens: int, token_ids: Sequence[int]) -> None:
+        self.draft_tokens = 0
         self.accepted_tokens = 0
-        self._most = most
-        self._width = most
+        self._max = self._length = max_draft_tokens
         self._token_ids: list[int] = []
-        self._followers: dict[tuple[int, ...], int] = {}  # of what, the place of the token that followed it last
-        self._pending: list[int] = []  # proposed and not yet compared, the next one last
-        self._n_right = 0
-        for token_id in token_ids if most else ():
+        self._following: dict[tuple[int, ...], int] = {}  # n-gram -> index of the token that followed it last
+        self._unverified: list[int] = []  # draft tokens, the next one last
+        self._n_accepted = 0  # of this draft
+        for token_id in token_ids if max_draft_tokens else ():
             self._append(token_id)
 
-    def propose(self, most: int) -> list[int]:
-        """Guess at up to ``most`` tokens, which :meth:`refuted` then compares with those that come."""
-        place = self._place() if self._most else None
-        if place is None:
+    def draft(self, limit: int) -> list[int]:
+        """Return up to ``limit`` draft tokens, which :meth:`verify` then compares with those that are sampled."""
+        start = self._lookup() if self._max else None
+        if start is None:
             return []
-        guess: list[int] = []
-        for source in range(place, place + min(most, self._width)):
-            known = len(self._token_ids)
-            guess.append(self._token_ids[source] if source < known else guess[source - known])  # it may repeat itself
-        self.proposed_tokens += len(guess)
-        self._pending = guess[::-1]
-        self._n_right = 0
-        return guess
+        known = len(self._token_ids)
+        draft: list[int] = []
+        for source in range(start, start + min(limit, self._length)):
+            draft.append(self._token_ids[source] if source < known else draft[source - known])  # may repeat itself
+        self.draft_tokens += len(draft)
+        self._unverified = draft[::-1]
+        self._n_accepted = 0
+        return draft
 
-    def refuted(self, token_id: int) -> int:
-        """Take the token that comes next, and return how many proposed ones it shows to be wrong."""
-        if not self._most:
+    def verify(self, token_id: int) -> int:
+        """Take the sampled token; return the number of draft tokens that it rejects."""
+        if not self._max:
             return 0
         self._append(token_id)
-        if not self._pending:
+        if not self._unverified:
             return 0
-        if self._pending[-1] != token_id:
-            n_wrong = len(self._pending)
-            self._pending.clear()
-            self._width = min(self._n_right + 1, self._most)
-            return n_wrong
-        self._pending.pop()
-        self._n_right += 1
+        if self._unverified[-1] != token_id:
+            n_rejected = len(self._unverified)
+            self._unverified.clear()
+            self._length = min(self._n_accepted + 1, self._max)
+            return n_rejected
+        self._unverified.pop()
+        self._n_accepted += 1
         self.accepted_tokens += 1
-        if not self._pending:
-            self._width = min(2 * self._width, self._most)
+        if not self._unverified:
+            self._length = min(2 * self._length, self._max)
         return 0
 
-    def _place(self) -> int | None:
-        """Return the place of what followed the longest end that has occurred before."""
-        for length in range(LONGEST_MATCH, 0, -1):
-            place = self._followers.get(tuple(self._token_ids[-length:]))
-            if place is not None:
-                return place
+    def _lookup(self) -> int | None:
+        """Return the index of the token that followed the longest n-gram at the end of the text."""
+        for length in range(MAX_NGRAM, 0, -1):
+            index = self._following.get(tuple(self._token_ids[-length:]))
+            if index is not None:
+                return index
         return None
 
     def _append(self, token_id: int) -> None:
-        place = len(self._token_ids)
-        for length in range(1, min(LONGEST_MATCH, place) + 1):
-            self._followers[tuple(self._token_ids[-length:])] = place
+        index = len(self._token_ids)
+        for length in range(1, min(MAX_NGRAM, index) + 1):
+            self._following[tuple(self._token_ids[-length:])] = index
         self._token_ids.append(token_id)

@@ -37,7 +37,7 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
     loading = loading_arguments(options)
     cache = _cache()
     with loaded(loading) as model:
-        kept_bytes = model.kept_bytes
+        kept_bytes = model.prefix_cache_bytes
         kernels = _kernels(model)
         check = _memory_check(model, kept_bytes, compiled=not cache["warm"])
         sections = {**model.info(), "memory_check": check, "cpu": _cpu(), "kernels": kernels, "kernel_cache": cache}

@@ -46,9 +46,9 @@ def test_lookup() -> None:
     assert list(result["step_ms"]) == [str(width) for width in range(1, 17)]
     for what in ("own", "summary"):
         plain, guessed = result[what]
-        assert (plain["lookup"], plain["proposed_tokens"], plain["speed_up"]) == (0, 0, 1)
+        assert (plain["lookup"], plain["draft_tokens"], plain["speed_up"]) == (0, 0, 1)
         assert plain["steps"] == result[f"{what}_tokens"] - 1
-        assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
+        assert 0 < guessed["accepted_tokens"] <= guessed["draft_tokens"]
         assert plain["steps"] - guessed["accepted_tokens"] <= guessed["steps"] < plain["steps"]
 
 

@@ -32,7 +32,7 @@ class FakeResult:
     isa: str = "generic"
     head: str = "exact"
     rescored_rows: int = 7
-    proposed_tokens: int = 0
+    draft_tokens: int = 0
     accepted_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:

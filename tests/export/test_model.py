@@ -19,7 +19,7 @@ from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
 from bitnet_numba.model.config import RopeScaling
 from tests.export.checkpoints import pack_checkpoint, toy_checkpoint
-from tests.generate.running import logits_of, transformer
+from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import ToyModel, toy_model
 
 ARCHITECTURES = ("bitnet-b1.58", "bitnet", "llama")
@@ -32,7 +32,7 @@ def exported(directory: Path, kind: str, **options: Any) -> ExportResult:
 
 
 def logits(path: Path, model: ToyModel) -> Any:
-    return logits_of(transformer(path), model.tokens(20))
+    return logits_of(cpu_backend(path), model.tokens(20))
 
 
 # ---- the engine takes the file for the checkpoint --------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_a_checkpoint_of_transformers_gives_the_same_bits(kind: str, tmp_path: P
     directory = Path(__file__).parent.parent / "data" / "huggingface" / "tiny-packed"
     result = export_model(ExportRequest(directory, tmp_path, kind, strict=True))
     tokens = np.arange(40, 80, dtype=np.int32)
-    found, expected = (logits_of(transformer(path), tokens) for path in (result.gguf, directory))
+    found, expected = (logits_of(cpu_backend(path), tokens) for path in (result.gguf, directory))
     np.testing.assert_array_equal(found, expected)
 
 

@@ -13,7 +13,7 @@ from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
 from bitnet_numba.model.gguf_source import GGUFSource
-from tests.generate.running import logits_of, transformer
+from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import ToyModel, toy_model
 
 BLOCKS: dict[str, Any] = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}
@@ -27,7 +27,7 @@ def quantized(source: Path, kind: str, **patterns: Any) -> QuantizeResult:
 
 
 def logits(path: Path, model: ToyModel) -> Any:
-    return logits_of(transformer(path), model.tokens(20))
+    return logits_of(cpu_backend(path), model.tokens(20))
 
 
 @pytest.mark.parametrize("kind", TERNARY)

@@ -1,4 +1,4 @@
-"""Text from a screened head against text from the full one: the same tokens for every way of sampling."""
+"""Candidates of the exact head against all logits: the same tokens for every way of sampling."""
 
 import math
 from collections.abc import Iterator
@@ -12,22 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.cpu.backend import Transformer
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, NeededLogits, Screening
 from bitnet_numba.backends.numpy import operators as reference
+from bitnet_numba.backends.protocol import CandidateQuery, Candidates
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.generate import sampler as engine_sampler
-from bitnet_numba.generate.generate import generate
-from bitnet_numba.generate.request import Request, Work
+from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
 from bitnet_numba.generate.sampler import BEYOND, FAR, MOST_RANKED, Sampler
 from bitnet_numba.generate.sampling_params import SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.steps import STEPS_IN_FULL
-from bitnet_numba.generate.token_stream import TokenStream
-from tests.generate.fakes import ByteDecoder
-from tests.generate.running import transformer
+from bitnet_numba.generate.sequence import FULL_HEAD_STEPS
+from tests.generate import fake_backend
+from tests.generate.fake_backend import FakeBackend, random_logits
+from tests.generate.running import cpu_backend
 from tests.generate.screenings import without
 from tests.tiny import toy_model
 
@@ -50,33 +47,31 @@ SAMPLING = st.fixed_dictionaries(
 
 @dataclass(frozen=True)
 class Heads:
-    """One model, with each kind of head."""
+    """One model, with each head mode."""
 
-    exact: SharedTransformer[Any]
-    f16: SharedTransformer[Any]
-    int8: SharedTransformer[Any]
+    exact: Engine
+    full: Engine
 
 
 @pytest.fixture(scope="module", params=[TensorType.F16, TensorType.BF16, TensorType.F32], ids=lambda kind: kind.name)
 def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
     folder = tmp_path_factory.mktemp("heads")
     path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")
-    models = [SharedTransformer(transformer(path, head=head)) for head in HEAD_TYPES]
-    yield Heads(*models)
-    for model in models:
-        model.close()
+    found = Heads(*(Engine(cpu_backend(path, head=head)) for head in ("exact", "full")))
+    yield found
+    found.exact.close()
+    found.full.close()
 
 
-def generated(model: SharedTransformer[Any], text: int, **sampling: Any) -> GenerationResult:
+def generated(engine: Engine, text: int, **sampling: Any) -> GenerationResult:
     prompt = np.random.default_rng(text).integers(0, VOCAB, 5).tolist()
-    tokens = TokenStream(model, prompt, SamplingParams(max_tokens=12, **sampling), frozenset())
-    return generate(tokens, ByteDecoder(), 0.0)
+    return fake_backend.generated(engine, prompt, **{"max_tokens": 12, **sampling})
 
 
 # ---- the same text ---------------------------------------------------------------------------------------------------
 @given(sampling=SAMPLING, seed=SEEDS)
 def test_text_is_that_of_the_full_head(heads: Heads, sampling: dict[str, Any], seed: int) -> None:
-    assert generated(heads.exact, seed, **sampling).token_ids == generated(heads.f16, seed, **sampling).token_ids
+    assert generated(heads.exact, seed, **sampling).token_ids == generated(heads.full, seed, **sampling).token_ids
 
 
 @pytest.mark.parametrize("beyond", [0.0, 1.0, 4.0])
@@ -93,7 +88,7 @@ def test_nucleus_that_the_screen_leaves_open(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_sampler, "BEYOND", beyond)
         exact = generated(heads.exact, 0, **sampling)
-    full = generated(heads.f16, 0, **sampling)
+    full = generated(heads.full, 0, **sampling)
     assert exact.token_ids == full.token_ids
     assert exact.accepted_tokens == full.accepted_tokens
 
@@ -110,56 +105,44 @@ def test_steps_that_are_read_again_are_counted_in_full(heads: Heads) -> None:
 
 @given(seed=SEEDS)
 def test_log_probabilities_are_exact_with_every_head(heads: Heads, seed: int) -> None:
-    full = generated(heads.f16, seed, logprobs=3)
-    for model in (heads.exact, heads.int8):
-        result = generated(model, seed, logprobs=3)
-        assert result.logprobs == full.logprobs
-        assert result.rescored_rows == 0
+    full = generated(heads.full, seed, logprobs=3)
+    result = generated(heads.exact, seed, logprobs=3)
+    assert result.logprobs == full.logprobs
+    assert result.rescored_rows == 0
 
 
 def test_logits_are_exact_with_every_head(heads: Heads) -> None:
     text = np.arange(20, dtype=np.int32)
-    every = [model.forward(text, model.new_cache(20), Work(), "all") for model in (heads.exact, heads.f16, heads.int8)]
-    np.testing.assert_array_equal(every[0], every[1])
-    np.testing.assert_array_equal(every[2], every[1])
+    np.testing.assert_array_equal(heads.exact.logits(text, 20), heads.full.logits(text, 20))
 
 
 # ---- what runs -------------------------------------------------------------------------------------------------------
 def test_greedy_text_needs_few_rows(heads: Heads) -> None:
-    exact, full, rough = (generated(model, 1) for model in (heads.exact, heads.f16, heads.int8))
+    exact, full = generated(heads.exact, 1), generated(heads.full, 1)
     assert 12 <= exact.rescored_rows < 12 * VOCAB / 4
-    assert full.rescored_rows == rough.rescored_rows == 0
-    assert (exact.head, full.head, rough.head) == HEAD_TYPES
+    assert full.rescored_rows == 0
+    assert (exact.head, full.head) == ("exact", "full")
     assert exact.kernels["head_rescore"] == 12
     assert not any("screen" in kernel for kernel in full.kernels)
     assert {kernel.partition("_head")[0] for kernel in full.kernels if "head_gemv" in kernel} <= {"f16", "bf16", "f32"}
-    assert not any("head_gemv" in kernel or kernel == "head_rescore" for kernel in rough.kernels)
-
-
-def test_rough_logits_are_near(heads: Heads) -> None:
-    tokens = np.arange(9, dtype=np.int32)
-    rows = []
-    for model in (heads.f16, heads.int8):
-        request = Request(tokens, model.new_cache(9), Work(), needed=NeededLogits())
-        model.read([request])
-        rows.append(request.logits())
-    error = np.abs(rows[0] - rows[1]).max()
-    assert 0 < error < 0.05 * rows[0].std()
 
 
 def test_where_all_rows_survive_the_screen_rests_for_a_while(heads: Heads) -> None:
-    params = SamplingParams(max_tokens=STEPS_IN_FULL + 2, temperature=1000.0, min_p=0.5, seed=0)
-    result = generate(TokenStream(heads.exact, [1], params, frozenset()), ByteDecoder(), 0.0)
+    result = generated(heads.exact, 1, max_tokens=FULL_HEAD_STEPS + 2, temperature=1000.0, min_p=0.5, seed=0)
     assert result.rescored_rows == 2 * VOCAB
     assert result.kernels["head_rescore"] == 2
 
 
 def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
-    model: Transformer = transformer(toy_model(embedding_type=TensorType.Q8_0).gguf().write(tmp_path / "toy.gguf"))
-    assert model.weights.head_screen.size == 0
-    result = generated(SharedTransformer(model), 0)
+    engine = Engine(cpu_backend(toy_model(embedding_type=TensorType.Q8_0).gguf().write(tmp_path / "toy.gguf")))
+    result = generated(engine, 0)
+    engine.close()
     assert result.rescored_rows == 0
     assert result.kernels["int8_head_gemv"] == 12
+
+
+def sampler_of(prompt: tuple[int, ...], **sampling: Any) -> Sampler:
+    return Sampler(FakeBackend(random_logits), SamplingParams(**sampling), prompt, VOCAB)
 
 
 # ---- what the sampler needs ------------------------------------------------------------------------------------------
@@ -167,19 +150,19 @@ def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
 def test_what_is_not_needed_changes_no_choice(sampling: dict[str, Any], seed: int, step: float, scale: float) -> None:
     """Exactly what is needed is known, by the definition of the kernel's twin."""
     rng = np.random.default_rng(seed)
-    whole, thinned = (Sampler(SamplingParams(**sampling), (3, 5, 3), VOCAB) for _ in range(2))
+    whole, thinned = (sampler_of((3, 5, 3), **sampling) for _ in range(2))
     for _ in range(6):
         logits = (rng.standard_normal(VOCAB) * scale).astype(np.float32)
         if step:
             logits = (np.round(logits / step) * step).astype(np.float32)
-        token = thinned.pick(*screened(logits, thinned.needed())) or thinned.pick(logits)
-        assert token == whole.pick(logits)
+        token = thinned.pick(screened(logits, thinned.query())) or thinned.pick(Candidates(logits))
+        assert token == whole.pick(Candidates(logits))
 
 
-def screened(logits: NDArray[np.float32], needed: NeededLogits) -> tuple[NDArray[np.float32], Screening]:
-    always = needed.always.astype(bool) if needed.always.size else np.zeros(logits.size, bool)
-    kept = reference.needed_logits(logits, needed.n_best, needed.margin, always)
-    return without(logits, kept, needed.temperature)
+def screened(logits: NDArray[np.float32], query: CandidateQuery) -> Candidates:
+    always = query.always.astype(bool) if query.always.size else np.zeros(logits.size, bool)
+    kept = reference.needed_logits(logits, query.n_best, query.margin, always)
+    return without(logits, kept, query.temperature)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +179,7 @@ def screened(logits: NDArray[np.float32], needed: NeededLogits) -> tuple[NDArray
     ],
 )
 def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
-    needed = Sampler(SamplingParams(**params), (3, 5), VOCAB).needed()
+    needed = sampler_of((3, 5), **params).query()
     assert needed.n_best == n_best
     assert needed.margin == pytest.approx(margin, abs=0.005)
     assert needed.margin >= margin - 1e-9
@@ -206,13 +189,13 @@ def test_needs(params: dict[str, Any], n_best: int, margin: float) -> None:
 
 def test_tokens_that_are_changed_are_always_needed() -> None:
     def always(**params: Any) -> set[int]:
-        sampler = Sampler(SamplingParams(**params), (3, 5), VOCAB)
+        sampler = sampler_of((3, 5), **params)
         logits = np.zeros(VOCAB, np.float32)
         logits[9] = 1
-        token = sampler.pick(logits)
+        token = sampler.pick(Candidates(logits))
         assert token is not None
         assert token.id == 9
-        return set(np.flatnonzero(sampler.needed().always).tolist())
+        return set(np.flatnonzero(sampler.query().always).tolist())
 
     assert always(repetition_penalty=1.1) == {3, 5, 9}
     assert always(presence_penalty=0.1) == always(frequency_penalty=0.1) == {9}
@@ -221,10 +204,10 @@ def test_tokens_that_are_changed_are_always_needed() -> None:
 
 
 def test_left_out_logits_are_no_damage_and_others_are() -> None:
-    screening = Screening(np.array([4, 7]), threshold=1)
-    token = Sampler(SamplingParams(), (0,), VOCAB).pick(np.array([2, 1], np.float32), screening)
+    ids = np.array([4, 7])
+    token = sampler_of((0,)).pick(Candidates(np.array([2, 1], np.float32), ids, threshold=1))
     assert token is not None
     assert token.id == 4
     for value in (np.nan, np.inf, -np.inf):
         with pytest.raises(BitNetError, match="not finite"):
-            Sampler(SamplingParams(), (0,), VOCAB).pick(np.array([2, value], np.float32), screening)
+            sampler_of((0,)).pick(Candidates(np.array([2, value], np.float32), ids, threshold=1))

@@ -1,6 +1,5 @@
 """Sequences that begin alike: what is kept of one, what another takes of it, and that it changes nothing."""
 
-import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +13,16 @@ from hypothesis import strategies as st
 import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.backends.cpu.kv_cache import KVType
+from bitnet_numba.backends.protocol import PAGE_POSITIONS
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
-from bitnet_numba.generate.generate import generate
-from bitnet_numba.generate.prefix_cache import LEAST_COMMON, PrefixStore
-from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampler import Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.token_stream import TokenStream
-from tests.generate.fakes import ByteDecoder, FakeTransformer, random_logits
-from tests.generate.running import transformer
+from bitnet_numba.generate import engine as engine_module
+from bitnet_numba.generate.engine import Engine
+from bitnet_numba.generate.prefix_cache import MIN_SHARED_TOKENS, PrefixCache
+from tests.generate.fake_backend import FakeBackend, generated, random_logits, sequence_of
+from tests.generate.running import cpu_backend
 from tests.tiny import toy_model
 
-PAGE, MOST_KEPT = 16, 4
+PAGE, MAX_SEQUENCES = 16, 4
 
 
 @dataclass
@@ -84,11 +80,13 @@ class Page:
         self._memory.taken -= 1
 
 
-def store(memory: Memory, max_pages: int = 1000) -> PrefixStore[PagedCache]:
-    return PrefixStore(lambda capacity: PagedCache(memory, capacity), MOST_KEPT, max_pages)
+def store(memory: Memory, max_pages: int = 1000) -> PrefixCache[PagedCache]:
+    return PrefixCache(
+        lambda capacity: PagedCache(memory, capacity), MAX_SEQUENCES, max_context=max_pages * PAGE_POSITIONS
+    )
 
 
-def run(prefixes: PrefixStore[PagedCache], token_ids: Sequence[int], capacity: int = 100) -> int:
+def run(prefixes: PrefixCache[PagedCache], token_ids: Sequence[int], capacity: int = 100) -> int:
     """Read a sequence to its end; return how many tokens were known before."""
     cache = prefixes.begin(token_ids, capacity)
     known = cache.length
@@ -102,9 +100,9 @@ def run(prefixes: PrefixStore[PagedCache], token_ids: Sequence[int], capacity: i
 # ---- what is taken ---------------------------------------------------------------------------------------------------
 @given(
     texts=st.lists(
-        st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda tail: [2] * LEAST_COMMON + tail),
+        st.lists(st.integers(0, 1), min_size=1, max_size=60).map(lambda tail: [2] * MIN_SHARED_TOKENS + tail),
         min_size=1,
-        max_size=MOST_KEPT,
+        max_size=MAX_SEQUENCES,
     )
 )
 def test_the_longest_common_beginning_is_taken(texts: list[list[int]]) -> None:
@@ -129,8 +127,8 @@ def test_the_last_token_is_always_read() -> None:
 def test_a_few_tokens_are_not_worth_a_copy() -> None:
     prefixes = store(Memory())
     run(prefixes, range(30))
-    assert run(prefixes, [*range(LEAST_COMMON - 1), 99, 98]) == 0
-    assert run(prefixes, [*range(LEAST_COMMON), 99, 98]) == LEAST_COMMON
+    assert run(prefixes, [*range(MIN_SHARED_TOKENS - 1), 99, 98]) == 0
+    assert run(prefixes, [*range(MIN_SHARED_TOKENS), 99, 98]) == MIN_SHARED_TOKENS
 
 
 def test_what_goes_on_takes_the_cache_itself_and_what_branches_off_leaves_it() -> None:
@@ -160,11 +158,11 @@ def test_a_cache_holds_no_more_than_its_tokens() -> None:
 # ---- what is dropped -------------------------------------------------------------------------------------------------
 def test_the_least_recently_used_is_dropped() -> None:
     prefixes = store(Memory())
-    texts = [[i] * 20 for i in range(MOST_KEPT + 1)]
-    for text in texts[:MOST_KEPT]:
+    texts = [[i] * 20 for i in range(MAX_SEQUENCES + 1)]
+    for text in texts[:MAX_SEQUENCES]:
         run(prefixes, text)
     run(prefixes, texts[0])
-    run(prefixes, texts[MOST_KEPT])
+    run(prefixes, texts[MAX_SEQUENCES])
     assert run(prefixes, [*texts[0], 9]) == 20
     assert run(prefixes, [*texts[1], 9]) == 0
 
@@ -176,7 +174,7 @@ def test_beginnings_of_what_is_kept_are_not_kept_again() -> None:
         run(prefixes, range(end))
     assert memory.taken == 3
     run(prefixes, [9] * 20)
-    for other in range(MOST_KEPT - 2):
+    for other in range(MAX_SEQUENCES - 2):
         run(prefixes, [10 + other] * 20)
     run(prefixes, range(20))  # as good as the longer one used again
     run(prefixes, [20] * 20)
@@ -242,7 +240,7 @@ def test_a_closed_store_keeps_nothing() -> None:
 # ---- Python threads --------------------------------------------------------------------------------------------------
 def test_keeping_never_waits() -> None:
     """A stream may be collected in the very thread that is asking for a cache."""
-    prefixes: PrefixStore[PagedCache]
+    prefixes: PrefixCache[PagedCache]
     memory = Memory()
 
     def new_cache(capacity: int) -> PagedCache:
@@ -250,7 +248,7 @@ def test_keeping_never_waits() -> None:
         prefixes.keep(range(40), other)
         return PagedCache(memory, capacity)
 
-    prefixes = PrefixStore(new_cache, MOST_KEPT, 1000)
+    prefixes = PrefixCache(new_cache, MAX_SEQUENCES, 1000 * PAGE_POSITIONS)
     prefixes.begin([5], 10)
     assert prefixes.begin(range(50), 100).length == 40
 
@@ -276,81 +274,65 @@ def test_threads_get_caches_of_their_own() -> None:
 
 
 # ---- generation ------------------------------------------------------------------------------------------------------
-def answer(model: SharedTransformer[Any], prompt: Sequence[int], **params: Any) -> GenerationResult:
-    return generate(TokenStream(model, prompt, SamplingParams(**params), frozenset()), ByteDecoder(), 0.0)
-
-
-def test_only_what_is_new_is_read_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeTransformer(random_logits)
-    model = SharedTransformer(fake)
-    first = answer(model, range(20), max_tokens=5)
+def test_only_what_is_new_is_computed_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(FakeBackend(random_logits))
+    first = generated(engine, range(20), max_tokens=5)
     turn = [*range(20), *first.token_ids, 7, 8]
-    expected = answer(SharedTransformer(FakeTransformer(random_logits)), turn, max_tokens=1)
-    monkeypatch.setattr("bitnet_numba.generate.token_stream.time.perf_counter", iter([0.0, 0.5]).__next__)
-    second = answer(model, turn, max_tokens=1)
-    assert (first.cached_tokens, second.cached_tokens) == (0, 24)  # the last token given out is not read
+    expected = generated(Engine(FakeBackend(random_logits)), turn, max_tokens=1)
+    monkeypatch.setattr(engine_module.time, "perf_counter", iter([0.0, 0.5]).__next__)
+    second = generated(engine, turn, max_tokens=1)
+    assert (first.cached_tokens, second.cached_tokens) == (0, 24)  # the last token emitted was not run
     assert (second.prompt_tokens, second.prompt_tps) == (27, 3 / 0.5)
     assert second.token_ids == expected.token_ids
 
 
-def test_nothing_is_kept_where_nothing_shall_be() -> None:
-    model = SharedTransformer(FakeTransformer(random_logits), kept_prefixes=0)
-    assert [answer(model, range(20), max_tokens=2).cached_tokens for _ in range(2)] == [0, 0]
+def test_an_engine_without_prefix_cache_keeps_nothing() -> None:
+    engine = Engine(FakeBackend(random_logits), cached_prefixes=0)
+    assert [generated(engine, range(20), max_tokens=2).cached_tokens for _ in range(2)] == [0, 0]
     for bad in (-1, 65, True, 2.0):
         with pytest.raises(ParameterError, match=r"^kept_prefixes is .*, expected a whole number from 0 to 64"):
             bitnet_numba.load("demo", kept_prefixes=bad)
 
 
-def test_an_abandoned_stream_is_kept_and_a_failed_one_is_not() -> None:
-    model = SharedTransformer(FakeTransformer(random_logits))
-    tokens = iter(TokenStream(model, range(20), SamplingParams(), frozenset()))
-    given_out = [next(tokens).id for _ in range(4)]
-    del tokens
-    gc.collect()
-    assert answer(model, [*range(20), *given_out], max_tokens=1).cached_tokens == 23
-
+def test_a_stream_that_failed_is_not_cached() -> None:
     def damaged(tokens: Sequence[int]) -> Any:
         return np.full(260, np.nan, np.float32) if len(tokens) > 22 else random_logits(tokens)
 
-    model = SharedTransformer(FakeTransformer(damaged))
+    engine = Engine(FakeBackend(damaged))
     with pytest.raises(BitNetError, match="not finite"):
-        answer(model, range(20))
-    assert answer(model, range(20), max_tokens=1).cached_tokens == 0
+        list(engine.stream(sequence_of(engine, range(20))))
+    assert generated(engine, range(20), max_tokens=1).cached_tokens == 0
 
 
 @pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[KVType], SharedTransformer[Any]]]:
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[KVType], Engine]]:
     path = toy_model(vocab_size=301, max_seq_len=700).gguf().write(tmp_path_factory.mktemp("toys") / "toy.gguf")
-    models = {kind: SharedTransformer(transformer(path, kv_type=kind)) for kind in ("f16", "f32", "int8")}
-    yield models.__getitem__
-    for model in models.values():
-        model.close()
+    engines = {kind: Engine(cpu_backend(path, kv_type=kind)) for kind in ("f16", "f32", "int8")}
+    yield engines.__getitem__
+    for engine in engines.values():
+        engine.close()
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
 @given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.sampled_from([8, 250, 256, 257, 300]), max_size=4))
 def test_logits_are_those_of_a_fresh_cache(
-    toys: Callable[[KVType], SharedTransformer[Any]], kv_type: KVType, seed: int, lengths: list[int]
+    toys: Callable[[KVType], Engine], kv_type: KVType, seed: int, lengths: list[int]
 ) -> None:
-    model = toys(kv_type)
+    engine = toys(kv_type)
     rng = np.random.default_rng(seed)
     trunk = rng.integers(0, 301, 300).tolist()
     for length in lengths:
         prompt = trunk[:length] + rng.integers(0, 301, 3).tolist()
-        result = answer(model, prompt, max_tokens=6, logprobs=4)
-        read = [*prompt, *result.token_ids[:-1]]
-        fresh = answer_without_prefixes(model, read, len(prompt))
-        assert [entry.top[0] for entry in result.logprobs or ()] == fresh
-        trunk[: len(read)] = read
-
-
-def answer_without_prefixes(model: SharedTransformer[Any], read: list[int], n_prompt: int) -> list[tuple[int, float]]:
-    """The likeliest token and its log probability where tokens were chosen, all read at once into an empty cache."""
-    work = TokenStream(model, [0], SamplingParams(), frozenset()).work
-    logits = model.forward(np.asarray(read, np.int32), model.new_cache(len(read)), work, "all")[n_prompt - 1 :]
-    sampler = Sampler(SamplingParams(logprobs=1), (), 301)
-    entries = [sampler.pick(row).logprob for row in logits]
-    return [entry.top[0] for entry in entries if entry is not None]
+        result = generated(engine, prompt, max_tokens=6, logprobs=20)
+        tokens = [*prompt, *result.token_ids[:-1]]
+        logits = engine.logits(np.array(tokens, np.int32), 1000)[len(prompt) - 1 :]
+        for entry, row in zip(result.logprobs or (), logits, strict=True):
+            # the same logits in the same order, less the same logarithm
+            ids = np.argsort(-row, kind="stable")[:20]
+            assert [token_id for token_id, _ in entry.top] == ids.tolist()
+            offsets = {np.float64(logprob) - np.float64(row[token_id]) for token_id, logprob in entry.top}
+            assert max(offsets) - min(offsets) < 1e-12
+        trunk[: len(tokens)] = tokens
 
 
 # ---- the embedded model ----------------------------------------------------------------------------------------------

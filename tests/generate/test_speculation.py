@@ -1,4 +1,4 @@
-"""Tokens that are proposed and checked together: never another result than one token a step gives."""
+"""Prompt-lookup speculation: draft tokens never change the result that one token a step gives."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,14 +14,21 @@ from bitnet_numba import LanguageModel
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
 from bitnet_numba.backends.cpu.forward.arrays import SCREENED_TOKENS
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.generate.generate import generate, generate_together, stream
+from bitnet_numba.generate import engine as engine_module
+from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampling_params import MOST_PROPOSED, SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.speculation import LONGEST_MATCH, PromptLookup
-from bitnet_numba.generate.token_stream import TokenStream
-from tests.generate.fakes import CONTEXT, EOS, VOCAB_SIZE, ByteDecoder, FakeTransformer, always_answering
-from tests.generate.running import transformer
+from bitnet_numba.generate.sampling_params import MOST_PROPOSED
+from bitnet_numba.generate.speculation import MAX_NGRAM, PromptLookup
+from tests.generate.fake_backend import (
+    CONTEXT,
+    EOS,
+    VOCAB_SIZE,
+    FakeBackend,
+    always_answering,
+    generated,
+    sequence_of,
+)
+from tests.generate.running import cpu_backend
 from tests.tiny import toy_model
 
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -46,12 +53,6 @@ SAMPLING = st.fixed_dictionaries(
 OBSERVED = ("text", "token_ids", "finish_reason", "logprobs", "generation_tokens", "prompt_tokens")
 
 
-def result_of(
-    model: SharedTransformer[Any], prompt: Sequence[int], eos_ids: frozenset[int] = frozenset(), **params: Any
-) -> GenerationResult:
-    return generate(TokenStream(model, prompt, SamplingParams(**params), eos_ids), ByteDecoder(), 0.0)
-
-
 def observed(result: GenerationResult) -> dict[str, Any]:
     return {name: getattr(result, name) for name in OBSERVED}
 
@@ -59,8 +60,8 @@ def observed(result: GenerationResult) -> dict[str, Any]:
 # ---- proposals -------------------------------------------------------------------------------------------------------
 @given(text=TEXTS, most=st.integers(1, MOST_PROPOSED))
 def test_what_followed_the_longest_known_end_is_proposed(text: list[int], most: int) -> None:
-    guess = PromptLookup(MOST_PROPOSED, text).propose(most)
-    for length in range(min(LONGEST_MATCH, len(text) - 1), 0, -1):
+    guess = PromptLookup(MOST_PROPOSED, text).draft(most)
+    for length in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
         ends = [i for i in range(length, len(text)) if text[i - length : i] == text[-length:]]
         if ends:
             following = list(text[ends[-1] :])
@@ -75,27 +76,27 @@ def test_what_followed_the_longest_known_end_is_proposed(text: list[int], most: 
 def test_tokens_that_come_later_are_looked_up_too(text: list[int], more: list[int]) -> None:
     lookup = PromptLookup(MOST_PROPOSED, text)
     for token_id in more:
-        assert lookup.refuted(token_id) == 0
-    assert lookup.propose(9) == PromptLookup(MOST_PROPOSED, text + more).propose(9)
+        assert lookup.verify(token_id) == 0
+    assert lookup.draft(9) == PromptLookup(MOST_PROPOSED, text + more).draft(9)
 
 
 def test_wrong_tokens_are_counted_and_guesses_go_with_luck() -> None:
     lookup = PromptLookup(8, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1])
-    assert lookup.propose(15) == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert [lookup.refuted(token) for token in (2, 3, 0)] == [0, 0, 6]
-    assert (lookup.proposed_tokens, lookup.accepted_tokens) == (8, 2)
-    assert lookup.propose(15) == []
-    assert lookup.refuted(4) == 0
-    assert lookup.propose(15) == [5, 6, 7]
-    assert [lookup.refuted(token) for token in (5, 6, 7, 8)] == [0, 0, 0, 0]
-    assert len(lookup.propose(15)) == 6
-    assert (lookup.proposed_tokens, lookup.accepted_tokens) == (17, 5)
+    assert lookup.draft(15) == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert [lookup.verify(token) for token in (2, 3, 0)] == [0, 0, 6]
+    assert (lookup.draft_tokens, lookup.accepted_tokens) == (8, 2)
+    assert lookup.draft(15) == []
+    assert lookup.verify(4) == 0
+    assert lookup.draft(15) == [5, 6, 7]
+    assert [lookup.verify(token) for token in (5, 6, 7, 8)] == [0, 0, 0, 0]
+    assert len(lookup.draft(15)) == 6
+    assert (lookup.draft_tokens, lookup.accepted_tokens) == (17, 5)
 
 
 def test_switched_off_it_proposes_nothing() -> None:
     lookup = PromptLookup(0, [1, 1, 1])
-    assert lookup.propose(5) == []
-    assert lookup.refuted(1) == 0
+    assert lookup.draft(5) == []
+    assert lookup.verify(1) == 0
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -113,21 +114,21 @@ def test_the_result_is_that_of_one_token_a_step(
     prompt: list[int], lookup: int, sampling: dict[str, Any], max_context: int
 ) -> None:
     def run(**more: Any) -> GenerationResult:
-        model = SharedTransformer(FakeTransformer(repeating_logits), max_context)
-        return result_of(model, prompt, frozenset({EOS}), **sampling, **more)
+        model = Engine(FakeBackend(repeating_logits, max_context))
+        return generated(model, prompt, frozenset({EOS}), **sampling, **more)
 
     plain, proposed = run(), run(lookup=lookup)
     assert observed(proposed) == observed(plain)
-    assert plain.proposed_tokens == 0
-    assert proposed.accepted_tokens <= min(proposed.proposed_tokens, proposed.generation_tokens)
+    assert plain.draft_tokens == 0
+    assert proposed.accepted_tokens <= min(proposed.draft_tokens, proposed.generation_tokens)
 
 
 @given(sampling=SAMPLING, lookup=LOOKUPS)
 def test_what_is_kept_is_what_was_given_out(sampling: dict[str, Any], lookup: int) -> None:
-    fake = FakeTransformer(repeating_logits)
-    model = SharedTransformer(fake)
+    fake = FakeBackend(repeating_logits)
+    model = Engine(fake)
     prompt = [97, 98] * 6
-    first = result_of(model, prompt, frozenset({EOS}), **sampling, lookup=lookup)
+    first = generated(model, prompt, frozenset({EOS}), **sampling, lookup=lookup)
     kept = fake.caches[0].tokens
     assert kept == [*prompt, *first.token_ids][: len(kept)]
     assert len(kept) >= len(prompt) + len(first.token_ids) - 1 - bool(sampling["stop"])
@@ -135,21 +136,21 @@ def test_what_is_kept_is_what_was_given_out(sampling: dict[str, Any], lookup: in
 
 def test_several_tokens_come_of_one_step() -> None:
     text = list(b"abcdefgh" * 4)
-    fake = FakeTransformer(always_answering(text, 16))
-    result = result_of(SharedTransformer(fake), text[:16], frozenset({EOS}), lookup=7)
+    fake = FakeBackend(always_answering(text, 16))
+    result = generated(Engine(fake), text[:16], frozenset({EOS}), lookup=7)
     assert result.text == "abcdefgh" * 4
-    assert (result.proposed_tokens, result.accepted_tokens) == (28, 28)
+    assert (result.draft_tokens, result.accepted_tokens) == (28, 28)
     assert sum(result.kernels.values()) == 1 + 4  # 1 + 3 * (7 + 1) + 7 tokens, and the end
     assert result.generation_tps > 0
 
 
 def test_all_tokens_of_the_steps_after_the_first_are_counted_in_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = SharedTransformer(FakeTransformer(always_answering(list(b"abababab"), 4)))
+    model = Engine(FakeBackend(always_answering(list(b"abababab"), 4)))
     ticks = iter(0.5 * i for i in range(100))
-    monkeypatch.setattr("bitnet_numba.generate.token_stream.time.perf_counter", lambda: next(ticks))
-    result = result_of(model, list(b"abab"), max_tokens=8, lookup=3)
+    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: next(ticks))
+    result = generated(model, list(b"abab"), max_tokens=8, lookup=3)
     assert result.first_token_ms == 500
-    assert result.generation_tps == 2  # half a second for each choice, with the steps among them
+    assert result.generation_tps == 7  # two steps of half a second gave the other seven
 
 
 def test_damage_in_what_was_proposed_in_vain_is_none() -> None:
@@ -161,7 +162,7 @@ def test_damage_in_what_was_proposed_in_vain_is_none() -> None:
                 return np.full(VOCAB_SIZE, np.nan, np.float32)
             return always_answering(token_ids, 8)(tokens)
 
-        return result_of(SharedTransformer(FakeTransformer(logits_of)), prompt, max_tokens=3, lookup=4)
+        return generated(Engine(FakeBackend(logits_of)), prompt, max_tokens=3, lookup=4)
 
     assert answer(1, 9, 9).token_ids == [1, 9, 9]
     with pytest.raises(BitNetError, match="not finite"):
@@ -170,9 +171,9 @@ def test_damage_in_what_was_proposed_in_vain_is_none() -> None:
 
 def test_text_comes_piece_by_piece_as_before() -> None:
     text = list(b"abcd" * 5)
-    model = SharedTransformer(FakeTransformer(always_answering(text, 8)))
-    tokens = TokenStream(model, text[:8], SamplingParams(lookup=15), frozenset({EOS}))
-    assert [chunk.text for chunk in stream(tokens, ByteDecoder(), 0.0)] == [*"abcd" * 5, ""]
+    model = Engine(FakeBackend(always_answering(text, 8)))
+    sequence = sequence_of(model, text[:8], frozenset({EOS}), lookup=15)
+    assert [chunk.text for chunk in model.stream(sequence)] == [*"abcd" * 5, ""]
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -181,20 +182,18 @@ def test_as_many_are_proposed_as_the_head_screens_with_the_token_before() -> Non
 
 
 @pytest.fixture(scope="module", params=HEAD_TYPES)
-def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedTransformer[Any]]:
+def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     path = toy_model(max_seq_len=300).gguf().write(tmp_path_factory.mktemp("toy") / "toy.gguf")
-    model = SharedTransformer(transformer(path, head=request.param, kv_type="int8"))
+    model = Engine(cpu_backend(path, head=request.param, kv_type="int8"))
     yield model
     model.close()
 
 
 @given(sampling=SAMPLING, lookup=LOOKUPS, seed=SEEDS, n_prompt=st.sampled_from([3, 20, 250, 290]))
-def test_a_model_says_the_same(
-    toy: SharedTransformer[Any], sampling: dict[str, Any], lookup: int, seed: int, n_prompt: int
-) -> None:
+def test_a_model_says_the_same(toy: Engine, sampling: dict[str, Any], lookup: int, seed: int, n_prompt: int) -> None:
     rng = np.random.default_rng(seed)
     prompt = np.resize(rng.integers(0, 64, min(9, n_prompt)), n_prompt).tolist()
-    plain, proposed = (result_of(toy, prompt, **sampling, lookup=most) for most in (0, lookup))
+    plain, proposed = (generated(toy, prompt, **sampling, lookup=most) for most in (0, lookup))
     assert observed(proposed) == observed(plain)
 
 
@@ -205,14 +204,13 @@ def test_a_model_says_the_same(
     lengths=st.lists(st.sampled_from([3, 20, 290]), min_size=2, max_size=4),
 )
 def test_sequences_whose_steps_are_shared_say_the_same(
-    toy: SharedTransformer[Any], sampling: dict[str, Any], lookup: int, seed: int, lengths: list[int]
+    toy: Engine, sampling: dict[str, Any], lookup: int, seed: int, lengths: list[int]
 ) -> None:
     rng = np.random.default_rng(seed)
     prompts = [np.resize(rng.integers(0, 64, min(9, length)), length).tolist() for length in lengths]
-    plain = [result_of(toy, prompt, **sampling) for prompt in prompts]
-    params = SamplingParams(**sampling, lookup=lookup)
-    streams = [(TokenStream(toy, prompt, params, frozenset[int]()), ByteDecoder(), 0.0) for prompt in prompts]
-    assert [observed(result) for result in generate_together(streams)] == [observed(result) for result in plain]
+    plain = [generated(toy, prompt, **sampling) for prompt in prompts]
+    together = toy.generate([sequence_of(toy, prompt, **sampling, lookup=lookup) for prompt in prompts])
+    assert [observed(result) for result in together] == [observed(result) for result in plain]
 
 
 STORY = "Max is a big dog. Max likes to play. Max is a big dog. Max likes"

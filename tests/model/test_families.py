@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.model.config import RopeScaling
-from tests.generate.running import logits_of, transformer
+from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import ToyModel, toy_model
 from tests.tiny_files import END, replaced
 
@@ -37,7 +37,7 @@ def agrees(model: ToyModel, path: Path, kv_type: KVType = "f16", exact_positions
     activations of three tokens no rounding of these seeds lies so near.
     """
     tokens = model.tokens(24)
-    logits, expected = logits_of(transformer(path, kv_type=kv_type), tokens), model.reference().logits(tokens, kv_type)
+    logits, expected = logits_of(cpu_backend(path, kv_type=kv_type), tokens), model.reference().logits(tokens, kv_type)
     difference = np.abs(logits[:exact_positions] - expected[:exact_positions])
     assert difference.max(initial=0) <= 1e-5 * expected.std()
     assert np.corrcoef(logits.reshape(-1), expected.reshape(-1))[0, 1] >= 0.9995
@@ -162,8 +162,8 @@ def test_both_formats_give_the_same_bits(architecture: str, scaling: RopeScaling
     """GGUF has llama's q and k rows in another order, and Llama 3's scaling in a tensor: the logits are the same."""
     model = toy_model(architecture, rope_scaling=scaling, embedding_type=TensorType.BF16, **BLOCKS)
     tokens = model.tokens(40)
-    gguf = logits_of(transformer(model.gguf().write(tmp_path / "toy.gguf")), tokens)
-    directory = logits_of(transformer(model.checkpoint().write(tmp_path / "toy")), tokens)
+    gguf = logits_of(cpu_backend(model.gguf().write(tmp_path / "toy.gguf")), tokens)
+    directory = logits_of(cpu_backend(model.checkpoint().write(tmp_path / "toy")), tokens)
     if scaling is LLAMA3:  # the factors of the tensor are float32
         assert np.corrcoef(gguf.reshape(-1), directory.reshape(-1))[0, 1] >= 0.9995
     else:
@@ -177,8 +177,8 @@ def test_rope_scaling_changes_logits(scaling: RopeScaling, tmp_path: Path) -> No
     """What the test above could not see: both sides ignoring the scaling."""
     scaled, plain = (toy_model("llama", rope_scaling=kind, **BLOCKS) for kind in (scaling, None))
     tokens = plain.tokens(40)
-    of_scaled = logits_of(transformer(scaled.gguf().write(tmp_path / "scaled.gguf")), tokens)
-    of_plain = logits_of(transformer(plain.gguf().write(tmp_path / "plain.gguf")), tokens)
+    of_scaled = logits_of(cpu_backend(scaled.gguf().write(tmp_path / "scaled.gguf")), tokens)
+    of_plain = logits_of(cpu_backend(plain.gguf().write(tmp_path / "plain.gguf")), tokens)
     assert np.corrcoef(of_scaled[20:].reshape(-1), of_plain[20:].reshape(-1))[0, 1] < 0.99
 
 
@@ -190,6 +190,6 @@ def test_extreme_values_stay_finite(tmp_path: Path) -> None:
     model.embedding.values[END] = 0
     model.embedding.data.view(np.float16).reshape(model.embedding.values.shape)[END] = 0
     tokens = np.array([END, 5, END, 7], np.int32)
-    logits = logits_of(transformer(model.gguf().write(tmp_path / "toy.gguf")), tokens)
+    logits = logits_of(cpu_backend(model.gguf().write(tmp_path / "toy.gguf")), tokens)
     assert np.isfinite(logits).all()
     assert np.abs(logits - model.reference().logits(tokens)).max() <= 1e-5 * logits.std()

@@ -1,6 +1,5 @@
-"""Tokens, streams of text and results, on a transformer whose answers are known."""
+"""Tokens, streams of text and results, on a backend whose answers are known."""
 
-import gc
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -11,16 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.jit import counted
-from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
-from bitnet_numba.generate import peak_memory, token_stream
-from bitnet_numba.generate.generate import generate, stream
+from bitnet_numba.errors import ResourceError
+from bitnet_numba.generate import engine as engine_module
+from bitnet_numba.generate import peak_memory
+from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.peak_memory import peak_memory_mb
-from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampling_params import SamplingParams
-from bitnet_numba.generate.shared import SharedTransformer
-from bitnet_numba.generate.token_stream import TokenStream
-from tests.generate.fakes import (
+from bitnet_numba.generate.result import Chunk, GenerationResult
+from tests.generate.fake_backend import (
     CONTEXT,
     EOS,
     GEMM,
@@ -28,81 +24,88 @@ from tests.generate.fakes import (
     TURN_END,
     VOCAB_SIZE,
     ByteTokenizer,
-    FakeTransformer,
+    FakeBackend,
     always_answering,
+    generated,
     random_logits,
+    sequence_of,
 )
 
 PROMPT = [1, 2, 3]
 
 
-def tokens_of(answer: str | Sequence[int], prompt: Sequence[int] = PROMPT, **params: Any) -> TokenStream[Any]:
+def engine_that_says(answer: str | Sequence[int], prompt: Sequence[int] = PROMPT) -> Engine:
     ids = list(answer.encode()) if isinstance(answer, str) else answer
-    transformer = FakeTransformer(always_answering(ids, len(prompt)))
-    return TokenStream(SharedTransformer(transformer), prompt, SamplingParams(**params), ByteTokenizer.eos_ids)
+    return Engine(FakeBackend(always_answering(ids, len(prompt))), load_ms=12.5)
+
+
+def result_of(answer: str | Sequence[int], prompt: Sequence[int] = PROMPT, **params: Any) -> GenerationResult:
+    return generated(engine_that_says(answer, prompt), prompt, ByteTokenizer.eos_ids, **params)
+
+
+def chunks_of(answer: str | Sequence[int], **params: Any) -> list[Chunk]:
+    engine = engine_that_says(answer)
+    return list(engine.stream(sequence_of(engine, PROMPT, ByteTokenizer.eos_ids, **params)))
 
 
 def pieces_of(answer: str | Sequence[int], **params: Any) -> list[str]:
-    return [chunk.text for chunk in stream(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 0.0)]
-
-
-def result_of(answer: str | Sequence[int], **params: Any) -> GenerationResult:
-    return generate(tokens_of(answer, **params), ByteTokenizer().stream_decoder(), 12.5)
+    return [chunk.text for chunk in chunks_of(answer, **params)]
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------------------
 def test_tokens_end_before_an_end_of_sequence_token() -> None:
     for end in (EOS, TURN_END):
-        tokens = tokens_of([65, 66, end, 67])
-        assert [token.id for token in tokens] == [65, 66] == tokens.token_ids
-        assert tokens.finish_reason == "stop"
+        result = result_of([65, 66, end, 67])
+        assert result.token_ids == [65, 66]
+        assert result.finish_reason == "stop"
 
 
 def test_tokens_end_at_max_tokens() -> None:
-    tokens = tokens_of("abcdef", max_tokens=4)
-    assert bytes(token.id for token in tokens) == b"abcd"
-    assert tokens.finish_reason == "length"
+    result = result_of("abcdef", max_tokens=4)
+    assert bytes(result.token_ids) == b"abcd"
+    assert result.finish_reason == "length"
 
 
 def test_ends_of_sequence_can_be_ignored() -> None:
-    tokens = tokens_of([65, EOS, 66], max_tokens=5, ignore_eos=True)
-    assert [token.id for token in tokens] == [65, EOS, 66, EOS, EOS]
-    assert tokens.finish_reason == "length"
+    result = result_of([65, EOS, 66], max_tokens=5, ignore_eos=True)
+    assert result.token_ids == [65, EOS, 66, EOS, EOS]
+    assert result.finish_reason == "length"
 
 
 @pytest.mark.parametrize("prompt_tokens", [1, CONTEXT - 5, CONTEXT])
 def test_a_full_context_ends_the_tokens(prompt_tokens: int) -> None:
-    tokens = tokens_of([65] * 1000, prompt=[1] * prompt_tokens, max_tokens=10**9)
-    assert len(list(tokens)) == CONTEXT - prompt_tokens + 1  # the last token is not read, so it needs no place
-    assert tokens.finish_reason == "length"
+    result = result_of([65] * 1000, prompt=[1] * prompt_tokens, max_tokens=10**9)
+    assert result.generation_tokens == CONTEXT - prompt_tokens + 1  # the last token is not run: it needs no position
+    assert result.finish_reason == "length"
 
 
 def test_refuses_a_prompt_that_does_not_fit_with_both_numbers() -> None:
     with pytest.raises(ResourceError, match=r"the prompt has 65 tokens, the context holds 64: shorten it$"):
-        tokens_of("a", prompt=[1] * (CONTEXT + 1))
+        result_of("a", prompt=[1] * (CONTEXT + 1))
 
 
 @pytest.mark.parametrize(("max_tokens", "capacity"), [(1, 3), (5, 7), (CONTEXT, CONTEXT), (10**9, CONTEXT)])
-def test_the_cache_is_made_for_what_is_asked(max_tokens: int, capacity: int) -> None:
-    transformer = FakeTransformer(random_logits)
-    TokenStream(SharedTransformer(transformer), PROMPT, SamplingParams(max_tokens=max_tokens), frozenset())
-    assert [cache.capacity for cache in transformer.caches] == [capacity]
+def test_the_cache_is_made_for_the_tokens_requested(max_tokens: int, capacity: int) -> None:
+    backend = FakeBackend(random_logits)
+    sequence_of(Engine(backend), PROMPT, max_tokens=max_tokens)
+    assert [cache.capacity for cache in backend.caches] == [capacity]
 
 
-def test_nothing_is_read_before_it_is_needed() -> None:
-    tokens = tokens_of("abc", max_tokens=2)
-    assert tokens.step_seconds == []
-    assert [(token.id, len(tokens.step_seconds)) for token in tokens] == [(97, 1), (98, 2)]
+def test_no_step_runs_before_its_token_is_needed() -> None:
+    backend = FakeBackend(random_logits)
+    engine = Engine(backend)
+    chunks = engine.stream(sequence_of(engine, PROMPT, max_tokens=2))
+    assert backend.steps == []
+    assert [len(backend.steps) for _ in chunks] == [1, 2]
 
 
 def test_logprobs_stand_beside_their_tokens() -> None:
-    tokens = tokens_of([65, 66, EOS], logprobs=2)
-    list(tokens)
-    assert tokens.logprobs is not None
-    assert [entry.token_id for entry in tokens.logprobs] == [65, 66]
-    assert [entry.top[0][0] for entry in tokens.logprobs] == [65, 66]
+    result = result_of([65, 66, EOS], logprobs=2)
+    assert result.logprobs is not None
+    assert [entry.token_id for entry in result.logprobs] == [65, 66]
+    assert [entry.top[0][0] for entry in result.logprobs] == [65, 66]
     # one logit of 5 among zeros
-    assert tokens.logprobs[0].logprob == pytest.approx(5 - np.log(np.exp(5) + VOCAB_SIZE - 1), abs=1e-5)
+    assert result.logprobs[0].logprob == pytest.approx(5 - np.log(np.exp(5) + VOCAB_SIZE - 1), abs=1e-5)
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ def test_a_stop_string_cut_short_by_the_limit_is_text() -> None:
 
 
 def test_chunks_share_out_tokens_and_logprobs() -> None:
-    chunks = list(stream(tokens_of("é<x>é", stop=["<y>"], logprobs=0), ByteTokenizer().stream_decoder(), 0.0))
+    chunks = chunks_of("é<x>é", stop=["<y>"], logprobs=0)
     assert [(chunk.text, bytes(chunk.token_ids).decode()) for chunk in chunks] == [
         ("é", "é"),
         ("<x", "<x"),
@@ -150,7 +153,7 @@ def test_chunks_share_out_tokens_and_logprobs() -> None:
 # ---- result ----------------------------------------------------------------------------------------------------------
 def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.5, 10.0, 10.1, 20.0, 20.1, 30.0, 30.2])  # what passes between steps must not count
-    monkeypatch.setattr(token_stream.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: next(ticks))
     result = result_of("abc", logprobs=None)
     observed = result.to_dict()
     assert observed.pop("peak_memory_mb") > 0
@@ -169,9 +172,9 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "kernels": {GEMM: 1, GEMV: 3},
         "threads": 2,
         "isa": "fake",
-        "head": "f16",
+        "head": "full",
         "rescored_rows": 0,
-        "proposed_tokens": 0,
+        "draft_tokens": 0,
         "accepted_tokens": 0,
     }
 
@@ -203,7 +206,7 @@ def test_the_result_is_json() -> None:
         "isa",
         "head",
         "rescored_rows",
-        "proposed_tokens",
+        "draft_tokens",
         "accepted_tokens",
     ]
     assert parsed["logprobs"][0]["token_id"] == 97
@@ -232,58 +235,3 @@ def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["freebsd"] is not None
     assert told["freebsd"] >= 0.9 * linux  # the kernel counts its two figures in batches
     assert told["darwin"] == pytest.approx(told["freebsd"] / 1024, rel=0.01)  # bytes there, kibibytes here
-
-
-# ---- one transformer for many ----------------------------------------------------------------------------------------
-def test_streams_side_by_side_do_not_see_each_other() -> None:
-    shared = SharedTransformer(FakeTransformer(random_logits))
-    prompts = ([1, 2], [3, 4, 5])
-    params = SamplingParams(max_tokens=10)
-    alone = [list(TokenStream(shared, prompt, params, frozenset())) for prompt in prompts]
-    first, second = (TokenStream(shared, prompt, params, frozenset()) for prompt in prompts)
-    together = list(zip(first, second, strict=True))
-    assert [list(column) for column in zip(*together, strict=True)] == alone
-    assert counted(first.work.calls) == counted(second.work.calls) == {GEMM: 1, GEMV: 9}
-
-
-def test_a_stream_left_early_leaves_the_transformer_usable() -> None:
-    shared = SharedTransformer(FakeTransformer(random_logits))
-    params = SamplingParams(max_tokens=10)
-    whole = list(TokenStream(shared, PROMPT, params, frozenset()))
-    chunks = stream(TokenStream(shared, PROMPT, params, frozenset()), ByteTokenizer().stream_decoder(), 0.0)
-    next(chunks)
-    del chunks
-    gc.collect()
-    assert list(TokenStream(shared, PROMPT, params, frozenset())) == whole
-
-
-def test_an_interrupted_step_leaves_the_transformer_usable() -> None:
-    def interrupted(tokens: Sequence[int]) -> Any:
-        if 3 in tokens:
-            raise KeyboardInterrupt
-        return random_logits(tokens)
-
-    shared = SharedTransformer(FakeTransformer(interrupted))
-    with pytest.raises(KeyboardInterrupt):
-        list(TokenStream(shared, [3], SamplingParams(), frozenset()))
-    assert len(list(TokenStream(shared, [4], SamplingParams(max_tokens=2), frozenset()))) == 2
-
-
-def test_a_closed_transformer_refuses() -> None:
-    transformer = FakeTransformer(random_logits)
-    shared = SharedTransformer(transformer)
-    tokens = iter(TokenStream(shared, PROMPT, SamplingParams(), frozenset()))
-    next(tokens)
-    shared.close()
-    shared.close()
-    assert transformer.closed == 1
-    with pytest.raises(BitNetError, match="the model was closed: load it again"):
-        next(tokens)
-    with pytest.raises(BitNetError, match="closed"):
-        shared.new_cache(1)
-
-
-@pytest.mark.parametrize("max_context", [0, -1, CONTEXT + 1])
-def test_refuses_a_context_that_the_model_was_not_made_for(max_context: int) -> None:
-    with pytest.raises(ParameterError, match=f"max_context={max_context}: expected 1 to 64"):
-        SharedTransformer(FakeTransformer(random_logits), max_context)

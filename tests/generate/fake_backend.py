@@ -1,0 +1,256 @@
+"""A backend and a tokenizer of a few lines, which follow the protocols of the real ones."""
+
+import codecs
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitnet_numba.backends.protocol import Candidates, TokenChunk
+from bitnet_numba.generate.engine import Engine
+from bitnet_numba.generate.language_model import LanguageModel
+from bitnet_numba.generate.result import GenerationResult
+from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.generate.sequence import Sequence as RunningSequence
+
+BOS, EOS, TURN_END = 256, 257, 258
+VOCAB_SIZE = 260
+CONTEXT = 64
+GEMV, GEMM, SOFTMAX = KERNEL_NAMES = ("fake_gemv", "fake_gemm", "fake_softmax")
+
+Floats = NDArray[np.float32]
+LogitsOf = Callable[[Sequence[int]], Floats]
+
+
+# ---- text ------------------------------------------------------------------------------------------------------------
+class ByteTokenizer:
+    """A token for each byte, and three special ones."""
+
+    eos_ids = frozenset({EOS, TURN_END})
+
+    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        parts = text.split("<end>") if parse_special else [text]
+        ids = [BOS] if add_bos else []
+        for i, part in enumerate(parts):
+            ids += [TURN_END] * (i > 0) + list(part.encode())
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        return bytes(token_id for token_id in ids if token_id < 256).decode(errors="replace")
+
+    def stream_decoder(self) -> "ByteDecoder":
+        return ByteDecoder()
+
+
+class ByteDecoder:
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(bytes([token_id])) if token_id < 256 else ""
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+# ---- the backend -----------------------------------------------------------------------------------------------------
+@dataclass
+class FakeCache:
+    """Remembers the tokens themselves, and refuses more than it was made for."""
+
+    capacity: int
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def pages(self) -> list[Any]:
+        return [self]
+
+    def truncate(self, length: int) -> None:
+        assert 0 <= length <= len(self.tokens)
+        del self.tokens[length:]
+
+    def resize(self, capacity: int) -> None:
+        assert capacity >= len(self.tokens)
+        self.capacity = capacity
+
+    def fork(self, capacity: int, length: int) -> "FakeCache":
+        return FakeCache(capacity, self.tokens[:length])
+
+
+class FakeBackend:
+    """Logits are a function of the tokens so far; notes its steps, and can be held up before one.
+
+    Attributes
+    ----------
+    steps : list of list of int
+        Number of tokens of each chunk of each step.
+    may_begin, has_begun : threading.Event
+        A step waits for the first one, and sets the second one when it begins.
+    """
+
+    threads = 2
+    isa = "fake"
+    head = "full"
+    kernel_names = KERNEL_NAMES
+
+    def __init__(self, logits_of: LogitsOf, max_context: int = CONTEXT) -> None:
+        self.config = SimpleNamespace(vocab_size=VOCAB_SIZE, max_seq_len=max(CONTEXT, max_context))
+        self.max_context = max_context
+        self.caches: list[FakeCache] = []
+        self.steps: list[list[int]] = []
+        self.may_begin, self.has_begun = threading.Event(), threading.Event()
+        self.may_begin.set()
+        self.closed = 0
+        self._counts = np.zeros(len(KERNEL_NAMES), np.int64)
+        self._logits_of = logits_of
+
+    def new_cache(self, capacity: int) -> FakeCache:
+        self.caches.append(FakeCache(capacity))
+        return self.caches[-1]
+
+    def forward(self, chunks: Sequence[TokenChunk[FakeCache]]) -> list[list[Candidates]]:
+        self.steps.append([chunk.tokens.size for chunk in chunks])
+        self.has_begun.set()
+        assert self.may_begin.wait(60)
+        for tokens, cache, _, _ in chunks:
+            if tokens.dtype != np.int32 or tokens.ndim != 1 or cache.length + tokens.size > cache.capacity:
+                raise ValueError(f"{tokens.dtype}{tokens.shape} do not fit {cache}")
+        rows = [self._run(chunk) for chunk in chunks]
+        self._counts[KERNEL_NAMES.index(GEMM if sum(self.steps[-1]) > 1 else GEMV)] += 1
+        return rows
+
+    def _run(self, chunk: TokenChunk[FakeCache]) -> list[Candidates]:
+        rows = []
+        for index, token in enumerate(chunk.tokens.tolist()):
+            chunk.cache.tokens.append(token)
+            logits = self._logits_of(chunk.cache.tokens)
+            if index >= chunk.tokens.size - chunk.n_logits:
+                rows.append(Candidates(logits))
+        return rows
+
+    def counts(self) -> NDArray[np.int64]:
+        return self._counts.copy()
+
+    def softmax(self, logits: Floats, counts: NDArray[np.int64]) -> Floats:
+        counts[KERNEL_NAMES.index(SOFTMAX)] += 1
+        terms = np.exp(logits.astype(np.float64) - logits.max())
+        return (terms / terms.sum()).astype(np.float32)
+
+    def exp(self, x: Floats, counts: NDArray[np.int64]) -> Floats:
+        counts[KERNEL_NAMES.index(SOFTMAX)] += 1
+        return np.where(x >= -64, np.exp(x), 0).astype(np.float32)
+
+    def memory(self, prefix_pages: int) -> dict[str, Any]:
+        return {"prefix_pages": prefix_pages}
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def random_logits(tokens: Sequence[int]) -> Floats:
+    """Logits that look random, bytes of English letters being likelier than special tokens."""
+    rng = np.random.default_rng(list(tokens))
+    logits = rng.standard_normal(VOCAB_SIZE).astype(np.float32)
+    logits[97:123] += 4
+    return logits
+
+
+def always_answering(answer: Sequence[int], prompt_tokens: int) -> LogitsOf:
+    """Logits whose likeliest tokens are those of ``answer``, one after the other."""
+
+    def logits_of(tokens: Sequence[int]) -> Floats:
+        logits = np.zeros(VOCAB_SIZE, np.float32)
+        index = len(tokens) - prompt_tokens
+        logits[answer[index] if 0 <= index < len(answer) else EOS] = 5
+        return logits
+
+    return logits_of
+
+
+# ---- running it ------------------------------------------------------------------------------------------------------
+def sequence_of(
+    engine: Engine, prompt: Sequence[int], eos_ids: frozenset[int] = frozenset(), **params: Any
+) -> RunningSequence:
+    """A new sequence of an engine, whose text is its tokens' bytes."""
+    return engine.sequence(prompt, SamplingParams(**params), eos_ids=eos_ids, decoder=ByteDecoder())
+
+
+def generated(
+    engine: Engine, prompt: Sequence[int], eos_ids: frozenset[int] = frozenset(), **params: Any
+) -> GenerationResult:
+    """Run one sequence to its end."""
+    return engine.generate([sequence_of(engine, prompt, eos_ids, **params)])[0]
+
+
+def model_that_says(
+    answer: str | Sequence[int], prompt_tokens: int = 3, max_context: int = CONTEXT, **arguments: Any
+) -> LanguageModel:
+    """A model that answers prompts of ``prompt_tokens`` tokens with ``answer`` and an end-of-sequence token."""
+    ids = list(answer.encode()) if isinstance(answer, str) else list(answer)
+    return fake_model(FakeBackend(always_answering(ids, prompt_tokens), max_context), **arguments)
+
+
+def fake_model(backend: FakeBackend, cached_prefixes: int = 4, **arguments: Any) -> LanguageModel:
+    tokenizer = ByteTokenizer()
+
+    def encode_chat(messages: Sequence[dict[str, str]]) -> list[int]:
+        text = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
+        return tokenizer.encode(text)
+
+    engine = Engine(backend, cached_prefixes=cached_prefixes, load_ms=12.5)
+    return LanguageModel(engine, tokenizer, encode_chat, **arguments)
+
+
+class Asking:
+    """A thread that runs one sequence to its end.
+
+    Attributes
+    ----------
+    result : GenerationResult
+    failure : BaseException or None
+    """
+
+    result: GenerationResult
+
+    def __init__(self, engine: Engine, prompt: Sequence[int], **params: Any) -> None:
+        self.failure: BaseException | None = None
+        self.sequence = sequence_of(engine, prompt, **{"max_tokens": 1, **params})
+
+        def ask() -> None:
+            try:
+                self.result = engine.generate([self.sequence])[0]
+            except BaseException as failure:  # handed on
+                self.failure = failure
+
+        self._thread = threading.Thread(target=ask)
+        self._thread.start()
+
+    def wait(self) -> "Asking":
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self
+
+
+def held_up(backend: FakeBackend, engine: Engine) -> Asking:
+    """Begin a step that goes on until the backend may go on."""
+    backend.may_begin.clear()
+    first = Asking(engine, [1])
+    assert backend.has_begun.wait(60)
+    return first
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("nothing happened for a minute")
