@@ -39,7 +39,7 @@ def stderr_is_terminal() -> bool:
 def timings(result: "GenerationResult") -> str:
     """Return one line on how fast a generation was."""
     known = f" ({result.cached_tokens} known)" if result.cached_tokens else ""
-    guessed = f" ({result.accepted_tokens} of {result.draft_tokens} guessed)" if result.proposed_tokens else ""
+    guessed = f" ({result.accepted_tokens} of {result.draft_tokens} guessed)" if result.draft_tokens else ""
     return (
         f"prompt {result.prompt_tokens} tokens{known}, {result.prompt_tps:.1f} tokens/s"
         f" | answer {result.generation_tokens} tokens{guessed}, {result.generation_tps:.1f} tokens/s"
