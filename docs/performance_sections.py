@@ -1,4 +1,4 @@
-"""The sections of the performance page: what runs found, in tables, each with its command and date."""
+"""Write the sections of the performance page: the results of benchmark runs as tables, each with command and date."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ def table(header: Sequence[str], rows: Rows) -> str:
 
 
 def source_of(*runs: Record) -> str:
-    """Say how a table came about."""
+    """Return the commands and dates of the runs behind a table."""
     commands = "\n".join(dict.fromkeys(run["command"] for run in runs))
     dates = sorted({run["date"] for run in runs})
     return f"Measured {' and '.join(dates)} by:\n\n```sh\n{commands}\n```\n"
@@ -28,12 +28,12 @@ def _figure(name: str, text: str) -> str:
 
 
 def chosen(found: Records, *names: str) -> list[Record]:
-    """Return what some runs found."""
+    """Return the records of some runs."""
     return [found[name] for name in names]
 
 
 def percent(share: float) -> str:
-    """Return a share as text."""
+    """Format a fraction as a percentage."""
     return f"{share:.0%}"
 
 
@@ -235,7 +235,7 @@ def number_formats(found: Records) -> Iterator[str]:
     yield source_of(run)
 
 
-def looked_up(found: Records) -> Iterator[str]:
+def prompt_lookup(found: Records) -> Iterator[str]:
     yield "## Prompt lookup\n"
     if "lookup" not in found:
         yield "Not measured yet; `python -m bench.suite lookup` does.\n"
@@ -244,18 +244,18 @@ def looked_up(found: Records) -> Iterator[str]:
     result = run["result"]
     yield (
         "A step of several tokens reads each weight once, as a step of one does, until arithmetic is the bound.\n"
-        "Time of a step of so many tokens, all of them checked, in steps of one:\n"
+        "Time of a step of n tokens, all of them verified, relative to a step of one:\n"
     )
     times = result["step_ms"]
     yield table(["tokens", *times], [["2B-4T", *(f"{time / times['1']:.2f}" for time in times.values())]])
     yield (
-        "The embedded model retells a story in its own words. To the 2B-4T shape, whose random weights cannot\n"
-        f"summarise, a summary of {result['summary_tokens']} tokens that was written beforehand is dictated,\n"
-        f"after its text of {result['text_tokens']}. Steps, guesses and checks are those of a model that would\n"
-        "choose these words. The expected speed-up is that of its steps at the times above.\n"
+        "The embedded model retells a story in its own words. The 2B-4T shape has random weights and cannot\n"
+        f"summarise, so a prepared summary of {result['summary_tokens']} tokens is forced on it, after its text of\n"
+        f"{result['text_tokens']}. Steps, drafts and verification are those of a model that would choose these words.\n"
+        "The expected speed-up is that of its steps at the times above.\n"
     )
     yield table(
-        ["", "`--lookup`", "tokens a step", "guessed", "right", "tokens/s", "speed-up", "expected"],
+        ["", "`--lookup`", "tokens a step", "drafted", "accepted", "tokens/s", "speed-up", "expected"],
         [
             *(_lookup_row("embedded model, own words", row, result["own_tokens"]) for row in result["own"]),
             *(_lookup_row("2B-4T, dictated summary", row, result["summary_tokens"]) for row in result["summary"]),
@@ -304,6 +304,6 @@ SECTIONS = (
     contention,
     instruction_sets,
     number_formats,
-    looked_up,
+    prompt_lookup,
     peers,
 )

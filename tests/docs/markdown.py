@@ -1,4 +1,4 @@
-"""The project's pages, and what stands in them."""
+"""Parse the project's Markdown pages: code blocks, commands with their output, links, anchors."""
 
 import re
 from pathlib import Path
@@ -21,12 +21,12 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 
 def commands_and_output(page: Path) -> list[tuple[str, str]]:
-    """Return the blocks of plain bitnet-numba commands that have their output right below, and that output."""
+    """Return each block of bitnet-numba commands that is followed by its output, and that output."""
     return _COMMANDS.findall(page.read_text(encoding="utf-8"))
 
 
 def links(page: Path) -> list[str]:
-    """Return the targets of the links in a page, those in code aside."""
+    """Return the targets of the links in a page, except in code."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     return _LINK.findall(re.sub(r"`[^`\n]*`", "", text))
 

@@ -1,4 +1,4 @@
-"""The examples of the documentation do what the pages say, end to end, with the embedded model."""
+"""Run the examples of the documentation with the embedded model and compare their output with the pages."""
 
 import shlex
 from pathlib import Path
@@ -21,13 +21,13 @@ TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compile the kernels once, so that no command has to speak of it."""
+    """Compile the kernels once, so that no command prints a note about it."""
     bitnet_numba.load("demo").close()
 
 
 @pytest.fixture(autouse=True)
 def embedded_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the environment of whoever runs the tests out of the examples."""
+    """Remove the user's variables from the environment of the examples."""
     for name in ("BITNET_GGUF", "BITNET_SEED"):
         monkeypatch.delenv(name, raising=False)
 
@@ -47,7 +47,7 @@ def test_the_tutorial_s_program_prints_what_is_shown(capsys: pytest.CaptureFixtu
 
 
 def test_the_examples_for_python_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each block of code is followed by one of output, but for the first, which loads the model."""
+    """Each block of code is followed by one of output, except the first, which loads the model."""
     names: dict[str, Any] = {}
     first, *examples = code_blocks(HOW_TO, "python")
     exec(compile(first, HOW_TO.name, "exec"), names)
@@ -65,7 +65,7 @@ def _run(code: str, page: Path, names: dict[str, Any], capsys: pytest.CaptureFix
 def test_commands_print_what_is_shown(
     page: Path, n_examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commands alone in their block, and the output that stands right below it."""
+    """Blocks of commands print the output shown below them."""
     (tmp_path / "bench").symlink_to(ROOT / "bench")
     for template in code_blocks(page, "jinja"):
         (tmp_path / "my.jinja").write_text(template, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/reference/performance.md and its charts say what the kept measurements say."""
+"""docs/reference/performance.md and its charts agree with the stored measurements."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.parametrize("path", outputs(records()), ids=lambda path: path.name)
-def test_what_is_made_of_measurements_is_up_to_date(path: Path) -> None:
+def test_generated_pages_and_charts_are_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == outputs(records())[path], "run: python -m docs.generate_performance_page"
 
 
@@ -23,7 +23,7 @@ def test_the_suite_measures_what_the_page_shows() -> None:
 
 
 @pytest.mark.parametrize("missing", ["isa", "kv", "lookup"])
-def test_what_was_not_measured_is_said_so(missing: str) -> None:
+def test_a_missing_measurement_is_stated(missing: str) -> None:
     found = {name: record for name, record in records().items() if name != missing}
     assert f"Not measured yet; `python -m bench.suite {missing}` does." in page(found)
 
@@ -47,7 +47,7 @@ def test_every_table_names_its_command_and_date() -> None:
         assert "python -m bench." in section
 
 
-def test_a_page_without_the_place_of_a_table_is_refused() -> None:
+def test_a_page_without_the_markers_of_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match="no place for the table 'shapes'"):
         explanation("# Performance\n", records())
 
@@ -65,7 +65,7 @@ def centres(chart: ElementTree.Element) -> list[tuple[float, float]]:
     return [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in chart.iter(f"{SVG}circle")]
 
 
-def test_measured_points_are_marked_where_they_belong() -> None:
+def test_measured_points_are_marked_at_their_coordinates() -> None:
     (left, low), (middle, _), (right, high) = centres(drawn(log_x=True))
     assert middle == pytest.approx((left + right) / 2)  # equal ratios, equal distances
     zero, top = 380 - 52, 102  # of 0 and 40

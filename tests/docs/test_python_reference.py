@@ -1,4 +1,4 @@
-"""docs/reference/python.md says what the docstrings say."""
+"""docs/reference/python.md agrees with the docstrings."""
 
 import inspect
 
@@ -23,7 +23,7 @@ def test_the_page_has_every_argument() -> None:
     assert all(f"\n| `{name}` | " in page or f"`{name}, " in page or f", {name}` | " in page for name in arguments)
 
 
-def test_no_other_markup_is_left() -> None:
+def test_no_sphinx_markup_remains() -> None:
     page = reference()
     assert ":class:" not in page
     assert ":meth:" not in page

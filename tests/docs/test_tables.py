@@ -1,4 +1,4 @@
-"""The tables of the reference pages name what the code has, and nothing else."""
+"""The tables of the reference pages list exactly what the code defines."""
 
 import inspect
 import re

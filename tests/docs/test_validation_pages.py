@@ -1,4 +1,4 @@
-"""The pages on bad files show what the commands print about files that are broken in that way."""
+"""The pages on bad files show the output that the commands print for such files."""
 
 import shlex
 from pathlib import Path
@@ -23,7 +23,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files that the pages speak of, the kernels compiled."""
+    """Return a folder with the broken files of the pages; compiles the kernels."""
     path = tmp_path_factory.mktemp("bad")
     for name, sabotage in FILES.items():
         spoilt(path / name, SABOTAGES[sabotage].spoil)
