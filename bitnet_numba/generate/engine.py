@@ -123,27 +123,26 @@ class Engine:
         """
         sequence.is_streamed = True
         self.add(sequence)
+        is_intact = True
         try:
-            is_last = False
-            while not is_last:
+            while not (sequence.is_done and not sequence.chunks):
                 self._run_until(lambda: bool(sequence.chunks) or sequence.is_done)
-                if not sequence.chunks:
-                    break
-                chunk = sequence.chunks.popleft()
-                is_last = sequence.finish_reason is not None and not sequence.chunks
-                yield replace(chunk, result=sequence.result(self.backend, self.load_ms)) if is_last else chunk
+                if sequence.chunks:
+                    yield self._next_chunk(sequence)
+            if sequence.failure:
+                raise sequence.failure
         except GeneratorExit:
-            self.remove(sequence)
-            self._abandoned.append(sequence)
-            self._release_abandoned()
             raise
         except BaseException:
-            self.remove(sequence)
+            is_intact = False
             raise
-        self.remove(sequence)
-        if sequence.failure:
-            raise sequence.failure
-        self._keep_prefix(sequence)
+        finally:
+            self.remove(sequence)
+            if is_intact and sequence.is_done:
+                self._keep_prefix(sequence)
+            elif is_intact:
+                self._abandoned.append(sequence)
+                self._release_abandoned()
 
     def logits(self, token_ids: npt.NDArray[np.int32], chunk_size: int) -> npt.NDArray[np.float32]:
         """Return the logits after each token, float32[n_tokens, vocab_size], in steps of up to ``chunk_size`` tokens.
@@ -185,6 +184,12 @@ class Engine:
         if not was_closed:
             self.backend.close()
         self.prefixes.close()
+
+    def _next_chunk(self, sequence: Sequence) -> Chunk:
+        """Take the next chunk of a stream; the last one gets the result."""
+        chunk = sequence.chunks.popleft()
+        is_last = sequence.finish_reason is not None and not sequence.chunks
+        return replace(chunk, result=sequence.result(self.backend, self.load_ms)) if is_last else chunk
 
     # ---- steps -------------------------------------------------------------------------------------------------------
     def step(self) -> bool:
@@ -231,8 +236,7 @@ class Engine:
             for waiter in self._waiters:
                 if waiter.is_served():
                     waiter.changed.notify()
-            while self._abandoned:
-                self._keep_prefix(self._abandoned.popleft())
+            self._keep_abandoned()
 
     def _hand_over(self) -> None:
         """If no step runs, wake a thread that waits; it runs the next one, or hands over in turn."""
@@ -279,17 +283,21 @@ class Engine:
 
     # ---- memory ------------------------------------------------------------------------------------------------------
     def _release_abandoned(self) -> None:
-        """Offer caches of abandoned streams to the prefix cache, once no step uses them.
+        """Offer caches of streams that were left to the prefix cache, once no step uses them.
 
         Never waits: a stream may be collected in a thread that holds the mutex.
         """
         while self._abandoned and self._mutex.acquire(blocking=False):
             try:
-                if self._is_stepping:  # then whoever runs the step comes here after it
+                if self._is_stepping:  # then the thread that runs the step comes here after it
                     return
-                self._keep_prefix(self._abandoned.popleft())
+                self._keep_abandoned()
             finally:
                 self._mutex.release()
+
+    def _keep_abandoned(self) -> None:
+        while self._abandoned:
+            self._keep_prefix(self._abandoned.popleft())
 
     def _keep_prefix(self, sequence: Sequence) -> None:
         self.prefixes.keep([*sequence.prompt_ids, *sequence.token_ids], sequence.cache)

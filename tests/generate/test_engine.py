@@ -116,26 +116,25 @@ def test_sequences_of_several_threads_are_those_of_one() -> None:
     assert max(map(len, backend.steps)) > 4  # steps were shared
 
 
-def test_threads_that_stream_share_steps() -> None:
+def test_threads_that_stream_share_every_step() -> None:
     backend, engine = engine_of()
-    n_threads, n_tokens = 4, 30
-    started = threading.Barrier(n_threads)
+    first = held_up(backend, engine)
     texts: dict[int, str] = {}
 
     def run(number: int) -> None:
-        sequence = sequence_of(engine, [number], max_tokens=n_tokens)
-        started.wait()
-        texts[number] = "".join(chunk.text for chunk in engine.stream(sequence))
+        texts[number] = "".join(chunk.text for chunk in engine.stream(sequence_of(engine, [number], max_tokens=30)))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(n_threads)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
+    wait_until(lambda: engine.n_running == 5)
+    backend.may_begin.set()
     for thread in threads:
         thread.join(60)
-    assert [texts[number] for number in range(n_threads)] == [
-        generated(engine, [number], max_tokens=n_tokens).text for number in range(n_threads)
-    ]
-    assert len(backend.steps) - n_threads * n_tokens < n_threads * n_tokens / 2
+    first.wait()
+    assert backend.steps == [[1]] + [[1] * 4] * 30
+    alone = [generated(engine, [number], max_tokens=30).text for number in range(4)]
+    assert [texts[number] for number in range(4)] == alone
 
 
 def test_a_stream_gets_its_chunks_while_another_thread_runs_step_after_step() -> None:
