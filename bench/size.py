@@ -22,7 +22,9 @@ def code_lines(text: str, tree: ast.Module) -> set[int]:
     """Return the numbers of the lines that hold code."""
     lines = {n for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.lstrip().startswith("#")}
     for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        is_text = (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        )
         if is_text:
             lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return lines

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.int64]
 PAGE_POSITIONS = 256  # positions in a page of a KV cache
 MAX_STEP_TOKENS = 512  # tokens of one forward pass, all sequences together
 MAX_PREFILL_CHUNK = 256  # tokens of one prompt in a step: enough to reuse each weight, few enough to let others join
+RANDOM_STEP = 0x9E3779B97F4A7C15  # increment of SplitMix64, the generator of a draw's random numbers
 
 
 # ---- what goes in ----------------------------------------------------------------------------------------------------
@@ -104,6 +105,21 @@ class Candidates(NamedTuple):
         return self.threshold > -math.inf
 
 
+class Rivals(NamedTuple):
+    """The few tokens of an exponential race that may have the smallest sample time; one of them has it.
+
+    Attributes
+    ----------
+    indices : int64[n]
+        Ascending; into the arrays that the race was given.
+    uniforms : float64[n]
+        Their random numbers u: a token's sample time is ``-ln(u) / weight``.
+    """
+
+    indices: npt.NDArray[np.int64]
+    uniforms: npt.NDArray[np.float64]
+
+
 # ---- who does it -----------------------------------------------------------------------------------------------------
 class Page(Protocol):
     """A page of KV cache memory, which caches may share."""
@@ -136,7 +152,51 @@ class Cache(Protocol):
         ...
 
 
-class Backend(Protocol[CacheT]):
+class SamplingOperations(Protocol):
+    """What the sampler has computed by a backend, besides logits; no bit depends on the CPU.
+
+    In the draw at ``random_offset``, token i has the random number ``(k + 0.5) / 2**52``, where k is the top 52 bits of
+    what SplitMix64 makes of the state ``random_offset + (i + 1) * RANDOM_STEP`` modulo 2**64 (Steele et al., "Fast
+    splittable pseudorandom number generators", 2014).
+    """
+
+    @property
+    def head(self) -> str:
+        """Head mode: "exact" may return candidates, "full" always computes all logits."""
+        ...
+
+    @property
+    def kernel_names(self) -> Sequence[str]:
+        """Ids of the kernels, in the order of all counts."""
+        ...
+
+    def softmax(self, logits: Logits, counts: Counts) -> Logits:
+        """Return the probabilities of ``float32[n]`` logits; adds to ``counts``."""
+        ...
+
+    def exp(self, x: Logits, counts: Counts) -> Logits:
+        """Return ``exp(x)`` of ``float32[n]`` numbers up to 0, exactly 0 up to -64; adds to ``counts``."""
+        ...
+
+    def mark_favoured(self, random_offset: int, sample_time: float, marks: npt.NDArray[np.uint8]) -> None:
+        """Set ``uint8[vocab_size]`` marks of the tokens whose u is at least ``1 - sample_time``; 0 < sample_time <= 1.
+
+        All others have a larger sample time than that, even if they weigh 1.
+        """
+        ...
+
+    def exponential_race(
+        self, weights: npt.NDArray[np.float64], ids: npt.NDArray[np.int64] | None, random_offset: int
+    ) -> Rivals:
+        """Return the tokens that may have the smallest sample time ``-ln(u) / weight``.
+
+        Of ``float64[n]`` weights from 0 on, at least one above 0 (one of 0 never wins), and ``int64[n]`` ids, or None
+        for 0 to n - 1.
+        """
+        ...
+
+
+class Backend(SamplingOperations, Protocol[CacheT]):
     """A loaded model that turns tokens into logits."""
 
     @property
@@ -153,16 +213,6 @@ class Backend(Protocol[CacheT]):
         """Instruction set of the kernels, as results report it."""
         ...
 
-    @property
-    def head(self) -> str:
-        """Head mode: "exact" may return candidates, "full" always computes all logits."""
-        ...
-
-    @property
-    def kernel_names(self) -> Sequence[str]:
-        """Ids of the kernels, in the order of :meth:`counts`."""
-        ...
-
     def new_cache(self, capacity: int) -> CacheT:
         """Allocate a KV cache; ResourceError where memory or the context is too small."""
         ...
@@ -177,14 +227,6 @@ class Backend(Protocol[CacheT]):
 
     def counts(self) -> Counts:
         """Return how often each kernel has run in :meth:`forward` so far, as the kernels count themselves."""
-        ...
-
-    def softmax(self, logits: Logits, counts: Counts) -> Logits:
-        """Return the probabilities of ``float32[n]`` logits, with the same bits on every CPU; adds to ``counts``."""
-        ...
-
-    def exp(self, x: Logits, counts: Counts) -> Logits:
-        """Return ``exp(x)`` of numbers up to 0, exactly 0 below -64, with the same bits on every CPU."""
         ...
 
     def memory(self, prefix_pages: int) -> dict[str, Any]:

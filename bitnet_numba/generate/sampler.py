@@ -1,4 +1,8 @@
-"""From logits to the next token, with the same result on every CPU."""
+"""The sampler of one sequence: penalties, filters and the random draw that turn logits into the next token.
+
+It also tells the backend which logits it needs (:class:`CandidateQuery`), so that the head need not compute all of
+them, and gives the same token as from all logits, with the same bits on every CPU.
+"""
 
 import math
 from collections import Counter
@@ -9,36 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.protocol import Backend, CandidateQuery, Candidates, Logits
+from bitnet_numba.backends.protocol import CandidateQuery, Candidates, Counts, Logits, SamplingOperations
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.generate.nucleus import early, first_to_arrive, left_out_weight, nucleus, stretch_of
+from bitnet_numba.generate.nucleus import excluded_weight, nucleus
+from bitnet_numba.generate.random_draw import first_random_offset, random_offset, winner
 from bitnet_numba.generate.sampling_params import SamplingParams
 
-Scores = NDArray[np.float64]
-Ids = NDArray[np.int64]
+Scores = NDArray[np.floating]  # logits as float32 if nothing adjusts them, else float64
+Indices = NDArray[np.int64]
 
-LEAST_LOGIT = -1000.0  # below the likeliest: long before that, a probability is 0 in float32
-LEAST_EXPONENT = 64.0  # below the likeliest, a probability is exactly 0
-MOST_RANKED = 1024  # where more tokens could matter to top_p, reading all logits takes hardly longer
-EARLY = 1 / 256  # where no filter is set, tokens that would arrive by then are needed, so many of them
-FAR = 9.0  # and those that are at most so much below the highest: others would most likely come too late
-BEYOND = 6.0  # at so much below where a share of e**-x of the likeliest's weight ends, top_p is most likely decided
+MIN_SCALED = -1000.0  # below the highest: long before that, a probability is 0 in float32
+MAX_EXPONENT = 64.0  # this far below the highest, a probability is exactly 0
+MAX_CANDIDATES = 1024  # where more tokens could matter to top_p, the full head takes hardly longer
+FAVOURED_TIME = 1 / 256  # without filters: query tokens with a sample time up to this at weight 1, the same share
+FAVOURED_MARGIN = 9.0  # and those at most so many temperatures below the highest: others hardly ever win
+TOP_P_MARGIN = 6.0  # so many temperatures below where a tail e**-x of the highest one's weight ends, top_p is decided
 MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU, whatever its logarithm's last bit
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely the model itself held a token to be, in natural logarithms.
-
-    Attributes
-    ----------
-    token_id : int
-        The token that was taken.
-    logprob : float
-        Its log probability.
-    top : tuple of (int, float)
-        Ids and log probabilities of the likeliest tokens, as many as were asked for, likeliest first.
-    """
+    """Natural log probability of a sampled token, as the model gave it; ``top`` holds the most likely tokens first."""
 
     token_id: int
     logprob: float
@@ -47,28 +42,25 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The token that was taken; ``logprob`` only where it was asked for."""
+    """A chosen token; ``logprob`` only where requested."""
 
     id: int
     logprob: TokenLogprob | None
 
 
 class Sampler:
-    """Choose the next token of one sequence.
+    """Choose the tokens of one sequence, one after the other.
 
     The logits pass, in this order: ``logit_bias``; ``repetition_penalty``; ``frequency_penalty`` and
-    ``presence_penalty``; ``temperature``; ``top_k``; ``top_p``, as a share of what is left; ``min_p``; the draw. The
-    penalties look at the prompt as their authors meant them: the first does, the other two see the answer only.
-
-    The draw is a race (:func:`bitnet_numba.generate.nucleus.first_to_arrive`), so that its outcome can be told without
-    the logits that do not take part, and often without knowing how many do.
+    ``presence_penalty``; ``temperature``; ``top_k``; ``top_p``, as a share of what is left; ``min_p``; the random draw
+    (:mod:`bitnet_numba.generate.random_draw`). As their authors define them, the repetition penalty counts tokens of
+    prompt and answer, the other two those of the answer only.
 
     Parameters
     ----------
-    backend : Backend
-    params : SamplingParams
+    backend, params
     prompt_ids : sequence of int
-        Tokens before the first one to choose, each below ``vocab_size``.
+        Each below ``vocab_size``.
     vocab_size : int
 
     Raises
@@ -84,189 +76,218 @@ class Sampler:
     """
 
     def __init__(
-        self, backend: Backend[Any], params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int
+        self, backend: SamplingOperations, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int
     ) -> None:
         outside = [token_id for token_id in params.logit_bias if token_id >= vocab_size]
         if outside:
             raise ParameterError(f"logit_bias[{outside[0]}]: the vocabulary has ids 0 to {vocab_size - 1:,}; drop it")
-        self._backend, self._params = backend, params
-        self._seen = set(prompt_ids)
-        self._answer: Counter[int] = Counter()
-        # The bit generator's raw stream is fixed for all NumPy versions, unlike that of Generator (NEP 19).
-        self._start = int(np.random.PCG64(params.seed).random_raw())
+        self._backend = backend
+        self._params = params
         self._vocab_size = vocab_size
-        self._always = self._changed_tokens(vocab_size)
+        self._all_ids = set(prompt_ids)  # of prompt and answer
+        self._answer: Counter[int] = Counter()
+        self._n_chosen = 0
+        self._first_offset = first_random_offset(params.seed)
         self._counts = np.zeros(len(backend.kernel_names), np.int64)
+        penalties = params.repetition_penalty - 1, params.frequency_penalty, params.presence_penalty
+        self._has_penalties = any(penalties)
+        self._has_filters = bool(params.top_k or params.min_p) or params.top_p < 1
+        self._adjusted = self._adjusted_tokens()
+        self._favoured = np.zeros(vocab_size if params.temperature and not self._has_filters else 0, np.uint8)
 
-    def query(self, expected: Sequence[int] = ()) -> CandidateQuery:
-        """Return which logits the next choice can depend on, and those after it as long as ``expected`` tokens come.
+    def query(self, draft_ids: Sequence[int] = ()) -> CandidateQuery:
+        """Return which logits the next choice can depend on, and the choices after it as long as they are the drafts.
 
-        What a bias or penalty changes is needed as it is. Among the others, greedy choice needs the highest, ``top_k``
-        the k highest: changed tokens can only push them out. ``min_p`` alone needs what is near enough to the highest:
-        changed tokens can only raise what it is measured against. ``top_p`` is a share of all, but where it ends may be
-        told from the highest and the weight of the others. Where nothing but the temperature is set, the highest and
-        those that the next draw favours are most likely enough. In these two cases, :meth:`pick` says when not.
+        Tokens that a bias or penalty adjusts are always needed. Of the others, greedy choice needs the highest and
+        ``top_k`` the k highest: adjusted tokens can only displace them. ``min_p`` alone needs those near the highest:
+        adjusted tokens can only raise what it is relative to. ``top_p`` is a share of all, but its end can mostly be
+        told from the highest and the mass of the others. Without filters, the highest and the tokens that the draws
+        favour are mostly enough. In these two cases, :meth:`pick` says when they are not.
+
+        The marks of the query are valid until the next one.
         """
-        params, always = self._params, self._always
-        if expected and self._changes_answer():
+        params, always = self._params, self._adjusted
+        if self._has_penalties and draft_ids:
             always = always.copy()
-            always[list(expected)] = 1
+            always[list(draft_ids)] = 1
         if params.temperature == 0 or params.top_k:
-            return CandidateQuery(n_best=params.top_k if params.temperature else 1, always=always)
+            return CandidateQuery(params.top_k if params.temperature else 1, always=always)
         if params.min_p and params.top_p >= 1:
-            # the distance times temperature is rounded, so a little more is asked for
-            margin = self._largest_distance() * params.temperature * (1 + 1e-9)
-            return CandidateQuery(margin=margin, always=always)
+            # the distance times temperature is rounded, hence the slack
+            return CandidateQuery(margin=self._max_distance() * params.temperature * (1 + 1e-9), always=always)
         if params.top_p < 1:
-            margin = (BEYOND - math.log(1 - params.top_p)) * params.temperature
-            return CandidateQuery(MOST_RANKED, margin, always, params.temperature)
-        if expected:  # each of several draws favours others
+            margin = (TOP_P_MARGIN - math.log(1 - params.top_p)) * params.temperature
+            return CandidateQuery(MAX_CANDIDATES, margin, always, params.temperature)
+        if self._backend.head == "full":
             return CandidateQuery()
-        favoured = early(self._vocab_size, self._stretch(), EARLY).view(np.uint8)
-        return CandidateQuery(MOST_RANKED, FAR * params.temperature, favoured | always if always.size else favoured)
+        marks = self._favoured
+        marks[:] = always if always.size else 0
+        for n_ahead in range(1 + len(draft_ids)):
+            self._backend.mark_favoured(self._random_offset(n_ahead), FAVOURED_TIME, marks)
+        return CandidateQuery(MAX_CANDIDATES, FAVOURED_MARGIN * params.temperature, marks)
 
-    def pick(self, screening: Candidates) -> SampledToken | None:
-        """Choose a token and remember it as part of the answer.
+    def pick(self, candidates: Candidates) -> SampledToken | None:
+        """Choose a token from at least the logits that :meth:`query` asks for, and append it to the answer.
 
-        Parameters
-        ----------
-        logits : float32[n]
-            Of all tokens, or of those that ``screening`` names; left as they are.
-        screening : Screening
-            What is known of the others, which are not :meth:`needed`.
-
-        Returns
-        -------
-        SampledToken or None
-            Nothing, and nothing is remembered, where the choice may depend on logits that were left out: it is to be
-            made again with all of them. It is the one that they would have given, else.
-
-        Raises
-        ------
-        BitNetError
-            If the logits hold NaN or infinity: no choice would mean anything.
+        Returns None, and changes nothing, if the choice may depend on excluded logits: call again with all of them.
+        Any other result is the one that all logits give. Raises BitNetError if a logit is NaN or infinite.
         """
-        logits = screening.logits
-        if not np.isfinite(logits).all():
+        logits = candidates.logits
+        most_likely = int(np.argmax(logits))  # a NaN, if there is one
+        if not (math.isfinite(logits[most_likely]) and logits.min() > -math.inf):
             raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
-        ids = np.arange(logits.size) if screening.ids is None else screening.ids
-        scores = self._adjusted(ids, logits)
-        place = int(np.argmax(scores)) if self._params.temperature == 0 else self._draw(ids, scores, screening)
-        if place is None:
+        scores = self._scores(candidates)
+        index: int | None
+        if self._params.temperature == 0:
+            index = most_likely if scores is logits else int(np.argmax(scores))
+        elif self._has_filters:
+            index = self._draw_filtered(scores, candidates)
+        elif candidates.ids is None:
+            index = self._draw_from_all(scores)
+        else:
+            index = self._draw(scores, candidates.ids, candidates.threshold)
+        if index is None:
             return None
-        token_id = int(ids[place])
-        self._seen.add(token_id)
+        token_id = index if candidates.ids is None else int(candidates.ids[index])
+        self._all_ids.add(token_id)
         self._answer[token_id] += 1
-        if self._always.size and self._changes_answer():
-            self._always[token_id] = 1
+        self._n_chosen += 1
+        if self._has_penalties:
+            self._adjusted[token_id] = 1
         return SampledToken(token_id, self._logprob(logits, token_id))
 
-    def kernel_counts(self) -> NDArray[np.int64]:
-        """Return how often each kernel has run for this sequence's choices, as they count themselves."""
+    def kernel_counts(self) -> Counts:
+        """Return how often each kernel has run for this sequence's choices, int64[n_kernels]."""
         return self._counts
 
-    def _probabilities(self, logits: Logits) -> Logits:
-        """Compute the softmax of ``float32[n]`` logits with the same bits on every CPU."""
-        return self._backend.softmax(logits, self._counts)
-
-    def _changes_answer(self) -> bool:
-        """Whether a token's score changes once it has been chosen."""
+    # ---- bias and penalties ------------------------------------------------------------------------------------------
+    def _adjusted_tokens(self) -> NDArray[np.uint8]:
+        """Mark the tokens whose scores are not their logits; no marks where nothing adjusts them."""
         params = self._params
-        return params.repetition_penalty != 1 or bool(params.frequency_penalty or params.presence_penalty)
-
-    def _changed_tokens(self, vocab_size: int) -> NDArray[np.uint8]:
-        """Mark the tokens whose scores are not their logits; no marks where there is nothing to change them."""
-        params = self._params
-        if not params.logit_bias and not self._changes_answer():
+        if not params.logit_bias and not self._has_penalties:
             return np.zeros(0, np.uint8)
-        changed = np.zeros(vocab_size, np.uint8)
-        changed[list(params.logit_bias)] = 1
+        marks = np.zeros(self._vocab_size, np.uint8)
+        marks[list(params.logit_bias)] = 1
         if params.repetition_penalty != 1:
-            changed[list(self._seen)] = 1
-        return changed
+            marks[list(self._all_ids)] = 1
+        return marks
 
-    def _adjusted(self, ids: Ids, logits: Logits) -> Scores:
-        """Apply bias and penalties to the logits of the tokens ``ids``, which are in ascending order."""
-        params = self._params
-        scores = logits.astype(np.float64)
-        for token_id, bias in params.logit_bias.items():
-            scores[np.searchsorted(ids, token_id)] += bias
+    def _scores(self, candidates: Candidates) -> Scores:
+        """Apply bias and penalties to the logits."""
+        params, ids = self._params, candidates.ids
+        if not self._adjusted.size:
+            return candidates.logits
+
+        def indices(token_ids: Any) -> Indices:
+            tokens = np.fromiter(token_ids, np.int64)
+            return tokens if ids is None else np.searchsorted(ids, tokens)
+
+        scores = candidates.logits.astype(np.float64)
+        scores[indices(params.logit_bias)] += np.fromiter(params.logit_bias.values(), np.float64)
         if params.repetition_penalty != 1:
-            seen = np.searchsorted(ids, np.fromiter(self._seen, np.int64))
-            old = scores[seen]
-            scores[seen] = np.where(old > 0, old / params.repetition_penalty, old * params.repetition_penalty)
+            penalized = indices(self._all_ids)
+            old = scores[penalized]
+            scores[penalized] = np.where(old > 0, old / params.repetition_penalty, old * params.repetition_penalty)
         if params.frequency_penalty or params.presence_penalty:
-            for token_id, count in self._answer.items():
-                scores[np.searchsorted(ids, token_id)] -= params.frequency_penalty * count + params.presence_penalty
+            counts = np.fromiter(self._answer.values(), np.int64)
+            scores[indices(self._answer)] -= params.frequency_penalty * counts + params.presence_penalty
         return scores
 
-    def _draw(self, ids: Ids, scores: Scores, screening: Candidates) -> int | None:
-        """Draw a place of one of the scores that the filters keep; none where left-out ones may change it."""
+    # ---- the draw ----------------------------------------------------------------------------------------------------
+    def _draw(self, scores: Scores, ids: Indices | None, threshold: float = -math.inf) -> int | None:
+        """Draw from all tokens; None if one that is excluded, for a score below the threshold, may win."""
+        highest = float(scores.max())
+        index, time = self._race(self._weights(scores, highest), ids)
+        largest = excluded_weight(threshold, highest, self._params.temperature)
+        # an excluded token is not favoured: its sample time at weight 1 is above FAVOURED_TIME
+        return index if time * largest <= FAVOURED_TIME else None
+
+    def _draw_from_all(self, scores: Scores) -> int | None:
+        """Draw from the score of every token; from the high and the favoured ones alone where that decides it."""
+        if scores.size > MAX_CANDIDATES:
+            with np.errstate(over="ignore"):  # at a high temperature all are high
+                threshold = scores.max() - scores.dtype.type(FAVOURED_MARGIN * self._params.temperature)
+            is_needed = scores >= threshold
+            self._backend.mark_favoured(self._random_offset(), FAVOURED_TIME, is_needed.view(np.uint8))
+            ids = np.flatnonzero(is_needed)
+            index = self._draw(scores[ids], ids, float(threshold))
+            if index is not None:
+                return int(ids[index])
+        return self._draw(scores, None)
+
+    def _draw_filtered(self, scores: Scores, candidates: Candidates) -> int | None:
+        """Draw from the tokens that the filters keep; None if excluded ones may change which these are."""
         params = self._params
-        candidates = self._candidates(scores)
-        scores = scores[candidates]
+        eligible = self._eligible(scores)
+        scores = scores[eligible]
         highest = float(scores.max())
         weights = self._weights(scores, highest)
-        is_kept = (weights > 0) & (weights >= params.min_p * weights.max())
-        places = np.flatnonzero(is_kept)
-        n_sure, deadline = places.size, math.inf
-        if params.top_k:
-            screening = Candidates(screening.logits)
-        each, together = left_out_weight(screening, highest, params.temperature)
+        is_kept = (weights > 0) & (weights >= params.min_p)  # the highest one weighs 1
+        kept = np.flatnonzero(is_kept)
+        n_sure = kept.size
         if params.top_p < 1:
-            inside = nucleus(scores, weights, params.top_p, screening, together)
-            if inside.n_largest > inside.ranked.size and each >= params.min_p:
-                return None
-            n_sure = int(np.count_nonzero(is_kept[inside.ranked[: inside.n_sure]]))
-            places = inside.ranked[is_kept[inside.ranked]]
-        elif each and not params.min_p:
-            deadline = EARLY / each
-        first = first_to_arrive(weights[places], ids[candidates[places]], self._stretch())
-        return int(candidates[places[first.place]]) if first.place < n_sure and first.time <= deadline else None
+            if params.top_k:
+                top = nucleus(scores, weights, params.top_p)
+            else:
+                largest = excluded_weight(candidates.threshold, highest, params.temperature)
+                total = largest * candidates.tail_mass
+                top = nucleus(scores, weights, params.top_p, candidates.threshold, total)
+                if top.n_largest > top.ranked.size and largest >= params.min_p:
+                    return None
+            n_sure = int(np.count_nonzero(is_kept[top.ranked[: top.n_sure]]))
+            kept = top.ranked[is_kept[top.ranked]]
+        indices = eligible[kept]
+        index, _ = self._race(weights[kept], indices if candidates.ids is None else candidates.ids[indices])
+        return int(indices[index]) if index < n_sure else None
 
-    def _stretch(self) -> int:
-        """Tell where the next draw has its random numbers."""
-        return stretch_of(self._start, self._answer.total(), self._vocab_size)
+    def _random_offset(self, n_ahead: int = 0) -> int:
+        """Return the random stream offset of the next draw, or of the one ``n_ahead`` draws later."""
+        return random_offset(self._first_offset, self._n_chosen + n_ahead, self._vocab_size)
 
-    def _candidates(self, scores: Scores) -> Ids:
-        """Places of the scores that are weighed, ascending: those that :meth:`needed` asks for."""
+    def _race(self, weights: NDArray[np.float64], ids: Indices | None) -> tuple[int, float]:
+        """Return the index of the token that wins the next draw, and its sample time."""
+        return winner(self._backend.exponential_race(weights, ids, self._random_offset()), weights)
+
+    def _eligible(self, scores: Scores) -> Indices:
+        """Return the indices that ``top_k``, or ``min_p`` alone, leaves to weigh, ascending."""
         params = self._params
         if params.top_k:
             return _largest(scores, params.top_k)
         if params.min_p and params.top_p >= 1:
-            with np.errstate(over="ignore"):  # a tiny temperature may take the less likely infinitely far away
-                distances = (scores.max() - scores) / params.temperature
-            return np.flatnonzero(distances <= self._largest_distance())
+            with np.errstate(over="ignore"):  # a tiny temperature may make distances infinite
+                distances = np.subtract(scores.max(), scores, dtype=np.float64) / params.temperature
+            return np.flatnonzero(distances <= self._max_distance())
         return np.arange(scores.size)
 
-    def _largest_distance(self) -> float:
-        """Tell how far below the likeliest ``min_p`` surely drops a token, once both are divided by the temperature."""
-        distance = min(-math.log(self._params.min_p), LEAST_EXPONENT)
+    def _max_distance(self) -> float:
+        """Return how far below the highest, in temperatures, ``min_p`` surely drops a token."""
+        distance = min(-math.log(self._params.min_p), MAX_EXPONENT)
         return (math.ceil(distance * MARGIN_STEPS) + 1) / MARGIN_STEPS
 
-    def _weights(self, scores: Scores, highest: float) -> Scores:
-        """Compute what tokens weigh beside the highest one's 1, with the same bits on every CPU."""
-        with np.errstate(over="ignore"):  # a tiny temperature may take the less likely to minus infinity
-            scaled = (scores - highest) / self._params.temperature
-        weights = np.maximum(scaled, LEAST_LOGIT).astype(np.float32)
-        return self._backend.exp(weights, self._counts).astype(np.float64)
+    def _weights(self, scores: Scores, highest: float) -> NDArray[np.float64]:
+        """Compute weights relative to the highest score's 1, with the same bits on every CPU."""
+        with np.errstate(over="ignore"):  # a tiny temperature may take scores to minus infinity
+            scaled = np.subtract(scores, highest, dtype=np.float64) / self._params.temperature
+        x = np.maximum(scaled, MIN_SCALED).astype(np.float32)
+        return self._backend.exp(x, self._counts).astype(np.float64)
 
     def _logprob(self, logits: Logits, token_id: int) -> TokenLogprob | None:
-        wanted = self._params.logprobs
-        if wanted is None:
+        n_top = self._params.logprobs
+        if n_top is None:
             return None
-        likeliest = int(np.argmax(logits))
-        # softmax gives the likeliest token exp(0) / sum, so its logarithm is minus that of the sum
-        offset = math.log(self._probabilities(logits)[likeliest]) - float(logits[likeliest])
-        top = _largest(logits, wanted)
+        most_likely = int(np.argmax(logits))
+        # softmax gives the most likely token exp(0) / sum, so its logarithm is minus that of the sum
+        probability = self._backend.softmax(logits, self._counts)[most_likely]
+        offset = math.log(probability) - float(logits[most_likely])
+        top = _largest(logits, n_top)
         top = top[np.argsort(-logits[top], kind="stable")]
         return TokenLogprob(
             token_id, float(logits[token_id]) + offset, tuple((int(i), float(logits[i]) + offset) for i in top)
         )
 
 
-def _largest(values: Logits | Scores, count: int) -> Ids:
-    """Places of the ``count`` largest values, ascending; of equal values the first ones."""
+def _largest(values: Scores, count: int) -> Indices:
+    """Return the indices of the ``count`` largest values, ascending; of equal values the first ones."""
     if count >= values.size:
         return np.arange(values.size)
     if count == 0:

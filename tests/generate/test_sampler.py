@@ -1,6 +1,7 @@
-"""The sampler against the definitions of its steps, written out plainly."""
+"""The sampler against the definitions of its steps, written out plainly, with the operations of both backends."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from bitnet_numba.backends.protocol import Candidates, SamplingOperations
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.generate.sampler import Sampler
+from bitnet_numba.generate.sampler import SampledToken, Sampler
 from bitnet_numba.generate.sampling_params import SamplingParams
+from tests.generate.sampling_backends import CPU, NUMPY
 
 VOCAB = 12
 DRAWS = 400
 LIKELY = np.log(np.array([0.4, 0.2, 0.15, 0.1, 0.05, 0.04, 0.03, 0.02, 0.004, 0.003, 0.002, 0.001])).astype(np.float32)
 
 
-def sampler(prompt: tuple[int, ...] = (0,), **params: Any) -> Sampler:
-    return Sampler(SamplingParams(**params), prompt, VOCAB)
+class FromAll:
+    """A sampler that gets the logits of all tokens."""
+
+    backend: SamplingOperations
+
+    def __init__(self, params: SamplingParams, prompt: tuple[int, ...], vocab_size: int) -> None:
+        self._sampler = Sampler(self.backend, params, prompt, vocab_size)
+
+    def pick(self, logits: NDArray[np.float32]) -> SampledToken:
+        token = self._sampler.pick(Candidates(logits))
+        assert token is not None
+        return token
+
+
+@pytest.fixture(scope="module", params=[CPU, NUMPY], ids=["cpu", "numpy"], autouse=True)
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    FromAll.backend = request.param
+    yield
+    del FromAll.backend
+
+
+def sampler(prompt: tuple[int, ...] = (0,), vocab_size: int = VOCAB, **params: Any) -> FromAll:
+    return FromAll(SamplingParams(**params), prompt, vocab_size)
 
 
 def drawn(logits: NDArray[np.float32], **params: Any) -> set[int]:
-    """Which tokens come in many draws of the first token: with a fixed seed, always the same."""
+    """Return which tokens come in many draws of the first token: with a fixed seed, always the same."""
     return {sampler(temperature=1.0, seed=seed, **params).pick(logits).id for seed in range(DRAWS)}
 
 
@@ -73,11 +97,34 @@ def test_filters_keep_what_they_should(filters: dict[str, Any], expected: int) -
     assert expected == 8 or came == set(range(expected))
 
 
-def test_draws_follow_the_probabilities() -> None:
-    one = sampler(temperature=1.0, seed=1)
-    counts = np.bincount([one.pick(LIKELY).id for _ in range(4000)], minlength=VOCAB)
-    expected = 4000 * np.exp(LIKELY.astype(np.float64))
-    assert (np.abs(counts - expected) < 5 * np.sqrt(expected) + 1).all()
+@pytest.mark.parametrize("vocab_size", [VOCAB, 3000])
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}])
+def test_draws_follow_the_probabilities(vocab_size: int, filters: dict[str, Any]) -> None:
+    """Chi-square of 3,000 draws: 5 standard deviations above its mean would come once in some millions of seeds."""
+    x = np.full(vocab_size, LIKELY.min() - 8, np.float32)
+    x[:VOCAB] = LIKELY
+    one = sampler(vocab_size=vocab_size, temperature=1.3, seed=1, **filters)
+    ids = np.array([one.pick(x).id for _ in range(3000)])
+    weights = np.exp(x / 1.3, dtype=np.float64)
+    n_kept = kept(weights, **filters)
+    expected = 3000 * weights[:n_kept] / weights[:n_kept].sum()
+    frequent = expected > 5  # the rare tokens together are one class more
+    counts = np.bincount(ids, minlength=vocab_size)[:n_kept]
+    assert counts.sum() == 3000
+    counts, expected = (np.append(values[frequent], values[~frequent].sum()) for values in (counts, expected))
+    if expected[-1] < 1:
+        counts, expected = counts[:-1], expected[:-1]
+    degrees = counts.size - 1
+    assert ((counts - expected) ** 2 / expected).sum() < degrees + 5 * math.sqrt(2 * degrees)
+
+
+def kept(weights: NDArray[np.float64], top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0) -> int:
+    """Return how many of weights in descending order one filter keeps."""
+    if top_k:
+        return top_k
+    if min_p:
+        return int((weights >= min_p * weights[0]).sum())
+    return weights.size if top_p == 1 else int(np.searchsorted(np.cumsum(weights), top_p * weights.sum())) + 1
 
 
 def test_temperature_flattens() -> None:
@@ -95,8 +142,30 @@ def test_the_same_seed_draws_the_same_tokens_on_any_machine() -> None:
     assert [one.pick(LIKELY).id for _ in range(20)] == GOLDEN
 
 
-# SplitMix64 in whole numbers, begun at numpy 2.4's PCG64(42).random_raw(), with the logarithms of the C library
+# SplitMix64 in whole numbers, from numpy 2.4's PCG64(42).random_raw(), with the logarithms of the C library
 GOLDEN = [5, 2, 3, 2, 1, 0, 0, 3, 0, 2, 6, 2, 1, 0, 0, 5, 1, 4, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("params", "golden"),  # as the sampler drew before it had kernels of its own, all in NumPy
+    [
+        ({"temperature": 0.8}, [4657, 3752, 4846, 753, 2389, 432, 422, 3771, 2601, 3159, 3369, 1143]),
+        ({"temperature": 0.8, "top_p": 0.9}, [4657, 3752, 1931, 753, 2389, 432, 422, 3771, 2601, 3159, 3369, 835]),
+        ({"temperature": 1.5, "min_p": 0.02}, [4657, 2813, 1931, 753, 2389, 432, 422, 4182, 328, 3159, 3369, 1143]),
+        (
+            {"temperature": 1.2, "top_k": 40, "presence_penalty": 0.5},
+            [4657, 2813, 1931, 753, 2389, 432, 422, 3771, 2601, 3159, 3369, 835],
+        ),
+        (
+            {"temperature": 1.0, "repetition_penalty": 1.3},
+            [4657, 3752, 4846, 753, 2389, 432, 422, 3771, 2601, 3159, 3369, 1143],
+        ),
+    ],
+)
+def test_seeds_give_the_tokens_that_they_always_gave(params: dict[str, Any], golden: list[int]) -> None:
+    rng = np.random.default_rng(7)
+    one = sampler((1, 2, 3), 5000, seed=2026, **params)
+    assert [one.pick((rng.standard_normal(5000) * 3).astype(np.float32)).id for _ in golden] == golden
 
 
 def test_without_a_seed_draws_differ() -> None:
@@ -163,7 +232,7 @@ def test_logprobs_are_the_models_own(seed: int, count: int, scale: float) -> Non
     assert [value for _, value in picked.logprob.top] == pytest.approx([exact[i] for i in ranked], abs=1e-5)
 
 
-def test_logprobs_only_where_asked_for() -> None:
+def test_logprobs_only_where_requested() -> None:
     assert sampler().pick(LIKELY).logprob is None
 
 

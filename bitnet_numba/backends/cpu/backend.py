@@ -25,11 +25,11 @@ from bitnet_numba.backends.cpu.forward.arrays import (
 from bitnet_numba.backends.cpu.forward.step import forward
 from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
-from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8, KERNELS
-from bitnet_numba.backends.cpu.kernels.softmax import softmax, softmax_terms
+from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
 from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, addresses_of
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
+from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.persistent_workers import PersistentWorkers
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadPool
@@ -45,7 +45,7 @@ _HEAD_KERNELS = {
 }
 
 
-class CPUBackend:
+class CPUBackend(CPUSampling):
     """A model on the CPU; fulfils :class:`bitnet_numba.backends.protocol.Backend`.
 
     Steps of several Python threads run one after the other.
@@ -78,7 +78,6 @@ class CPUBackend:
         self.threads = threads
         self.isa = cpu.isa()
         self.head: HeadType = head
-        self.kernel_names = KERNELS
         self.kv_type = kv_type
         self.sizes = sizes
         self.weights = weights
@@ -129,18 +128,6 @@ class CPUBackend:
         """Return how often each of ``kernel_names`` has run in steps so far, int64[n_kernels]."""
         return self._state.counts.copy()
 
-    def softmax(self, logits: Logits, counts: Counts) -> Logits:
-        """Return the probabilities of ``float32[n]`` logits; terms below e**-64 of the largest become 0."""
-        out = np.empty_like(logits)
-        softmax(logits, out, counts)
-        return out
-
-    def exp(self, x: Logits, counts: Counts) -> Logits:
-        """Return ``exp(x)`` of ``float32[n]`` numbers up to 0; exactly 0 below -64."""
-        terms = np.append(x, np.float32(0))  # the kernel subtracts the largest element: 0
-        softmax_terms(terms, terms, counts)
-        return terms[:-1]
-
     def memory(self, prefix_pages: int) -> dict[str, int]:
         """Return bytes by role: a tied head has none; the KV cache is one that fills the context."""
         weights, config = self.weights, self.config
@@ -177,9 +164,7 @@ class CPUBackend:
             self.forward([TokenChunk(np.zeros(1, np.int32), self.new_cache(1), 0)])
         finally:
             self._shape = shape
-        one, counts = np.zeros(1, np.float32), np.zeros(len(KERNELS), np.int64)
-        self.softmax(one, counts)
-        self.exp(one, counts)
+        self.compile_sampling()
 
     def close(self) -> None:
         """End the threads; no step can run after."""

@@ -17,6 +17,7 @@ from bitnet_numba.backends.cpu.kernels.head import bounds as head_bounds
 from bitnet_numba.backends.cpu.kernels.head import full as head
 from bitnet_numba.backends.cpu.kernels.head import int8_copy as head_rows
 from bitnet_numba.backends.cpu.kernels.head import int8_filter as head_screen
+from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.model.rope_scaling import inverse_frequencies
@@ -70,6 +71,17 @@ def normalized_exponentials(rng: np.random.Generator) -> Iterator[Array]:
             out = np.zeros(n, np.float32)
             softmax.softmax(normal(rng, n, magnitude), out)
             yield out
+
+
+def random_draws(rng: np.random.Generator) -> Iterator[Array]:
+    draw = CPUSampling()
+    for n in (1, 17, 5000):
+        offset, marks = int(rng.integers(2**63)), np.zeros(n, np.uint8)
+        draw.mark_favoured(offset, 1 / 16, marks)
+        yield marks
+        weights = draw.exp(-np.abs(normal(rng, n, 9.0)), np.zeros(len(draw.kernel_names), np.int64))
+        yield weights
+        yield from draw.exponential_race(weights.astype(np.float64), None, offset)
 
 
 def attended(rng: np.random.Generator) -> Iterator[Array]:
@@ -175,6 +187,7 @@ ROOMS: tuple[Callable[[np.random.Generator], Iterator[Array]], ...] = (
     normalized,
     turned,
     normalized_exponentials,
+    random_draws,
     attended,
     gated,
     added,

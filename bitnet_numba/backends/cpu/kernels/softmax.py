@@ -1,4 +1,7 @@
-"""The exponential and the softmax, on polynomials of our own: the C libraries' differ between systems."""
+"""The exponential and the softmax, by a polynomial of this project.
+
+The C libraries' exponentials differ between systems in the last bit; this one has the same bits on every CPU.
+"""
 
 from typing import Any
 
@@ -38,60 +41,48 @@ Floats = npt.NDArray[np.float32]
 def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
     """Write ``exp(x - max(x)) / sum(exp(x - max(x)))`` to ``out``.
 
-    Parameters
-    ----------
-    x, out : float32[n]
-        C-contiguous, of any length from 1; ``out`` may be ``x``. Terms below e**-64 become exactly 0.
-    counts : int64[n_kernels], optional
-        Where the kernel notes that it has run, from ``new_counts``.
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or layouts differ from the above.
+    Both are C-contiguous float32[n], n from 1, and may be the same array, or ValueError is raised. Terms below e**-64
+    become exactly 0.
     """
-    padded = _padded(x, out)
-    softmax_worker(new_counts() if counts is None else counts, padded)
-    out[:] = padded[: x.size]
-
-
-def softmax_terms(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
-    """Write ``exp(x - max(x))`` to ``out``: what a softmax divides by its sum.
-
-    An element's bits depend on it and on the largest one, not on the others. Takes and raises what :func:`softmax`
-    does, and counts as one.
-    """
-    padded = _padded(x, out)
-    _terms_worker(new_counts() if counts is None else counts, padded)
-    out[:] = padded[: x.size]
-
-
-def _padded(x: Floats, out: Floats) -> Floats:
-    """Check both arrays, and copy ``x`` to whole vectors."""
     if x.size < 1:
         raise ValueError("x: expected at least one element")
     check_array("x", x, np.float32, (x.size,))
     check_array("out", out, np.float32, (x.size,), written=True)
-    padded = np.full(-(-x.size // LANES) * LANES, -np.inf, np.float32)
-    padded[: x.size] = x
+    padded = _padded(x, np.float32(-np.inf))
+    softmax_worker(new_counts() if counts is None else counts, padded)
+    out[:] = padded[: x.size]
+
+
+def exp(x: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+    """Return the exponentials of ``float32[n]`` numbers up to 0; counts as a softmax, whose numerators they are."""
+    check_array("x", x, np.float32, (x.size,))
+    padded = _padded(x, np.float32(0))
+    _exp_worker(counts, padded)
+    return padded[: x.size]
+
+
+def _padded(x: Floats, filler: np.float32) -> Floats:
+    """Copy ``x`` to whole vectors."""
+    padded = np.empty(-(-x.size // LANES) * LANES, np.float32)
+    padded[: x.size], padded[x.size :] = x, filler
     return padded
 
 
 @jit
 def exp_f32(x: Any) -> Any:
-    """Sixteen exponentials: relative error below 2e-7, exactly 0 up to -64, and exp(88) from 88 on."""
+    """Compute 16 exponentials: relative error below 2e-7, exactly 0 up to -64, and exp(88) from 88 on."""
     return _exp_of(x, min_f32(max_f32(x, broadcast_f32(LOWEST)), broadcast_f32(_HIGHEST)))
 
 
 @jit
 def exp_to_1(x: Any) -> Any:
-    """Sixteen exponentials, as :func:`exp_f32` has them, of numbers up to 0, as a softmax has them."""
+    """Compute 16 exponentials of numbers up to 0, with the bits of :func:`exp_f32`."""
     return _exp_of(x, max_f32(x, broadcast_f32(LOWEST)))
 
 
 @jit
 def _exp_of(x: Any, y: Any) -> Any:
-    """The exponentials of y, which is x within bounds, and 0 where x is too low."""
+    """Return the exponentials of y, which is x within bounds, and 0 where x is too low."""
     shifted = add_f32(mul_f32(y, broadcast_f32(_LOG2_E)), broadcast_f32(WHOLE))
     n = sub_f32(shifted, broadcast_f32(WHOLE))
     r = fma_f32(n, broadcast_f32(-_LN_2_HIGH), y)
@@ -108,14 +99,7 @@ def _exp_of(x: Any, y: Any) -> Any:
 
 @jit
 def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
-    share = broadcast_f32(np.float32(1) / _terms_worker(counts, x))
-    for i in range(0, x.size, LANES):
-        store_f32(x, i, mul_f32(load_f32(x, i), share))
-
-
-@jit
-def _terms_worker(counts: npt.NDArray[np.int64], x: Floats) -> Any:
-    """Replace x by exp(x - max(x)), and return the sum."""
+    """Replace x by its softmax."""
     counts[SOFTMAX] += 1
     largest = load_f32(x, 0)
     for i in range(LANES, x.size, LANES):
@@ -126,4 +110,14 @@ def _terms_worker(counts: npt.NDArray[np.int64], x: Floats) -> Any:
         e = exp_to_1(sub_f32(load_f32(x, i), offset))
         total = add_f32(total, e)
         store_f32(x, i, e)
-    return sum_f32(total)
+    share = broadcast_f32(np.float32(1) / sum_f32(total))
+    for i in range(0, x.size, LANES):
+        store_f32(x, i, mul_f32(load_f32(x, i), share))
+
+
+@jit
+def _exp_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+    """Replace x, of numbers up to 0, by its exponentials."""
+    counts[SOFTMAX] += 1
+    for i in range(0, x.size, LANES):
+        store_f32(x, i, exp_to_1(load_f32(x, i)))

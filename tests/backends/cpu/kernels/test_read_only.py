@@ -35,7 +35,6 @@ WRITERS: list[tuple[str, np.ndarray[Any, Any], Callable[[Any], Any]]] = [
     ("out", ones(F32, 32), lambda a: norm.rms_norm(ones(F32, 32), ones(F32, 32), 1e-5, 32, a)),
     ("out", ones(I8, 32), lambda a: quantize.quantize_absmax(ones(F32, 32), a)),
     ("out", ones(F32, 5), lambda a: softmax.softmax(ones(F32, 5), a)),
-    ("out", ones(F32, 5), lambda a: softmax.softmax_terms(ones(F32, 5), a)),
     ("out", ones(F32, 32), lambda a: rope.rope(ones(I32, 32), 1.0, ones(F32, 32), a)),
     ("out", ones(F32, 32), lambda a: ffn.gated_relu2(ones(I32, 64), 1.0, 1.0, a)),
     ("out", ones(F32, 32), lambda a: ffn.gated_silu(ones(I32, 64), 1.0, 1.0, a)),
