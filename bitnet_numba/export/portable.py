@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.model.roles import ROTATED_ROLES
+from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 Floats = npt.NDArray[np.float32]
@@ -70,7 +72,7 @@ def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDAr
     config = source.config
     matrix: TernaryMatrix = source.linear(role, layer)
     weights = matrix.unpacked()
-    if config.adjacent_pairs and role in ("attn_q", "attn_k"):
+    if config.adjacent_pairs and role in ROTATED_ROLES:
         in_pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[1])
         weights = np.ascontiguousarray(in_pairs.swapaxes(1, 2)).reshape(weights.shape)
     return weights, matrix.scale
@@ -78,8 +80,7 @@ def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDAr
 
 def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
     """Return the cosines and sines of each position's angles, float32[n_positions, head_dim // 2] each."""
-    from bitnet_numba.backends.cpu.kernels.rope import rope_table
-    from bitnet_numba.backends.cpu.weights import rope_frequencies  # here, because it imports numba
+    from bitnet_numba.backends.cpu.kernels.rope import rope_table  # here, because it imports numba
 
     half = source.config.head_dim // 2
     table = rope_table(rope_frequencies(source), n_positions, half)

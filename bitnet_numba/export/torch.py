@@ -114,7 +114,7 @@ def _deprecation_known() -> Iterator[None]:
         yield
 
 
-# ---- the model, as the engine computes it: backends/numpy/operators.py ------------------------------------------------------
+# ---- the model, in the arithmetic of backends/numpy/operators.py -----------------------------------------------------
 class Model(nn.Module):
     """All layers, between the embedding and the head."""
 

@@ -1,13 +1,15 @@
-"""What a model is: its sizes and constants, from a GGUF file's metadata or a Hugging Face config.json."""
+"""Hyper-parameters of a model, read from a GGUF file's metadata or a Hugging Face config.json and checked.
+
+What follows from the architecture's name alone, such as the activation, comes from its record in ``families/``.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
-
-Activation = Literal["relu2", "silu"]
+from bitnet_numba.model.families import FAMILIES, Activation, Family, family_of
 
 MAX_LAYERS = 512
 MAX_CONTEXT = (1 << 24) - 1
@@ -16,15 +18,15 @@ MAX_SIZE = 1 << 19  # of any one dimension, and of the attention heads together:
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How RoPE's frequencies are slowed down for a context longer than the first training's.
+    """Parameters of RoPE scaling, which divides frequencies for a context longer than the original training's.
 
     Attributes
     ----------
     factor : float
-        How much slower.
+        Largest divisor.
     bands : (float, float, int) or None
-        Of Llama 3's kind, which spares the fast frequencies: ``low_freq_factor``, ``high_freq_factor`` and the context
-        of the first training. None for the linear kind, which slows all.
+        Kind llama3, which keeps high frequencies: ``low_freq_factor``, ``high_freq_factor`` and
+        ``original_max_position_embeddings``. None: kind linear, which divides all frequencies.
     """
 
     factor: float
@@ -38,19 +40,13 @@ class ModelConfig:
     Attributes
     ----------
     architecture : str
-        As GGUF names it: ``bitnet-b1.58``, ``bitnet-25``, ``bitnet`` or ``llama``.
-    name : str
-        As its makers call it.
-    head_dim : int
-        Elements of one attention head.
+        GGUF's name of the family; see :data:`~bitnet_numba.model.families.FAMILIES`.
     max_seq_len : int
-        Positions that it was trained for.
-    activation : {"relu2", "silu"}
-        Of the gate in the feed-forward network.
-    sub_norms : bool
-        Whether an RMSNorm stands before the output and the down projection.
+        Context length of the training, in tokens.
+    activation, sub_norms
+        See :class:`~bitnet_numba.model.families.Family`; ``config.json`` can state another activation.
     adjacent_pairs : bool
-        Whether the rows of q and k are stored for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
+        Whether this file has the rows of q and k for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
     """
 
     architecture: str
@@ -88,6 +84,11 @@ class ModelConfig:
             math.isfinite(self.rope_theta) and self.rope_theta > 0, f"rope_theta is {self.rope_theta}, not positive"
         )
 
+    @property
+    def family(self) -> Family:
+        """The record of the architecture."""
+        return family_of(self.architecture)
+
 
 def _require(condition: bool, what: str) -> None:
     if not condition:
@@ -95,39 +96,18 @@ def _require(condition: bool, what: str) -> None:
 
 
 # ---- GGUF ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class _Family:
-    activation: Activation
-    sub_norms: bool
-    adjacent_pairs: bool
-    rope_theta: float
-
-
-FAMILIES: Mapping[str, _Family] = {
-    "bitnet-b1.58": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
-    "bitnet-25": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
-    "bitnet": _Family("silu", sub_norms=True, adjacent_pairs=False, rope_theta=10000.0),
-    "llama": _Family("silu", sub_norms=False, adjacent_pairs=True, rope_theta=10000.0),
-}
-"""What each ``general.architecture`` means, and the rope base where the file does not say."""
-
-
 def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration from a GGUF file's metadata.
 
     Raises
     ------
     UnsupportedError
-        If the architecture is not one of ``FAMILIES``, or a rope scaling is of an unknown kind.
+        If no family has the architecture, or a rope scaling is of an unknown kind.
     FormatError
         If a key is missing, of the wrong type, or out of range.
     """
     architecture = _value(metadata, "general.architecture", str)
-    family = FAMILIES.get(architecture)
-    if family is None:
-        raise UnsupportedError(
-            f"architecture {excerpt(architecture)} is not run here; use one of {', '.join(FAMILIES)}"
-        )
+    family = family_of(architecture)
     keys = _Prefixed(metadata, architecture)
     n_heads = keys.integer("attention.head_count")
     hidden_size = keys.integer("embedding_length")
@@ -189,7 +169,7 @@ class _Prefixed:
 
 
 def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """Return a value of the kind asked for; whole numbers serve as numbers, truth values never do."""
+    """Return a value of this kind; an int serves as a float, a bool as neither."""
     value = values.get(key)
     if value is None:
         if default is None:
@@ -211,13 +191,6 @@ def _number(values: Mapping[str, Any], key: str, default: float | None = None) -
 def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     """Read the configuration from a Hugging Face ``config.json``.
 
-    Parameters
-    ----------
-    config : mapping
-        The parsed file.
-    name : str
-        What to call the model.
-
     Raises
     ------
     UnsupportedError
@@ -225,14 +198,14 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     FormatError
         If a key is missing, of the wrong type, or out of range.
     """
-    architecture = _hf_architecture(config)
+    family = _hf_family(config)
     _refuse_extras(config)
     n_heads = int(_value(config, "num_attention_heads", int))
     hidden_size = int(_value(config, "hidden_size", int))
     rope = _value(config, "rope_parameters", dict, {}) or _value(config, "rope_scaling", dict, {})
-    theta = _number(config, "rope_theta", FAMILIES[architecture].rope_theta)
+    theta = _number(config, "rope_theta", family.rope_theta)
     return ModelConfig(
-        architecture=architecture,
+        architecture=family.architectures[0],
         name=name,
         n_layers=_value(config, "num_hidden_layers", int),
         hidden_size=hidden_size,
@@ -245,25 +218,27 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
         rms_norm_eps=_number(config, "rms_norm_eps"),
         rope_theta=_number(rope, "rope_theta", theta),
         rope_scaling=_hf_rope_scaling(rope),
-        activation=_hf_activation(config, architecture),
-        sub_norms=FAMILIES[architecture].sub_norms,
+        activation=_hf_activation(config, family),
+        sub_norms=family.sub_norms,
         adjacent_pairs=False,
     )
 
 
-def _hf_architecture(config: Mapping[str, Any]) -> str:
-    """Name the family as GGUF does: transformers' own BitNet, 1bitLLM's (its n is small), or a ternary Llama."""
-    classes = _value(config, "architectures", list, [])
-    quantization = quantization_config(config)
-    if "BitNetForCausalLM" in classes:
-        return "bitnet-b1.58"
-    if "BitnetForCausalLM" in classes:
-        return "bitnet"
-    if "LlamaForCausalLM" in classes and quantization.get("quant_method") == "bitnet":
-        return "llama"
+def _hf_family(config: Mapping[str, Any]) -> Family:
+    """Find the family by the model's class and quantization."""
+    classes, quant_method = _value(config, "architectures", list, []), quantization_config(config).get("quant_method")
+    families = dict.fromkeys(FAMILIES.values())
+    for family in families:
+        if family.is_class_of(classes, quant_method):
+            return family
+    known = [
+        f"{name} with quant_method 'bitnet'" if family.requires_quant_method else name
+        for family in families
+        for name in family.hf_classes
+    ]
     raise UnsupportedError(
         f"config.json: architectures {excerpt(classes)} without BitNet quantization is not run here; "
-        "use a BitNet b1.58 checkpoint (BitNetForCausalLM, or LlamaForCausalLM with quant_method 'bitnet')"
+        f"use a BitNet b1.58 checkpoint ({', '.join(known[:-1])} or {known[-1]})"
     )
 
 
@@ -280,19 +255,13 @@ def _refuse_extras(config: Mapping[str, Any]) -> None:
 
 
 def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a ``config.json`` that says how weights are kept; empty where there is none.
-
-    Raises
-    ------
-    FormatError
-        If it is not an object.
-    """
+    """Return the part of a ``config.json`` that says how weights are quantized; empty if there is none."""
     part: Mapping[str, Any] = _value(config, "quantization_config", dict, {})
     return part
 
 
-def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
-    name = _value(config, "hidden_act", str, FAMILIES[architecture].activation)
+def _hf_activation(config: Mapping[str, Any], family: Family) -> Activation:
+    name = _value(config, "hidden_act", str, family.activation)
     if name == "relu2":
         return "relu2"
     if name == "silu":

@@ -1,4 +1,4 @@
-"""A model in a GGUF file."""
+"""Reader of models in GGUF files: every tensor by its role, checked when the file is opened."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from bitnet_numba.formats.packing import (
     unpack_tq2_0,
 )
 from bitnet_numba.model.config import config_from_gguf
-from bitnet_numba.model.roles import LINEAR_ROLES, Role, gguf_role
+from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
-    RUN,
+    I2S_RUN,
     CorrectionRecord,
     Matrix,
     TernaryMatrix,
@@ -47,13 +47,15 @@ class GGUFSource:
     Parameters
     ----------
     path : Path
+    tokenizer : Path, optional
+        A ``tokenizer.json`` to use instead of the model's own.
 
     Attributes
     ----------
     file : GGUFFile
         The tensors as they are stored.
     names : dict of Role to str
-        Under which name the file has each tensor.
+        The name of each tensor in the file.
 
     Raises
     ------
@@ -64,8 +66,9 @@ class GGUFSource:
     notes: tuple[str, ...] = ()
     corrections: tuple[CorrectionRecord, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
+        self._tokenizer = tokenizer
         self.file = open_gguf(path)
         try:
             self.config = config_from_gguf(self.file.metadata)
@@ -111,7 +114,7 @@ class GGUFSource:
         )
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
-        """Return what the file divides each RoPE frequency by, if it says so."""
+        """Return the divisors of the RoPE frequencies, float64[head_dim // 2], if the file has them."""
         role = Role("rope_freqs")
         if role not in self.names:
             return None
@@ -122,6 +125,8 @@ class GGUFSource:
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer inside the file, or that of a ``tokenizer.json`` beside a file that has none."""
+        if self._tokenizer is not None:
+            return tokenizer_from_file(self._tokenizer)
         beside = self.path.with_name("tokenizer.json")
         if "tokenizer.ggml.model" not in self.file.metadata and beside.is_file():
             return tokenizer_from_file(beside)
@@ -131,18 +136,18 @@ class GGUFSource:
             raise type(error)(f"{self.path}: {error}") from None
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return how many tensors are stored in each type, by the type's name."""
+        """Return the number of tensors of each type, by the type's name."""
         return Counter(info.type.name for info in self.file.tensors.values())
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.file.close()
 
     # ---- the file's tensors by role ----------------------------------------------------------------------------------
     def _roles(self) -> dict[Role, str]:
         names: dict[Role, str] = {}
         for name in self.file.tensors:
-            role = gguf_role(name)
+            role = self.config.family.gguf.role(name)
             if role is None:
                 raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
             names[role] = name
@@ -164,7 +169,7 @@ class GGUFSource:
         info = self.file.tensors[self.names[role]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
         if info.type is TensorType.I2_S:
-            if shape[1] % RUN == 0:
+            if shape[1] % I2S_RUN == 0:
                 codes = data[: shape[0] * shape[1] // 4]
                 check_codes(codes, place)
                 return TernaryMatrix(read_i2s_scale(data, place), i2s=codes.reshape(shape[0], shape[1] // 4))

@@ -1,4 +1,4 @@
-"""A model in a Hugging Face directory: config.json and safetensors."""
+"""Reader of models in Hugging Face directories, config.json and safetensors: every tensor by its role, checked."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, exce
 from bitnet_numba.formats.packing import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.model.config import config_from_hf, quantization_config
-from bitnet_numba.model.roles import LINEAR_ROLES, Role, hf_role
+from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
     CorrectionRecord,
     Matrix,
@@ -27,11 +27,10 @@ from bitnet_numba.model.source import (
     ternary_from_floats,
 )
 from bitnet_numba.text.chat import read_directory_template
-from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory, tokenizer_from_file
 
 MAX_JSON_BYTES = 16 << 20
 _STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
-_BUFFERS = ("rotary_emb.inv_freq",)  # old checkpoints keep them; config.json says the same
 
 
 class HuggingFaceSource:
@@ -41,13 +40,15 @@ class HuggingFaceSource:
     ----------
     path : Path
         With ``config.json`` and ``model.safetensors``, or its shards and their index.
+    tokenizer : Path, optional
+        A ``tokenizer.json`` to use instead of the model's own.
 
     Attributes
     ----------
     checkpoint : Checkpoint
         The tensors as they are stored.
     names : dict of Role to str
-        Under which name the checkpoint has each tensor.
+        The name of each tensor in the checkpoint.
 
     Raises
     ------
@@ -58,8 +59,9 @@ class HuggingFaceSource:
     notes: tuple[str, ...] = ()
     corrections: tuple[CorrectionRecord, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
+        self._tokenizer = tokenizer
         settings = read_json(path / "config.json")
         try:
             self.config = config_from_hf(settings, path.resolve().name)
@@ -104,23 +106,26 @@ class HuggingFaceSource:
         return None
 
     def tokenizer(self) -> Tokenizer:
-        """Build the tokenizer that came with the model."""
+        """Build the model's tokenizer."""
+        if self._tokenizer is not None:
+            return tokenizer_from_file(self._tokenizer)
         return tokenizer_from_directory(self.path)
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return how many tensors are stored in each type, by the type's name."""
+        """Return the number of tensors of each type, by the type's name."""
         return Counter(entry.dtype for entry in self.checkpoint.tensors.values())
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self.checkpoint.close()
 
     def _roles(self) -> dict[Role, str]:
         names: dict[Role, str] = {}
+        known = self.config.family.hugging_face
         for name in self.checkpoint.tensors:
-            if name.endswith(_BUFFERS):
+            if name.endswith(known.ignored):
                 continue
-            role = hf_role(name)
+            role = known.role(name)
             if role is None:
                 raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
             if role in names:
@@ -157,14 +162,14 @@ class HuggingFaceSource:
 
 
 def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
-    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name.
+    """Tell whether the weights of a packed matrix are divided by its scale, as in transformers' BitLinear.
 
     Parameters
     ----------
     path : Path
         The model's directory, for messages.
     quantization : mapping
-        What :func:`bitnet_numba.model.config.quantization_config` returns.
+        The result of :func:`bitnet_numba.model.config.quantization_config`.
 
     Raises
     ------
@@ -180,13 +185,7 @@ def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON object.
-
-    Raises
-    ------
-    BitNetError
-        If the file is missing, too large, or not a JSON object.
-    """
+    """Read a JSON object of at most ``MAX_JSON_BYTES``."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise FormatError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
