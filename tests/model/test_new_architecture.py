@@ -153,6 +153,18 @@ def test_an_onnx_graph_is_the_same(tmp_path: Path) -> None:
     assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
 
 
+def test_the_record_in_contributing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Add an arch")[2]
+    namespace: dict[str, Any] = {}
+    exec(recipe.partition("```python\n")[2].partition("```")[0], namespace)
+    family: Family = namespace["FAMILY"]
+    [name] = family.architectures
+    monkeypatch.setitem(FAMILIES, name, family)
+    directory, like = toy(name).checkpoint().write(tmp_path / name), toy("llama").gguf().write(tmp_path / "llama.gguf")
+    assert open_source(directory).config.family is family
+    np.testing.assert_array_equal(logits(directory), logits(like))
+
+
 # ---- the registry ----------------------------------------------------------------------------------------------------
 def test_every_module_of_the_folder_is_a_family_with_names_of_its_own() -> None:
     modules = [path.stem for path in Path(families.__file__).parent.glob("[!_]*.py")]
