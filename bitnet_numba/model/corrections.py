@@ -1,7 +1,7 @@
 """Corrections of models that are known to be bad: norms and scales are changed as they are read, and recorded."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,7 @@ import numpy.typing as npt
 from bitnet_numba.formats.packing.nonzeros import two_bit_nonzeros
 from bitnet_numba.model.families import Family
 from bitnet_numba.model.roles import LAYER_ROLES, Role
-from bitnet_numba.model.source import CorrectionRecord, Matrix, ModelSource, TernaryMatrix
-from bitnet_numba.text.tokenizer import Tokenizer
+from bitnet_numba.model.source import CorrectionRecord, ModelSource, TernaryMatrix
 
 LN_GAMMA_RESCALE_RMS = "LN_GAMMA_RESCALE_RMS"
 I2S_DEQUANT_OVERRIDE = "I2S_DEQUANT_OVERRIDE"
@@ -82,6 +81,8 @@ class CorrectedSource:
         self._source = source
         self.path, self.config, self.tied = source.path, source.config, source.tied
         self.chat_template, self.notes = source.chat_template, source.notes
+        self.matrix, self.rope_factors, self.tokenizer = source.matrix, source.rope_factors, source.tokenizer
+        self.tensor_types, self.close = source.tensor_types, source.close
         self._rescales = [each for each in corrections if isinstance(each, NormRescale)]
         self._overrides = [each for each in corrections if isinstance(each, ScaleOverride)]
         self._fingerprint = policy_fingerprint
@@ -123,26 +124,6 @@ class CorrectedSource:
             )
         self._note(wanted, records)
         return matrix
-
-    def matrix(self, role: str) -> Matrix:
-        """Return the embedding or the head as it is."""
-        return self._source.matrix(role)
-
-    def rope_factors(self) -> npt.NDArray[np.float64] | None:
-        """Return the divisors of the RoPE frequencies as they are."""
-        return self._source.rope_factors()
-
-    def tokenizer(self) -> Tokenizer:
-        """Build the model's tokenizer."""
-        return self._source.tokenizer()
-
-    def tensor_types(self) -> Mapping[str, int]:
-        """Return the number of tensors of each type."""
-        return self._source.tensor_types()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._source.close()
 
     def _record(
         self, role: Role, kind: str, before: float, after: float, factor: float, details: dict[str, Any]

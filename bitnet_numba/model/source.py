@@ -99,35 +99,27 @@ class ModelSource(Protocol):
     @property
     def corrections(self) -> tuple[CorrectionRecord, ...]:
         """Corrections of the tensors that were read so far."""
-        ...
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer, rows as the file has them."""
-        ...
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
         """Return the weights of a norm, all finite."""
-        ...
 
     def matrix(self, role: str) -> Matrix:
         """Return the embedding (``token_embd``) or the head (``output``)."""
-        ...
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
         """Return the divisors of the RoPE frequencies, float64[head_dim // 2], if the file has them."""
-        ...
 
     def tokenizer(self) -> Tokenizer:
         """Build the model's tokenizer."""
-        ...
 
     def tensor_types(self) -> Mapping[str, int]:
         """Return the number of tensors of each type, by the type's name."""
-        ...
 
     def close(self) -> None:
         """Close the files."""
-        ...
 
 
 # ---- what the tensors must be ----------------------------------------------------------------------------------------

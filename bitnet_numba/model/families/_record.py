@@ -56,7 +56,7 @@ class Family:
     gguf: TensorNames = GGUF_NAMES
     hugging_face: TensorNames = HUGGING_FACE_NAMES
 
-    def is_class_of(self, hf_classes: Sequence[str], quant_method: object) -> bool:
+    def is_class_of(self, hf_classes: Sequence[object], quant_method: object) -> bool:
         """Tell whether a ``config.json`` with these classes describes a model of this family."""
         is_named = any(name in hf_classes for name in self.hf_classes)
         return is_named and (quant_method == "bitnet" or not self.requires_quant_method)
