@@ -32,6 +32,7 @@ from bitnet_numba.model.source import (
     describe,
     expected_shapes,
     matrix_of,
+    names_by_role,
     one_scale,
     ternary_from_floats,
 )
@@ -42,7 +43,7 @@ _STORED = {TensorType.F32: np.float32, TensorType.F16: np.uint16, TensorType.BF1
 
 
 class GGUFSource:
-    """An open GGUF file with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+    """An open GGUF file; for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class GGUFSource:
             raise type(error)(f"{path}: {error}") from None
         template = self.file.metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
-        self.names = self._roles()
+        self.names = names_by_role(path, self.config.family.gguf, self.file.tensors)
         self.tied = Role("output") not in self.names
         self._check()
 
@@ -92,14 +93,12 @@ class GGUFSource:
         return TernaryMatrix(scale, matrix.weights, matrix.i2s)
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
-        """Return the weights of a norm, all finite."""
         wanted = Role(role, layer)
         if self._type(wanted) not in _FLOATS:
             raise UnsupportedError(f"{self._place(wanted)}: a quantized norm; norms are kept in F32: convert again")
         return checked_finite(self._floats(wanted), self._place(wanted))
 
     def matrix(self, role: str) -> Matrix:
-        """Return the embedding (``token_embd``) or the head (``output``)."""
         wanted = Role(role)
         info = self.file.tensors[self.names[wanted]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
@@ -114,7 +113,6 @@ class GGUFSource:
         )
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
-        """Return the divisors of the RoPE frequencies, float64[head_dim // 2], if the file has them."""
         role = Role("rope_freqs")
         if role not in self.names:
             return None
@@ -136,23 +134,12 @@ class GGUFSource:
             raise type(error)(f"{self.path}: {error}") from None
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return the number of tensors of each type, by the type's name."""
         return Counter(info.type.name for info in self.file.tensors.values())
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
     # ---- the file's tensors by role ----------------------------------------------------------------------------------
-    def _roles(self) -> dict[Role, str]:
-        names: dict[Role, str] = {}
-        for name in self.file.tensors:
-            role = self.config.family.gguf.role(name)
-            if role is None:
-                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
-            names[role] = name
-        return names
-
     def _check(self) -> None:
         tokens = self.file.metadata.get("tokenizer.ggml.tokens")
         if tokens is not None and len(tokens) != self.config.vocab_size:

@@ -24,6 +24,7 @@ from bitnet_numba.model.source import (
     describe,
     expected_shapes,
     matrix_of,
+    names_by_role,
     ternary_from_floats,
 )
 from bitnet_numba.text.chat import read_directory_template
@@ -34,7 +35,7 @@ _STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
 
 
 class HuggingFaceSource:
-    """An open Hugging Face directory with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+    """An open Hugging Face directory; for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
 
     Parameters
     ----------
@@ -69,13 +70,12 @@ class HuggingFaceSource:
             raise type(error)(f"{path}: {error}") from None
         self._divides = scale_divides(path, quantization_config(settings))
         self.checkpoint = open_checkpoint(path)
-        self.names = self._roles()
+        self.names = names_by_role(path, self.config.family.hugging_face, self.checkpoint.tensors)
         self.tied = self._is_tied(settings)
         self._check()
         self.chat_template = read_directory_template(path)
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
-        """Return the weights of a linear layer."""
         wanted = Role(role, layer)
         name, place = self.names[wanted], self.place(wanted)
         if self.checkpoint.tensors[name].dtype != "U8":
@@ -89,12 +89,10 @@ class HuggingFaceSource:
         )
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
-        """Return the weights of a norm, all finite."""
         wanted = Role(role, layer)
         return checked_finite(self.checkpoint.float32(self.names[wanted]), self.place(wanted))
 
     def matrix(self, role: str) -> Matrix:
-        """Return the embedding (``token_embd``) or the head (``output``)."""
         name = self.names[Role(role)]
         dtype = self.checkpoint.tensors[name].dtype
         if dtype not in _STORED:
@@ -106,34 +104,15 @@ class HuggingFaceSource:
         return None
 
     def tokenizer(self) -> Tokenizer:
-        """Build the model's tokenizer."""
         if self._tokenizer is not None:
             return tokenizer_from_file(self._tokenizer)
         return tokenizer_from_directory(self.path)
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return the number of tensors of each type, by the type's name."""
         return Counter(entry.dtype for entry in self.checkpoint.tensors.values())
 
     def close(self) -> None:
-        """Close the files."""
         self.checkpoint.close()
-
-    def _roles(self) -> dict[Role, str]:
-        names: dict[Role, str] = {}
-        known = self.config.family.hugging_face
-        for name in self.checkpoint.tensors:
-            if name.endswith(known.ignored):
-                continue
-            role = known.role(name)
-            if role is None:
-                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
-            if role in names:
-                raise FormatError(
-                    f"{self.path}: tensors '{names[role]}' and '{name}' are the same; get the model again"
-                )
-            names[role] = name
-        return names
 
     def _is_tied(self, settings: Mapping[str, Any]) -> bool:
         tied = settings.get("tie_word_embeddings", Role("output") not in self.names)
@@ -157,24 +136,14 @@ class HuggingFaceSource:
         check_tensors(self.path, found, expected, optional=[Role("output")] if self.tied else [])
 
     def place(self, role: Role) -> str:
-        """Return what messages call a tensor."""
+        """Return directory and tensor, for messages."""
         return f"{self.path}: {describe(role)}"
 
 
 def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
     """Tell whether the weights of a packed matrix are divided by its scale, as in transformers' BitLinear.
 
-    Parameters
-    ----------
-    path : Path
-        The model's directory, for messages.
-    quantization : mapping
-        The result of :func:`bitnet_numba.model.config.quantization_config`.
-
-    Raises
-    ------
-    UnsupportedError
-        If ``linear_class`` is neither of the two that are known.
+    ``quantization`` is the result of :func:`~bitnet_numba.model.config.quantization_config`; ``path`` is for messages.
     """
     linear_class = quantization.get("linear_class", "bitlinear")
     if linear_class not in ("bitlinear", "autobitlinear"):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.formats.packing import absmean_ternary, exact_ternary, unpack_i2s
 from bitnet_numba.model.config import ModelConfig
-from bitnet_numba.model.families import Shape
+from bitnet_numba.model.families import Shape, TensorNames
 from bitnet_numba.model.roles import Role
 from bitnet_numba.text.tokenizer import Tokenizer
 
@@ -122,10 +122,25 @@ class ModelSource(Protocol):
         """Close the files."""
 
 
-# ---- what the tensors must be ----------------------------------------------------------------------------------------
+# ---- checks of names and shapes --------------------------------------------------------------------------------------
 def expected_shapes(config: ModelConfig, *, tied: bool) -> dict[Role, Shape]:
     """Return every tensor of a model of this configuration, and its shape, outermost dimension first."""
     return config.family.shapes(config, tied=tied)
+
+
+def names_by_role(path: Path, names: TensorNames, found: Iterable[str]) -> dict[Role, str]:
+    """Return the name of each role's tensor; raise a FormatError for an unknown name, or two of one role."""
+    by_role: dict[Role, str] = {}
+    for name in found:
+        if name.endswith(names.ignored):
+            continue
+        role = names.role(name)
+        if role is None:
+            raise FormatError(f"{path}: tensor '{name}' does not belong to this architecture")
+        if role in by_role:
+            raise FormatError(f"{path}: tensors '{by_role[role]}' and '{name}' are the same; get the model again")
+        by_role[role] = name
+    return by_role
 
 
 def check_tensors(
@@ -147,7 +162,7 @@ def describe(role: Role) -> str:
     return f"tensor '{role.name}.{role.part}'" + ("" if role.layer is None else f" of layer {role.layer}")
 
 
-# ---- what the values must be -----------------------------------------------------------------------------------------
+# ---- checks of values ------------------------------------------------------------------------------------------------
 def ternary_from_floats(weights: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
     """Return float weights that are ternary already as they are; quantize master weights by absmean."""
     exact = exact_ternary(weights)
