@@ -4,8 +4,9 @@ Files of unknown architectures and with damaged weights are read too: they are w
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TypedValue
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.model.config import config_from_hf, quantization_config
-from bitnet_numba.model.families import FAMILIES, Family
+from bitnet_numba.model.families import FAMILIES
 from bitnet_numba.model.hf_source import read_json, scale_divides
 from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
@@ -96,21 +97,15 @@ class ModelFiles:
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
     packed_scale_divides: bool = False
-    of_role: Mapping[Role, StoredTensor] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        by_role = {tensor.role: tensor for tensor in self.tensors.values() if tensor.role is not None}
-        object.__setattr__(self, "of_role", by_role)
+    @cached_property
+    def of_role(self) -> Mapping[Role, StoredTensor]:
+        """Tensors by role."""
+        return {tensor.role: tensor for tensor in self.tensors.values() if tensor.role is not None}
 
 
 def read_model_files(path: Path) -> ModelFiles:
-    """Read the headers of a GGUF file or a Hugging Face directory.
-
-    Raises
-    ------
-    BitNetError
-        If a file is missing, cannot be read, or contradicts its format.
-    """
+    """Read the headers of a GGUF file or a Hugging Face directory."""
     return _read_directory(path) if path.is_dir() else _read_gguf(path)
 
 
@@ -119,7 +114,7 @@ def _read_gguf(path: Path) -> ModelFiles:
         architecture = str(file.metadata.get("general.architecture", ""))
         tensors = {}
         for info in file.tensors.values():
-            role = _role(info.name, architecture, _gguf_or_hf_role)
+            role = _role(info.name, architecture, is_gguf=True)
             tensors[info.name] = StoredTensor(
                 info.name, info.type.name, info.shape, path, info.offset, info.n_bytes, role, info.name
             )
@@ -144,7 +139,7 @@ def _read_directory(path: Path) -> ModelFiles:
     family = FAMILIES.get(architecture)
     tensors = {}
     for entry in entries:
-        role, rule_name = _role(entry.name, architecture, _hf_role), entry.name
+        role, rule_name = _role(entry.name, architecture, is_gguf=False), entry.name
         if role is not None and family is not None and family.inspection.by_gguf_name:
             rule_name = family.gguf.name(role)
         tensors[entry.name] = StoredTensor(
@@ -164,19 +159,17 @@ def _read_directory(path: Path) -> ModelFiles:
     )
 
 
-def _role(name: str, architecture: str, role_in: Callable[[Family, str], Role | None]) -> Role | None:
-    """Return the role of a tensor in the architecture's family, or else in the first family that has the name."""
+def _role(name: str, architecture: str, *, is_gguf: bool) -> Role | None:
+    """Return the role of a tensor in the architecture's family, or else in the first family that has the name.
+
+    A GGUF file is searched for Hugging Face names as well, which some converters keep.
+    """
     own = [FAMILIES[architecture]] if architecture in FAMILIES else []
-    return next((role for family in (*own, *FAMILIES.values()) if (role := role_in(family, name)) is not None), None)
-
-
-def _gguf_or_hf_role(family: Family, name: str) -> Role | None:
-    """Look a name of a GGUF file up; some converters keep Hugging Face names."""
-    return family.gguf.role(name) or family.hugging_face.role(name)
-
-
-def _hf_role(family: Family, name: str) -> Role | None:
-    return family.hugging_face.role(name)
+    for family in (*own, *FAMILIES.values()):
+        role = (family.gguf.role(name) if is_gguf else None) or family.hugging_face.role(name)
+        if role is not None:
+            return role
+    return None
 
 
 def _hf_architecture(settings: Mapping[str, Any], path: Path) -> str:
