@@ -25,15 +25,7 @@ QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Counts of a written file.
-
-    Attributes
-    ----------
-    n_linear : int
-        Number of linear layers' matrices.
-    notes : tuple of str
-        Tensors that were left out or rounded.
-    """
+    """Counts of a written file, and notes of tensors that were left out or rounded."""
 
     n_tensors: int
     n_linear: int
@@ -56,15 +48,6 @@ class GGUFExport:
         The model's name in the file; by default its architecture, so that the directory's name changes no byte.
     tokenizer : Path, optional
         A ``tokenizer.json`` to use instead of the directory's.
-
-    Raises
-    ------
-    FormatError
-        If the checkpoint contradicts itself.
-    UnsupportedError
-        If the model's family or tokenizer cannot be exported.
-    BitNetError
-        If a file is missing.
     """
 
     def __init__(
@@ -90,18 +73,11 @@ class GGUFExport:
         Parameters
         ----------
         strict : bool
-            Whether to raise an error for what would otherwise be noted.
-        before_rename : callable with a Path, optional
+            Whether to raise an UnsupportedError instead of noting what was left out or rounded.
+        before_rename
             See :func:`~bitnet_numba.files.atomic_write`.
-        report : callable with a Progress, optional
+        report
             Called after each part that is written.
-
-        Raises
-        ------
-        FormatError
-            If a weight is not finite.
-        UnsupportedError
-            If a value is beyond the type's range, or there is a note and ``strict``.
         """
 
         def finish(temporary: Path) -> None:

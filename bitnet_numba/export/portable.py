@@ -32,16 +32,8 @@ class Exported:
     ----------
     size : int
         Bytes of all its files.
-    runtime : str
-        Name and version.
-    n_tokens : int
-        Length of the prompt.
-    largest_difference : float
-        Between two logits, over all positions of the prompt.
-    first_difference : float
-        The same at the first position, to which no earlier rounding propagates.
-    correlation : float
-        Over all logits.
+    largest_difference, first_difference : float
+        Between two logits, over all positions of the prompt, and at the first, to which no earlier rounding propagates.
     same_choices : int
         Number of positions with the same most likely token.
     """

@@ -54,11 +54,6 @@ def export_torch(
         Text of the comparison, of at least two tokens.
     torchscript : bool
         Write TorchScript instead, which PyTorch deprecates, for programs that read nothing else.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be written, or PyTorch's logits are not the engine's.
     """
     with moved_on_success(out_path) as made:
         context = checked_context(source, max_context)
@@ -107,7 +102,8 @@ def _save_script(model: "Model", ids: npt.NDArray[np.int64], path: Path) -> None
 def _deprecation_ignored() -> Iterator[None]:
     """Ignore PyTorch's deprecation warnings about TorchScript, which was requested."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # it depends on PyTorch's version
+            warnings.simplefilter("ignore", category)
         yield
 
 

@@ -126,12 +126,8 @@ class _Keys:
 def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration from a GGUF file's metadata.
 
-    Raises
-    ------
-    UnsupportedError
-        If no family has the architecture, or the RoPE is of an unknown kind.
-    FormatError
-        If a key is missing, of the wrong type, or out of range.
+    Raises an UnsupportedError for an unknown architecture or RoPE scaling, and a FormatError for a key that is missing,
+    of the wrong type, or out of range.
     """
     architecture = _Keys(metadata).get("general.architecture", str)
     family, keys = family_of(architecture), _Keys(metadata, f"{architecture}.")
@@ -179,15 +175,7 @@ def _linear(factor: float) -> RopeScaling | None:
 
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
-    """Read the configuration from a parsed ``config.json``; ``name`` becomes the model's.
-
-    Raises
-    ------
-    UnsupportedError
-        If no family has the model's class, or it needs something that is not implemented.
-    FormatError
-        If a key is missing, of the wrong type, or out of range.
-    """
+    """Read the configuration from a parsed ``config.json``, with the errors of :func:`config_from_gguf`."""
     family, keys = _hf_family(config), _Keys(config)
     _refuse_extras(config)
     n_heads, hidden_size = keys.get("num_attention_heads", int), keys.get("hidden_size", int)

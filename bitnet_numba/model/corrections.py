@@ -36,16 +36,9 @@ class NormRescale:
 
 @dataclass(frozen=True, slots=True)
 class ScaleOverride:
-    """Change the scale of ternary matrices.
+    """Multiply the scale of ternary matrices by ``k``, after inverting it if ``inv``.
 
-    Attributes
-    ----------
-    tensors : tuple of str
-        Ends of their GGUF or Hugging Face names.
-    inv : bool
-        Whether the file holds the inverse of the scale.
-    k : float
-        Factor of the scale.
+    ``tensors`` are ends of their GGUF or Hugging Face names.
     """
 
     tensors: tuple[str, ...]
@@ -66,16 +59,7 @@ Correction = NormRescale | ScaleOverride
 
 
 class CorrectedSource:
-    """A :class:`~bitnet_numba.model.source.ModelSource` that corrects the norms and scales of another one.
-
-    Parameters
-    ----------
-    source : ModelSource
-    corrections : sequence of Correction
-        Made in this order.
-    policy_fingerprint : str
-        Of the policy that states them, for the records.
-    """
+    """A :class:`~bitnet_numba.model.source.ModelSource` that corrects the norms and scales of another one."""
 
     def __init__(self, source: ModelSource, corrections: Sequence[Correction], policy_fingerprint: str) -> None:
         self._source = source

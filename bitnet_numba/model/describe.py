@@ -7,6 +7,17 @@ from typing import Any
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.source import ModelSource, expected_shapes
 
+_SIZES = (
+    "n_layers",
+    "hidden_size",
+    "intermediate_size",
+    "n_heads",
+    "n_kv_heads",
+    "head_dim",
+    "vocab_size",
+    "max_seq_len",
+)
+
 
 def model_facts(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
     """Return facts by name; ``chat_template`` is the name of the template in use."""
@@ -19,14 +30,7 @@ def model_facts(source: ModelSource, chat_template: str | None) -> dict[str, Any
         "architecture": config.architecture,
         "parameters": sum(sizes.values()),
         "ternary_parameters": sum(size for role, size in sizes.items() if role.name in LINEAR_ROLES),
-        "n_layers": config.n_layers,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "n_heads": config.n_heads,
-        "n_kv_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "max_seq_len": config.max_seq_len,
+        **{name: getattr(config, name) for name in _SIZES},
         "activation": config.activation,
         "tied_head": source.tied,
         "chat_template": chat_template,

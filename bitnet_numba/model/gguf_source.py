@@ -43,25 +43,9 @@ _STORED = {TensorType.F32: np.float32, TensorType.F16: np.uint16, TensorType.BF1
 
 
 class GGUFSource:
-    """An open GGUF file; for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
+    """An open GGUF file, for the methods see :class:`~bitnet_numba.model.source.ModelSource`; ``names`` is by role.
 
-    Parameters
-    ----------
-    path : Path
-    tokenizer : Path, optional
-        A ``tokenizer.json`` to use instead of the model's own.
-
-    Attributes
-    ----------
-    file : GGUFFile
-        The tensors as they are stored.
-    names : dict of Role to str
-        The name of each tensor in the file.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read, contradicts itself, or holds a model that is not run here.
+    Raises a BitNetError if the file cannot be read, contradicts itself, or has an architecture that is not run here.
     """
 
     notes: tuple[str, ...] = ()

@@ -35,26 +35,10 @@ _STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
 
 
 class HuggingFaceSource:
-    """An open Hugging Face directory; for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
+    """An open Hugging Face directory, for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
 
-    Parameters
-    ----------
-    path : Path
-        With ``config.json`` and ``model.safetensors``, or its shards and their index.
-    tokenizer : Path, optional
-        A ``tokenizer.json`` to use instead of the model's own.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        The tensors as they are stored.
-    names : dict of Role to str
-        The name of each tensor in the checkpoint.
-
-    Raises
-    ------
-    BitNetError
-        If a file cannot be read, they contradict each other, or the model is not one that is run here.
+    It has ``config.json`` and ``model.safetensors``, or its shards and their index; ``names`` is by role. Raises a
+    BitNetError if a file cannot be read, they contradict each other, or the model is not one that is run here.
     """
 
     notes: tuple[str, ...] = ()

@@ -21,11 +21,6 @@ def open_source(model: str | Path | None, tokenizer: Path | None = None) -> Mode
         cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
     tokenizer : Path, optional
         A ``tokenizer.json`` to use instead of the model's own.
-
-    Raises
-    ------
-    BitNetError
-        If there is no such model, or it cannot be read.
     """
     path = model_path(model)
     return HuggingFaceSource(path, tokenizer) if path.is_dir() else GGUFSource(path, tokenizer)

@@ -12,16 +12,9 @@ GLOBAL_ROLES = ("token_embd", "output_norm", "output", "rope_freqs")
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a tensor is in the model.
+    """A tensor's function in the model: one of ``LAYER_ROLES`` in a layer, or of ``GLOBAL_ROLES`` without one.
 
-    Attributes
-    ----------
-    name : str
-        One of ``GLOBAL_ROLES`` or ``LAYER_ROLES``.
-    layer : int or None
-        None for the global ones.
-    part : {"weight", "scale"}
-        The weights, or the separate scale that some files keep for a ternary matrix.
+    Part ``scale`` is the separate scale that some files have for a ternary matrix.
     """
 
     name: str

@@ -66,16 +66,8 @@ class Matrix(NamedTuple):
 class CorrectionRecord:
     """A correction that was made to a tensor, as receipts store it.
 
-    Attributes
-    ----------
-    layer : str
-        The tensor's GGUF name.
-    factor : float
-        What the weights were multiplied by.
-    policy_fingerprint : str
-        Of the policy that states the correction, or the name of the variable.
-    metadata : dict of str to Any
-        Parameters of the correction.
+    ``layer`` is the tensor's GGUF name, ``policy_fingerprint`` that of the policy or the name of the variable, and
+    ``metadata`` has the parameters of the correction.
     """
 
     layer: str
@@ -171,19 +163,9 @@ def ternary_from_floats(weights: npt.NDArray[np.float32], place: str) -> Ternary
 
 
 def one_scale(weights: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
-    """Return a matrix with one scale from blocks that all have the same; that of a block of zeros does not matter.
+    """Return int8[rows, columns] with one scale; raise an UnsupportedError if float32[rows, blocks] scales differ.
 
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-    scales : float32[rows, blocks]
-    place : str
-        File and tensor, for messages.
-
-    Raises
-    ------
-    UnsupportedError
-        If the scales differ.
+    The scale of a block of zeros does not matter.
     """
     rows, blocks = scales.shape
     used = scales[weights.reshape(rows, blocks, -1).any(axis=2)]

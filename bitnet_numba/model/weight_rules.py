@@ -27,13 +27,7 @@ UNBOUNDED: Final = Bounds(0.0, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class NormRule:
-    """Bounds of the norms whose names match a pattern.
-
-    Attributes
-    ----------
-    pattern : str
-        A regular expression, searched for in the tensor's name.
-    """
+    """Bounds of the norms in whose names a regular expression is found."""
 
     pattern: str
     bounds: Bounds
@@ -47,15 +41,7 @@ def rule(name: str, minimum: float, maximum: float, description: str = "") -> No
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Bounds of a healthy model's norms and projections.
-
-    Attributes
-    ----------
-    norms : tuple of NormRule
-        The first rule whose pattern is found in a name counts.
-    default : Bounds
-        Of norms without a rule.
-    """
+    """Bounds of a healthy model's norms, by the first rule that matches or else ``default``, and projections."""
 
     name: str
     norms: tuple[NormRule, ...]

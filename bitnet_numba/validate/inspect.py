@@ -45,17 +45,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of an inspection.
-
-    Attributes
-    ----------
-    sha256 : str
-        See :func:`model_sha256`.
-    strict : bool
-        Whether a suspicious tensor is an error.
-    statistics : Statistics or None
-        None if they were not requested.
-    """
+    """The result of an inspection; ``strict``: a suspicious tensor is an error."""
 
     files: ModelFiles
     sha256: str
@@ -132,15 +122,6 @@ def inspect_model(
         The ruleset's key in it; by default the model's architecture.
     strict : bool, optional
         Whether a suspicious tensor is an error; by default ``BITNET_STRICT_MODE``.
-
-    Raises
-    ------
-    BitNetError
-        If a file cannot be read.
-    FormatError
-        If a file contradicts its format, or a norm is quantized.
-    ParameterError
-        If gate and policy do not go together.
     """
     if gate not in GATES:
         raise ParameterError(f"gate '{gate}': choose one of {', '.join(GATES)}")

@@ -38,11 +38,6 @@ def export_onnx(
         Largest number of tokens of one run; by default the context length of the training.
     prompt : str
         Text of the comparison.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be written, or onnxruntime's logits are not the engine's.
     """
     with moved_on_success(out_path) as made:
         context = checked_context(source, max_context)

@@ -16,13 +16,7 @@ FAMILIES: dict[str, Family] = {name: module.FAMILY for module in _MODULES for na
 
 
 def family_of(architecture: str) -> Family:
-    """Return the family of a GGUF architecture.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is none.
-    """
+    """Return the family of a GGUF architecture, or raise an UnsupportedError."""
     if architecture not in FAMILIES:
         raise UnsupportedError(
             f"architecture {excerpt(architecture)} is not run here; use one of {', '.join(FAMILIES)}"

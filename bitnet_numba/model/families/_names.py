@@ -43,13 +43,7 @@ class TensorNames:
         return replace(self, names={**self.names, **names})
 
     def name(self, role: Role) -> str:
-        """Return the name of a role's tensor.
-
-        Raises
-        ------
-        ParameterError
-            If there is no such role, or no tensor for it in this format.
-        """
+        """Return the name of a role's tensor, or raise a ParameterError if this format has none."""
         if not exists(role):
             raise ParameterError(f"{role}: no tensor has this role; see LAYER_ROLES and GLOBAL_ROLES")
         if role.name not in self.names:
