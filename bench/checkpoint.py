@@ -11,7 +11,8 @@ import numpy.typing as npt
 from bench.make_model import SHAPES, Shape, byte_letters
 from bitnet_numba.export.vocabulary import LLAMA3_WORDS
 from bitnet_numba.model.config import config_from_hf
-from bitnet_numba.model.roles import Role, hf_name
+from bitnet_numba.model.families import HUGGING_FACE_NAMES
+from bitnet_numba.model.roles import Role
 from bitnet_numba.model.source import expected_shapes
 
 SHARD_BYTES = 1 << 30
@@ -32,7 +33,7 @@ def write_checkpoint(name: str, directory: Path) -> None:
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for file_name, shard in zip(names, shards, strict=True):
         _write_shard(directory / file_name, shard)
-    weight_map = {hf_name(role): names[i] for i, shard in enumerate(shards) for role, _ in shard}
+    weight_map = {HUGGING_FACE_NAMES.name(role): names[i] for i, shard in enumerate(shards) for role, _ in shard}
     _write_json(directory / "model.safetensors.index.json", {"weight_map": weight_map})
     _write_json(directory / "config.json", config)
     _write_json(directory / "tokenizer.json", _tokenizer(shape.vocab_size))
@@ -93,7 +94,11 @@ def _write_shard(path: Path, tensors: list[tuple[Role, tuple[int, ...]]]) -> Non
     at = 0
     for role, dims in tensors:
         end = at + _n_bytes(role, dims)
-        header[hf_name(role)] = {"dtype": _dtype(role)[0], "shape": list(dims), "data_offsets": [at, end]}
+        header[HUGGING_FACE_NAMES.name(role)] = {
+            "dtype": _dtype(role)[0],
+            "shape": list(dims),
+            "data_offsets": [at, end],
+        }
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -22,6 +22,7 @@ from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType
 from bitnet_numba.formats.gguf_types import FILE_TYPE_I2_S
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
 from bitnet_numba.formats.packing import pack_i2s, pack_tq2_0
+from bitnet_numba.model.families import family_of
 
 CODES = 1 << 22  # random weights, of which every matrix takes its own stretch
 FILE_TYPES = {TensorType.I2_S: FILE_TYPE_I2_S, TensorType.TQ2_0: 37}  # as llama.cpp numbers them
@@ -117,7 +118,7 @@ class RandomTensors:
             for role, size in rows_columns.items():
                 yield self._linear(f"blk.{layer}.{role}.weight", size)
             norms = {"attn_norm": hidden, "ffn_norm": hidden}
-            if shape.architecture != "llama":
+            if family_of(shape.architecture).sub_norms:
                 norms |= {"attn_sub_norm": hidden, "ffn_sub_norm": ffn}
             for role, length in norms.items():
                 yield self._norm(f"blk.{layer}.{role}.weight", length)

@@ -11,7 +11,8 @@ from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
 from bitnet_numba.formats.packing import pack_hf, pack_i2s, pack_tq1_0, pack_tq2_0
 from bitnet_numba.model.config import ModelConfig, RopeScaling
-from bitnet_numba.model.roles import Role, gguf_name, hf_name
+from bitnet_numba.model.families import FAMILIES, family_of
+from bitnet_numba.model.roles import Role
 from tests.reference_model import ReferenceModel, scaling_factors
 from tests.tiny_files import (
     Bytes,
@@ -27,6 +28,9 @@ from tests.tiny_files import (
 )
 
 Place = tuple[str, int]
+
+ARCHITECTURES = tuple(family.architectures[0] for family in dict.fromkeys(FAMILIES.values()))
+"""One GGUF architecture of each family, to run a test for every family."""
 
 _DTYPES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
 
@@ -86,16 +90,17 @@ class ToyModel:
 
     def gguf(self, linear_type: TensorType = TensorType.I2_S) -> GGUFModel:
         """Return the model as the contents of a GGUF file, its linear layers of the type given."""
-        tensors = [_stored(Role("token_embd"), self.embedding)]
+        name_of = self.config.family.gguf.name
+        tensors = [_stored(name_of(Role("token_embd")), self.embedding)]
         if self.head is not None:
-            tensors.append(_stored(Role("output"), self.head))
+            tensors.append(_stored(name_of(Role("output")), self.head))
         for (role, layer), norm in self.norms.items():
-            tensors.append(TensorSource(gguf_name(Role(role, layer)), TensorType.F32, norm.shape, lambda n=norm: n))
+            tensors.append(TensorSource(name_of(Role(role, layer)), TensorType.F32, norm.shape, lambda n=norm: n))
         tensors += [self._gguf_linear(place, linear_type) for place in self.linears]
         scaling = self.config.rope_scaling
         if scaling is not None and scaling.bands is not None:
             factors = scaling_factors(self.config).astype(np.float32)
-            tensors.append(TensorSource("rope_freqs.weight", TensorType.F32, factors.shape, lambda: factors))
+            tensors.append(TensorSource(name_of(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors))
         return GGUFModel(gguf_metadata(self.config), {tensor.name: tensor for tensor in tensors})
 
     def checkpoint(self, linear_class: str | None = "autobitlinear") -> HuggingFaceModel:
@@ -106,25 +111,26 @@ class ToyModel:
         linear_class : {"autobitlinear", "bitlinear"} or None
             What the packed scale means; None for master weights instead.
         """
-        tensors = {hf_name(Role("token_embd")): _as_saved(self.embedding)}
+        name_of = self.config.family.hugging_face.name
+        tensors = {name_of(Role("token_embd")): _as_saved(self.embedding)}
         if self.head is not None:
-            tensors[hf_name(Role("output"))] = _as_saved(self.head)
+            tensors[name_of(Role("output"))] = _as_saved(self.head)
         for (role, layer), norm in self.norms.items():
-            tensors[hf_name(Role(role, layer))] = "F32", norm
+            tensors[name_of(Role(role, layer))] = "F32", norm
         for (role, layer), (weights, scale) in self.linears.items():
-            name = hf_name(Role(role, layer))
+            name = name_of(Role(role, layer))
             if linear_class is None:
                 tensors[name] = "BF16", bf16_bits(self.masters[role, layer])
                 continue
             tensors[name] = "U8", pack_hf(weights)
             kept = scale if linear_class == "autobitlinear" else np.float32(1) / scale
-            tensors[f"{name}_scale"] = "BF16" if _is_bf16(kept) else "F32", _scalar(kept)
+            tensors[name_of(Role(role, layer, "scale"))] = "BF16" if _is_bf16(kept) else "F32", _scalar(kept)
         return HuggingFaceModel(hf_files(self.config, self.head is None, linear_class), tensors)
 
     def _gguf_linear(self, place: Place, kind: TensorType) -> TensorSource:
         weights, scale = self.linears[place]
         floats = self.masters.get(place, weights * scale)
-        if self.config.architecture == "llama" and place[0] in ("attn_q", "attn_k"):
+        if self.config.family.adjacent_pairs and place[0] in ("attn_q", "attn_k"):
             n_heads = self.config.n_heads if place[0] == "attn_q" else self.config.n_kv_heads
             weights, floats = permuted(weights, n_heads), permuted(floats, n_heads)
         packers = {
@@ -133,7 +139,7 @@ class ToyModel:
             TensorType.TQ2_0: lambda: pack_tq2_0(weights, float(scale)),
         }
         read = packers.get(kind, lambda: stored_bytes(floats, kind))
-        return TensorSource(gguf_name(Role(*place)), kind, weights.shape, read)
+        return TensorSource(self.config.family.gguf.name(Role(*place)), kind, weights.shape, read)
 
 
 # ---- making one ------------------------------------------------------------------------------------------------------
@@ -164,7 +170,7 @@ def toy_model(
     has_masters : bool
         Whether the ternary weights come from random float ones.
     """
-    rng = np.random.default_rng(seed)
+    rng, family = np.random.default_rng(seed), family_of(architecture)
     config = ModelConfig(
         architecture=architecture,
         name="toy",
@@ -179,8 +185,8 @@ def toy_model(
         rms_norm_eps=float(np.float32(1e-5)),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
-        activation="relu2" if architecture in ("bitnet-b1.58", "bitnet-25") else "silu",
-        sub_norms=architecture != "llama",
+        activation=family.activation,
+        sub_norms=family.sub_norms,
         adjacent_pairs=False,
     )
     shapes = _linear_shapes(config)
@@ -257,8 +263,8 @@ def _random_q6_k(rng: np.random.Generator, shape: tuple[int, int]) -> Bytes:
     return np.concatenate([codes, scales, scale], axis=1).reshape(-1)
 
 
-def _stored(role: Role, matrix: StoredMatrix) -> TensorSource:
-    return TensorSource(gguf_name(role), matrix.type, matrix.values.shape, lambda: matrix.data)
+def _stored(name: str, matrix: StoredMatrix) -> TensorSource:
+    return TensorSource(name, matrix.type, matrix.values.shape, lambda: matrix.data)
 
 
 def _as_saved(matrix: StoredMatrix) -> tuple[str, npt.NDArray[Any]]:

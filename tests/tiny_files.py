@@ -22,8 +22,6 @@ MIN_VOCABULARY = len(WORDS) + len(SPECIAL)
 BEGIN, END, END_OF_TURN, _PAD = range(len(WORDS), MIN_VOCABULARY)
 NORMAL, CONTROL = 1, 3  # of tokenizer.ggml.token_type
 
-_HF_CLASSES = {"bitnet-b1.58": "BitNetForCausalLM", "bitnet": "BitnetForCausalLM", "llama": "LlamaForCausalLM"}
-
 
 @dataclass
 class GGUFModel:
@@ -156,7 +154,7 @@ def gguf_metadata(config: ModelConfig) -> dict[str, Any]:
 def hf_files(config: ModelConfig, tied: bool, linear_class: str | None) -> dict[str, dict[str, Any]]:
     quantization = {"quant_method": "bitnet", "quantization_mode": "online" if linear_class is None else "offline"}
     settings = {
-        "architectures": [_HF_CLASSES[config.architecture]],
+        "architectures": [config.family.hf_classes[0]],
         "hidden_act": config.activation,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

@@ -1,4 +1,7 @@
-"""A Hugging Face checkpoint as a GGUF file: the same input gives the same bytes, or an error and no file."""
+"""Converter from a Hugging Face checkpoint to a GGUF file: the same input gives the same bytes, or an error.
+
+Everything that can be checked without the weights is, before a byte is written.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,16 +25,7 @@ QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a file holds.
-
-    Attributes
-    ----------
-    n_tensors : int
-    n_linear : int
-        Those that a ternary file holds as ternary weights.
-    notes : tuple of str
-        What of the checkpoint is not in the file, or not exactly.
-    """
+    """Counts of a written file, and notes of tensors that were left out or rounded."""
 
     n_tensors: int
     n_linear: int
@@ -39,7 +33,7 @@ class Written:
 
 
 class GGUFExport:
-    """A checkpoint, read and checked as far as that goes without its weights, and the plan of its file.
+    """An open checkpoint, checked except for its weights, and the plan of its GGUF file.
 
     Parameters
     ----------
@@ -47,22 +41,13 @@ class GGUFExport:
         With ``config.json``, ``tokenizer.json`` and safetensors files: bf16, f16 or f32 master weights, or packed
         ternary ones.
     out : Path
-        Where the file goes.
+        The file to write.
     stored : TensorType
-        Of the linear layers.
+        Type of the linear layers.
     name : str, optional
-        The model's name in the file; its architecture by default, so that the name of a folder changes no byte.
+        The model's name in the file; by default its architecture, so that the directory's name changes no byte.
     tokenizer : Path, optional
-        A ``tokenizer.json`` elsewhere.
-
-    Raises
-    ------
-    FormatError
-        If the checkpoint contradicts itself.
-    UnsupportedError
-        If the model's family, or its tokenizer, is not exported.
-    BitNetError
-        If a file is missing.
+        A ``tokenizer.json`` to use instead of the directory's.
     """
 
     def __init__(
@@ -83,25 +68,16 @@ class GGUFExport:
         before_rename: Callable[[Path], None] | None = None,
         report: Report | None = None,
     ) -> Written:
-        """Write the file, one tensor at a time in memory.
+        """Write the file, one tensor at a time in memory; after an error an existing file is unchanged.
 
         Parameters
         ----------
         strict : bool
-            Whether to refuse what would otherwise be noted.
-        before_rename : callable with a Path, optional
+            Whether to raise an UnsupportedError instead of noting what was left out or rounded.
+        before_rename
             See :func:`~bitnet_numba.files.atomic_write`.
-        report : callable with a Progress, optional
+        report
             Called after each part that is written.
-
-        Raises
-        ------
-        FormatError
-            If a weight is not finite; an older file is then as it was.
-        UnsupportedError
-            If a value is beyond the type, or ``strict`` refuses what was noted.
-        BitNetError
-            If the file cannot be written.
         """
 
         def finish(temporary: Path) -> None:
@@ -111,11 +87,10 @@ class GGUFExport:
 
         _refuse_notes(self.source.path, self._notes if strict else ())
         write_plan(self.plan, finish, report)
-        roles = self.source.names
-        return Written(len(self.plan.tensors), sum(map(is_quantized, roles)), self._all_notes())
+        return Written(len(self.plan.tensors), sum(map(is_quantized, self.source.names)), self._all_notes())
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self.source.close()
 
     def _metadata(self, stored: TensorType, name: str | None) -> dict[str, Any]:
@@ -147,7 +122,7 @@ class GGUFExport:
 def export_gguf(
     directory: Path, out: Path, stored: TensorType = TensorType.I2_S, *, name: str | None = None
 ) -> Written:
-    """Write a checkpoint as one GGUF file; parameters and errors are those of :class:`GGUFExport`."""
+    """Write a checkpoint as a GGUF file; parameters and errors as for :class:`GGUFExport`."""
     export = GGUFExport(directory, out, stored, name=name)
     try:
         return export.write()
@@ -156,7 +131,7 @@ def export_gguf(
 
 
 def _left_out(source: HuggingFaceSource) -> tuple[str, ...]:
-    """Tell what of the checkpoint stays behind; a head that is the embedding once more is not needed twice."""
+    """Return a note for each kind of tensor that is left out: a head equal to the tied embedding, and buffers."""
     notes = []
     checkpoint, names = source.checkpoint, source.names
     head = names.get(Role("output"))

@@ -1,4 +1,4 @@
-"""A model's sizes as GGUF keys, and the proof that a reader of those keys runs the same model."""
+"""GGUF keys of a model's configuration, and a check that they are read back as the same configuration."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -8,11 +8,11 @@ from typing import Any
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.model.config import ModelConfig, config_from_gguf
 
-_NOT_COMPARED = ("name", "adjacent_pairs")  # a label, and the order of rows, which the export brings about
+_NOT_COMPARED = ("name", "adjacent_pairs")  # a label, and the order of rows, which the export changes
 
 
 def config_metadata(config: ModelConfig) -> dict[str, str | int | float]:
-    """Return the GGUF keys that tell a model's sizes and constants, in the order of the official BitNet file."""
+    """Return the GGUF keys of a configuration, in the order of the official BitNet file."""
     keys: dict[str, str | int | float] = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_seq_len,
@@ -33,21 +33,15 @@ def config_metadata(config: ModelConfig) -> dict[str, str | int | float]:
 
 
 def check_read_back(place: Path, config: ModelConfig, metadata: Mapping[str, Any]) -> None:
-    """Refuse a model that GGUF's keys cannot tell: an architecture there stands for one graph.
-
-    Raises
-    ------
-    UnsupportedError
-        With the first setting that a reader of the file would take for another.
-    """
-    meant = config
+    """Raise an UnsupportedError for the first setting that GGUF, where an architecture has one graph, cannot state."""
+    expected = config
     if config.rope_scaling is not None and config.rope_scaling.bands is not None:
-        meant = replace(config, rope_scaling=None)  # this kind is a tensor of the file, not a key
+        expected = replace(config, rope_scaling=None)  # this kind is a tensor of the file, not a key
     read = config_from_gguf(metadata)
     for field in fields(ModelConfig):
-        asked, found = getattr(meant, field.name), getattr(read, field.name)
-        if asked != found and field.name not in _NOT_COMPARED:
+        stated, found = getattr(expected, field.name), getattr(read, field.name)
+        if stated != found and field.name not in _NOT_COMPARED:
             raise UnsupportedError(
-                f"{place}: config.json: {field.name} is {asked}, but GGUF files of architecture "
+                f"{place}: config.json: {field.name} is {stated}, but GGUF files of architecture "
                 f"{config.architecture!r} mean {found}; run the directory itself"
             )

@@ -1,4 +1,7 @@
-"""What a model is to other runtimes: plain arrays, and a check that its logits are the engine's."""
+"""Shared part of the exports to other runtimes: a model as plain arrays, and a comparison of logits with the engine.
+
+A file is moved to its place only after the other runtime has loaded it and computed the engine's logits.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,35 +14,28 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.model.roles import ROTATED_ROLES
+from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 Floats = npt.NDArray[np.float32]
 
 PROMPT = "The capital of France is"
-MIN_CORRELATION = 0.99  # a wrong graph gives less than 0.9; roundings that fall otherwise, 0.996 over 30 layers
+MIN_CORRELATION = 0.99  # a wrong graph gives less than 0.9; other roundings to int8 give 0.996 over 30 layers
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A model that was written for another runtime, and compared with the engine.
+    """A model written for another runtime, and the comparison of its logits with the engine's.
 
     Attributes
     ----------
-    path : Path
     size : int
         Bytes of all its files.
-    runtime : str
-        What it was compared in, with its version.
-    n_tokens : int
-        Of the prompt.
-    largest_difference : float
-        Between two logits, over all positions of the prompt.
-    first_difference : float
-        The same over the first position, where no rounding of an earlier one is carried on.
-    correlation : float
-        Between all logits of the two.
+    largest_difference, first_difference : float
+        Between two logits, over all positions of the prompt, and at the first, to which no earlier rounding propagates.
     same_choices : int
-        Positions at which both find the same token the likeliest.
+        Number of positions with the same most likely token.
     """
 
     path: Path
@@ -54,7 +50,7 @@ class Exported:
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
 def float_matrix(matrix: Matrix) -> Floats:
-    """Return an embedding or head as float32[vocab_size, hidden_size], whatever it is stored as."""
+    """Return an embedding or head of any storage type as float32[vocab_size, hidden_size]."""
     values, scales = matrix
     if values.dtype == np.int16:
         return bf16_to_float32(values.view(np.uint16))
@@ -66,20 +62,19 @@ def float_matrix(matrix: Matrix) -> Floats:
 
 
 def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDArray[np.int8], np.float32]:
-    """Return a linear layer as int8[rows, columns] and its scale; rows of q and k in pairs (i, i + head_dim / 2)."""
+    """Return a linear layer as int8[rows, columns] and its scale; rows of q and k for pairs (i, i + head_dim / 2)."""
     config = source.config
     matrix: TernaryMatrix = source.linear(role, layer)
     weights = matrix.unpacked()
-    if config.adjacent_pairs and role in ("attn_q", "attn_k"):
+    if config.adjacent_pairs and role in ROTATED_ROLES:
         in_pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[1])
         weights = np.ascontiguousarray(in_pairs.swapaxes(1, 2)).reshape(weights.shape)
     return weights, matrix.scale
 
 
 def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
-    """Return the cosines and sines of each position's angles, float32[n_positions, head_dim // 2] each."""
-    from bitnet_numba.backends.cpu.kernels.rope import rope_table
-    from bitnet_numba.backends.cpu.weights import rope_frequencies  # here, because it imports numba
+    """Return cosines and sines of RoPE, float32[n_positions, head_dim // 2] each."""
+    from bitnet_numba.backends.cpu.kernels.rope import rope_table  # here, because it imports numba
 
     half = source.config.head_dim // 2
     table = rope_table(rope_frequencies(source), n_positions, half)
@@ -87,13 +82,7 @@ def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
 
 
 def checked_context(source: ModelSource, max_context: int | None) -> int:
-    """Return how many positions the exported model has: as asked, else as trained.
-
-    Raises
-    ------
-    ParameterError
-        If it was not trained for so many.
-    """
+    """Return the context length of the exported model, by default that of the training."""
     trained = source.config.max_seq_len
     if max_context is not None and not 1 <= max_context <= trained:
         raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
@@ -102,14 +91,8 @@ def checked_context(source: ModelSource, max_context: int | None) -> int:
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 @contextmanager
-def kept_if_right(out_path: Path) -> Iterator[Path]:
-    """Give a path in a folder that lies beside the file's; what the block writes there is moved out if it succeeds.
-
-    Raises
-    ------
-    BitNetError
-        If there is no directory for the file.
-    """
+def moved_on_success(out_path: Path) -> Iterator[Path]:
+    """Yield a path in a temporary directory beside the file; if the block succeeds, move the files there out."""
     if not out_path.parent.is_dir():
         raise BitNetError(f"{out_path.parent}: no such directory; create it first")
     with tempfile.TemporaryDirectory(dir=out_path.parent, prefix=f".{out_path.name}.") as folder:
@@ -121,7 +104,7 @@ def kept_if_right(out_path: Path) -> Iterator[Path]:
 
 # ---- the check -------------------------------------------------------------------------------------------------------
 def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArray[np.int64]:
-    """Return the tokens that the check runs, as many as the exported model has positions."""
+    """Return the tokens of the comparison, cut to the context of the exported model."""
     ids = source.tokenizer().encode(prompt)[:max_context]
     if not ids:
         raise ParameterError("the prompt of the check has no tokens; give one that has")
@@ -129,7 +112,7 @@ def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArra
 
 
 def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
-    """Run the engine, with keys and values as the exported graph has them: float32[n_tokens, vocab_size]."""
+    """Return the engine's logits with a float32 KV cache, as the graph has it: float32[n_tokens, vocab_size]."""
     from bitnet_numba.generate.load import load_model  # here, because it imports numba
 
     with load_model(source.path, kv_type="f32", head="full", max_context=int(ids.size), kept_prefixes=0) as model:
@@ -137,13 +120,7 @@ def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
 
 
 def compared(path: Path, size: int, runtime: str, ours: Floats, theirs: Floats) -> Exported:
-    """Compare the engine's logits with another runtime's.
-
-    Raises
-    ------
-    BitNetError
-        If they are not those of one model.
-    """
+    """Compare the engine's logits with another runtime's; raise a BitNetError if they are of different models."""
     if theirs.shape != ours.shape or not np.isfinite(theirs).all():
         raise BitNetError(f"{path}: {runtime} gives {theirs.shape} logits, not all finite; please report this")
     difference = np.abs(ours.astype(np.float64) - theirs)

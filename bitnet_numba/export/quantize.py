@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -21,7 +21,7 @@ from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, Report, TensorSource, plan_gguf, write_plan
 from bitnet_numba.formats.packing import dequantize
 from bitnet_numba.model.gguf_source import GGUFSource
-from bitnet_numba.model.roles import gguf_role
+from bitnet_numba.model.roles import Role
 from bitnet_numba.model.source import TernaryMatrix
 
 DEQUANTIZED = "f16"
@@ -137,7 +137,7 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
     try:
         if request.out.exists() and request.out.samefile(request.source):
             raise BitNetError(f"{request.out}: is the source itself; name another file")
-        quantizer = _Quantizer(source, TYPES[request.type], _chosen(request, source.names.values()))
+        quantizer = _Quantizer(source, TYPES[request.type], _chosen(request, source.names))
         plan = plan_gguf(request.out, quantizer.metadata(), quantizer.tensors())
         write_plan(plan, quantizer.read_back, report)
     finally:
@@ -146,9 +146,9 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
     return QuantizeResult(request.out, plan.file_size, compared, len(plan.tensors) - len(compared))
 
 
-def _chosen(request: QuantizeRequest, names: Iterable[str]) -> set[str]:
+def _chosen(request: QuantizeRequest, names: Mapping[Role, str]) -> set[str]:
     """Return the names of the linear layers to be changed; patterns can only choose among those."""
-    linear = {name for name in names if (role := gguf_role(name)) is not None and is_quantized(role)}
+    linear = {name for role, name in names.items() if is_quantized(role)}
     for pattern in (*request.include, *request.exclude):
         if not any(fnmatchcase(name, pattern) for name in linear):
             raise ParameterError(

@@ -16,9 +16,9 @@ from bitnet_numba.export.quantization import FLOAT_TYPES, check_blocks, is_quant
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, TensorSource
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
-from bitnet_numba.model.config import FAMILIES, RopeScaling
+from bitnet_numba.model.config import RopeScaling
 from bitnet_numba.model.hf_source import HuggingFaceSource
-from bitnet_numba.model.roles import Role, gguf_name
+from bitnet_numba.model.roles import ROTATED_ROLES, Role
 from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors
 from bitnet_numba.model.source import TernaryMatrix, expected_shapes, ternary_from_floats
 
@@ -81,7 +81,7 @@ class ModelTensors:
 
     def _tensor(self, role: Role, shape: tuple[int, ...]) -> TensorSource:
         stored = stored_type(role, self._wanted, lambda: smallest_exact_type(self._blocks(role, shape)))
-        name = gguf_name(role)
+        name = self._name(role)
         if is_quantized(role) and role.layer is not None:
             check_blocks(self._place(role), stored, shape)
             if stored not in FLOAT_TYPES.values() or self._is_packed(role) or self._is_reordered(role):
@@ -93,7 +93,7 @@ class ModelTensors:
         config = self._source.config
         plain = inverse_frequencies(config.head_dim, config.rope_theta)
         factors = llama3_factors(plain, scaling.factor, low, high, context).astype("<f4")
-        return TensorSource(gguf_name(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors)
+        return TensorSource(self._name(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors)
 
     # ---- floats ------------------------------------------------------------------------------------------------------
     def _dense(self, role: Role, shape: tuple[int, ...], stored: TensorType) -> Iterator[Part]:
@@ -123,7 +123,7 @@ class ModelTensors:
         return kept
 
     def _note_rounding(self, role: Role) -> None:
-        self.rounded[gguf_name(role)] = None
+        self.rounded[self._name(role)] = None
 
     # ---- linear layers -----------------------------------------------------------------------------------------------
     def _linear(self, role: Role, layer: int, stored: TensorType) -> Part:
@@ -165,10 +165,13 @@ class ModelTensors:
         return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
     def _is_reordered(self, role: Role) -> bool:
-        return role.name in ("attn_q", "attn_k") and FAMILIES[self._source.config.architecture].adjacent_pairs
+        return role.name in ROTATED_ROLES and self._source.config.family.adjacent_pairs
 
     def _is_packed(self, role: Role) -> bool:
         return self._source.checkpoint.tensors[self._source.names[role]].dtype == _PACKED
+
+    def _name(self, role: Role) -> str:
+        return self._source.config.family.gguf.name(role)
 
     def _place(self, role: Role) -> str:
         return f"{self._source.path}: tensor {self._source.names[role]!r}"

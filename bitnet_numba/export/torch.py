@@ -1,4 +1,4 @@
-"""PyTorch: the model as a ``torch.export`` program, a ``.pt2`` file that needs none of this project's code."""
+"""Export to PyTorch: a ``torch.export`` program, a ``.pt2`` file that needs none of this project's code."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,16 +20,17 @@ from bitnet_numba.export.portable import (
     compared,
     engine_logits,
     float_matrix,
-    kept_if_right,
     linear_weights,
+    moved_on_success,
     prompt_ids,
     rotations,
 )
 from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES
 from bitnet_numba.model.source import ModelSource
 
-SHIFTS = (0, 2, 4, 6)  # where a byte holds its four weights; 0, 1, 2 are -1, 0, +1
-MIN_TOKENS = 2  # a program that is traced with one token is one for one token
+SHIFTS = (0, 2, 4, 6)  # of the four weights in a byte; codes 0, 1, 2 are -1, 0, +1
+MIN_TOKENS = 2  # a program traced with one token is specialized to one
 
 
 def export_torch(
@@ -42,28 +43,19 @@ def export_torch(
 ) -> Exported:
     """Write a model with ``torch.export``, load and run the file, and keep it only if its logits are the engine's.
 
-    The program takes token ids, int64[n_tokens], and gives float32[n_tokens, vocab_size] logits; it keeps nothing from
-    run to run. Ternary weights are stored with two bits each, and are float32 while a layer computes.
+    The program computes logits, float32[n_tokens, vocab_size], of token ids, int64[n_tokens], without a KV cache.
+    Ternary weights are stored with two bits each, and converted to float32 while a layer computes.
 
     Parameters
     ----------
-    source : ModelSource
-        An open model.
-    out_path : Path
-        ``.pt2``.
     max_context : int, optional
-        The most tokens of one run, at least 2; by default what the model was trained for.
+        Largest number of tokens of one run, at least 2; by default the context length of the training.
     prompt : str
-        What the two are compared on, of at least two tokens.
+        Text of the comparison, of at least two tokens.
     torchscript : bool
-        Write TorchScript instead, which PyTorch gives up, for programs that read nothing else.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be written, or PyTorch's logits are not the engine's.
+        Write TorchScript instead, which PyTorch deprecates, for programs that read nothing else.
     """
-    with kept_if_right(out_path) as made:
+    with moved_on_success(out_path) as made:
         context = checked_context(source, max_context)
         ids = prompt_ids(source, prompt, context)
         if ids.size < MIN_TOKENS:
@@ -87,8 +79,8 @@ def run_torch(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
 
 
 def run_script(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
-    """Do what :func:`run_torch` does with a TorchScript file."""
-    with torch.inference_mode(), _deprecation_known():
+    """Run a TorchScript file as :func:`run_torch` does."""
+    with torch.inference_mode(), _deprecation_ignored():
         logits: Floats = torch.jit.load(str(path))(torch.from_numpy(ids)).numpy()
     return logits
 
@@ -102,21 +94,22 @@ def _save(model: "Model", ids: npt.NDArray[np.int64], context: int, path: Path) 
 
 
 def _save_script(model: "Model", ids: npt.NDArray[np.int64], path: Path) -> None:
-    with torch.no_grad(), _deprecation_known():
+    with torch.no_grad(), _deprecation_ignored():
         torch.jit.trace(model.eval(), (torch.from_numpy(ids),)).save(str(path))
 
 
 @contextmanager
-def _deprecation_known() -> Iterator[None]:
-    """Keep back what PyTorch says about TorchScript: who asks for it knows."""
+def _deprecation_ignored() -> Iterator[None]:
+    """Ignore PyTorch's deprecation warnings about TorchScript, which was requested."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # it depends on PyTorch's version
+            warnings.simplefilter("ignore", category)
         yield
 
 
-# ---- the model, as the engine computes it: backends/numpy/operators.py ------------------------------------------------------
+# ---- the model, in the arithmetic of backends/numpy/operators.py -----------------------------------------------------
 class Model(nn.Module):
-    """All layers, between the embedding and the head."""
+    """Embedding, layers and head."""
 
     def __init__(self, source: ModelSource, context: int) -> None:
         super().__init__()
@@ -142,14 +135,13 @@ class Model(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then the feed-forward network, each added to what comes in."""
+    """Attention, then the feed-forward network, each with a residual connection."""
 
     def __init__(self, source: ModelSource, layer: int) -> None:
         super().__init__()
         self.config: ModelConfig = source.config
-        roles = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-        self.linears = nn.ModuleDict({role: Ternary(source, role, layer) for role in roles})
-        norms = ("attn_norm", "ffn_norm", *(("attn_sub_norm", "ffn_sub_norm") if source.config.sub_norms else ()))
+        self.linears = nn.ModuleDict({role: Ternary(source, role, layer) for role in LINEAR_ROLES})
+        norms = NORM_ROLES if source.config.sub_norms else ("attn_norm", "ffn_norm")
         self.norms = nn.ModuleDict({role: Norm(source, role, layer) for role in norms})
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -158,7 +150,7 @@ class Layer(nn.Module):
         return x + self.feed_forward(x)
 
     def attention(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Let each position look at itself and those before it."""
+        """Compute causal attention with its norms and projections."""
         config, linears, n_tokens = self.config, self.linears, x.shape[0]
         h = self.norms["attn_norm"](x)
         group = config.n_heads // config.n_kv_heads
@@ -167,14 +159,14 @@ class Layer(nn.Module):
         value = linears["attn_v"](h).view(n_tokens, -1, config.head_dim)
         queries = query.view(n_tokens, config.n_kv_heads, group, config.head_dim).permute(1, 2, 0, 3)
         scores = queries @ key.permute(1, 2, 0).unsqueeze(1) * config.head_dim**-0.5
-        places = torch.arange(n_tokens, device=x.device)
-        scores = scores.masked_fill(places > places[:, None], float("-inf"))
-        attended = scores.softmax(dim=-1) @ value.permute(1, 0, 2).unsqueeze(1)
-        out = attended.permute(2, 0, 1, 3).reshape(n_tokens, -1)
+        positions = torch.arange(n_tokens, device=x.device)
+        scores = scores.masked_fill(positions > positions[:, None], float("-inf"))
+        attention_output = scores.softmax(dim=-1) @ value.permute(1, 0, 2).unsqueeze(1)
+        out = attention_output.permute(2, 0, 1, 3).reshape(n_tokens, -1)
         return linears["attn_output"](self.norms["attn_sub_norm"](out) if config.sub_norms else out)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Let each feature be gated by another."""
+        """Compute the gated feed-forward network."""
         h = self.norms["ffn_norm"](x)
         gate, up = self.linears["ffn_gate"](h), self.linears["ffn_up"](h)
         activated = functional.relu(gate).square() if self.config.activation == "relu2" else functional.silu(gate)
@@ -196,7 +188,7 @@ class Norm(nn.Module):
 
 
 class Ternary(nn.Module):
-    """BitLinear: activations as whole numbers, sums of these with their signs, both units back."""
+    """BitLinear: int8 activations, exact integer sums, both scales."""
 
     def __init__(self, source: ModelSource, role: str, layer: int) -> None:
         super().__init__()
@@ -207,33 +199,33 @@ class Ternary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return float32[n_tokens, rows]."""
-        per_unit = 127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
-        whole = (x * per_unit).round().clamp(-128, 127)
+        inverse_scale = 127 / x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
+        quantized = (x * inverse_scale).round().clamp(-128, 127)
         codes = torch.stack([self.packed >> shift & 3 for shift in SHIFTS], dim=-1).flatten(1)
-        sums = functional.linear(whole, codes[:, : self.columns].float() - 1)  # below 2**24: exact in float32
-        return sums * (self.scale / per_unit)
+        sums = functional.linear(quantized, codes[:, : self.columns].float() - 1)  # below 2**24: exact in float32
+        return sums * (self.scale / inverse_scale)
 
 
 def rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of float32[n_tokens, n_heads, head_dim] by their position's angles."""
+    """Rotate the pairs (i, i + head_dim / 2) of float32[n_tokens, n_heads, head_dim]."""
     first, second = heads.chunk(2, dim=-1)
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
 
 
 def pack_quarters(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Pack ternary weights int8[rows, columns] four to a byte, from its lowest bits on: uint8[rows, bytes]."""
+    """Pack ternary weights int8[rows, columns] four a byte, lowest bits first: uint8[rows, bytes]."""
     rows, columns = weights.shape
     codes = np.ones((rows, -(-columns // 4) * 4), np.uint8)
     codes[:, :columns] = weights + 1
     quarters = codes.reshape(rows, -1, 4)
     packed = np.zeros(quarters.shape[:2], np.uint8)
-    for place, shift in enumerate(SHIFTS):
-        packed |= quarters[:, :, place] << shift
+    for index, shift in enumerate(SHIFTS):
+        packed |= quarters[:, :, index] << shift
     return packed
 
 
 def _stored(source: ModelSource, role: str) -> Tensor:
-    """Return the embedding or the head in the precision that it is stored in, or in float32 if that is int8."""
+    """Return the embedding or the head in its stored precision; int8 becomes float32."""
     matrix = source.matrix(role)
     if matrix.values.dtype == np.int16:
         return torch.from_numpy(matrix.values.copy()).view(torch.bfloat16)

@@ -62,7 +62,7 @@ def assemble(
     tokenizer = source.tokenizer()
     _check_vocabulary(source, tokenizer)
     template = choose_template(
-        chat_template, architecture=source.config.architecture, model_template=source.chat_template
+        chat_template, family_template=source.config.family.chat_template, model_template=source.chat_template
     )
     backend = load_backend(
         source, threads=n_threads, kv_type=kv_type, max_context=context, head=head, allocate=reserve.allocate

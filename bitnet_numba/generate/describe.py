@@ -1,41 +1,14 @@
-"""What a loaded model is and what memory it takes, as facts that a person or a program can read."""
+"""Facts of a loaded model and the memory that it takes, as ``info`` shows them and programs read them."""
 
-from dataclasses import asdict
 from typing import Any
 
 from bitnet_numba.backends.protocol import Backend
-from bitnet_numba.model.roles import LINEAR_ROLES
-from bitnet_numba.model.source import ModelSource, expected_shapes
+from bitnet_numba.model.describe import model_facts
+from bitnet_numba.model.source import ModelSource
 
 Facts = dict[str, dict[str, Any]]
 
 
 def describe(source: ModelSource, backend: Backend[Any], chat_template: str | None, prefix_pages: int) -> Facts:
     """Return facts by section: ``model``, and ``memory`` in bytes."""
-    return {"model": _model(source, chat_template), "memory": backend.memory(prefix_pages)}
-
-
-def _model(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
-    config = source.config
-    shapes = expected_shapes(config, tied=source.tied)
-    sizes = {role: shape[0] * (shape[1] if len(shape) > 1 else 1) for role, shape in shapes.items()}
-    return {
-        "name": config.name,
-        "path": str(source.path),
-        "architecture": config.architecture,
-        "parameters": sum(sizes.values()),
-        "ternary_parameters": sum(size for role, size in sizes.items() if role.name in LINEAR_ROLES),
-        "n_layers": config.n_layers,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "n_heads": config.n_heads,
-        "n_kv_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "max_seq_len": config.max_seq_len,
-        "activation": config.activation,
-        "tied_head": source.tied,
-        "chat_template": chat_template,
-        "tensor_types": dict(source.tensor_types()),
-        "corrections": [asdict(record) for record in source.corrections],
-    }
+    return {"model": model_facts(source, chat_template), "memory": backend.memory(prefix_pages)}

@@ -1,13 +1,17 @@
-"""What a model is: its sizes and constants, from a GGUF file's metadata or a Hugging Face config.json."""
+"""Hyper-parameters of a model, read from a GGUF file's metadata or a Hugging Face config.json and checked.
+
+What follows from the architecture's name alone, such as the activation, comes from its record in ``families/``.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
+from bitnet_numba.model.families import FAMILIES, Activation, Family, family_of
 
-Activation = Literal["relu2", "silu"]
+_T = TypeVar("_T")
 
 MAX_LAYERS = 512
 MAX_CONTEXT = (1 << 24) - 1
@@ -16,15 +20,15 @@ MAX_SIZE = 1 << 19  # of any one dimension, and of the attention heads together:
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How RoPE's frequencies are slowed down for a context longer than the first training's.
+    """Parameters of RoPE scaling, which divides frequencies for a context longer than the original training's.
 
     Attributes
     ----------
     factor : float
-        How much slower.
+        Largest divisor.
     bands : (float, float, int) or None
-        Of Llama 3's kind, which spares the fast frequencies: ``low_freq_factor``, ``high_freq_factor`` and the context
-        of the first training. None for the linear kind, which slows all.
+        Kind llama3, which keeps high frequencies: ``low_freq_factor``, ``high_freq_factor`` and
+        ``original_max_position_embeddings``. None: kind linear, which divides all frequencies.
     """
 
     factor: float
@@ -38,19 +42,13 @@ class ModelConfig:
     Attributes
     ----------
     architecture : str
-        As GGUF names it: ``bitnet-b1.58``, ``bitnet-25``, ``bitnet`` or ``llama``.
-    name : str
-        As its makers call it.
-    head_dim : int
-        Elements of one attention head.
+        GGUF's name of the family; see :data:`~bitnet_numba.model.families.FAMILIES`.
     max_seq_len : int
-        Positions that it was trained for.
-    activation : {"relu2", "silu"}
-        Of the gate in the feed-forward network.
-    sub_norms : bool
-        Whether an RMSNorm stands before the output and the down projection.
+        Context length of the training, in tokens.
+    activation, sub_norms
+        See :class:`~bitnet_numba.model.families.Family`; ``config.json`` can state another activation.
     adjacent_pairs : bool
-        Whether the rows of q and k are stored for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
+        Whether this file has the rows of q and k for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
     """
 
     architecture: str
@@ -88,66 +86,69 @@ class ModelConfig:
             math.isfinite(self.rope_theta) and self.rope_theta > 0, f"rope_theta is {self.rope_theta}, not positive"
         )
 
+    @property
+    def family(self) -> Family:
+        """The record of the architecture."""
+        return family_of(self.architecture)
+
 
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise FormatError(f"model configuration: {what}")
 
 
+class _Keys:
+    """Typed access to the keys of a file; a key that is missing or of another type raises a FormatError."""
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
+        self._values, self._prefix = values, prefix
+
+    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        """Return a value of this kind; a bool is no int."""
+        value = self._values.get(self._prefix + key)
+        value = default if value is None else value
+        if value is None:
+            raise FormatError(f"key '{self._prefix}{key}': missing")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise FormatError(f"key '{self._prefix}{key}': expected {kind.__name__}, got {type(value).__name__}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a number, whole or not."""
+        value = self._values.get(self._prefix + key)
+        try:
+            return float(value) if type(value) is int else self.get(key, float, default)
+        except OverflowError:
+            raise FormatError(f"key '{self._prefix}{key}': larger than any float64") from None
+
+
 # ---- GGUF ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class _Family:
-    activation: Activation
-    sub_norms: bool
-    adjacent_pairs: bool
-    rope_theta: float
-
-
-FAMILIES: Mapping[str, _Family] = {
-    "bitnet-b1.58": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
-    "bitnet-25": _Family("relu2", sub_norms=True, adjacent_pairs=False, rope_theta=500000.0),
-    "bitnet": _Family("silu", sub_norms=True, adjacent_pairs=False, rope_theta=10000.0),
-    "llama": _Family("silu", sub_norms=False, adjacent_pairs=True, rope_theta=10000.0),
-}
-"""What each ``general.architecture`` means, and the rope base where the file does not say."""
-
-
 def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration from a GGUF file's metadata.
 
-    Raises
-    ------
-    UnsupportedError
-        If the architecture is not one of ``FAMILIES``, or a rope scaling is of an unknown kind.
-    FormatError
-        If a key is missing, of the wrong type, or out of range.
+    Raises an UnsupportedError for an unknown architecture or RoPE scaling, and a FormatError for a key that is missing,
+    of the wrong type, or out of range.
     """
-    architecture = _value(metadata, "general.architecture", str)
-    family = FAMILIES.get(architecture)
-    if family is None:
-        raise UnsupportedError(
-            f"architecture {excerpt(architecture)} is not run here; use one of {', '.join(FAMILIES)}"
-        )
-    keys = _Prefixed(metadata, architecture)
-    n_heads = keys.integer("attention.head_count")
-    hidden_size = keys.integer("embedding_length")
-    head_dim = keys.integer("attention.key_length", hidden_size // max(n_heads, 1))
-    if keys.integer("attention.value_length", head_dim) != head_dim:
+    architecture = _Keys(metadata).get("general.architecture", str)
+    family, keys = family_of(architecture), _Keys(metadata, f"{architecture}.")
+    n_heads, hidden_size = keys.get("attention.head_count", int), keys.get("embedding_length", int)
+    head_dim = keys.get("attention.key_length", int, hidden_size // max(n_heads, 1))
+    if keys.get("attention.value_length", int, head_dim) != head_dim:
         raise UnsupportedError(f"key '{architecture}.attention.value_length': differs from the length of the keys")
-    if keys.integer("rope.dimension_count", head_dim) != head_dim:
+    if keys.get("rope.dimension_count", int, head_dim) != head_dim:
         raise UnsupportedError(f"key '{architecture}.rope.dimension_count': only whole heads are rotated here")
-    tokens = _value(metadata, "tokenizer.ggml.tokens", list, [])
+    tokens: list[object] = _Keys(metadata).get("tokenizer.ggml.tokens", list, [])
     return ModelConfig(
         architecture=architecture,
         name=str(metadata.get("general.name", architecture)),
-        n_layers=keys.integer("block_count"),
+        n_layers=keys.get("block_count", int),
         hidden_size=hidden_size,
-        intermediate_size=keys.integer("feed_forward_length"),
+        intermediate_size=keys.get("feed_forward_length", int),
         n_heads=n_heads,
-        n_kv_heads=keys.integer("attention.head_count_kv", n_heads),
+        n_kv_heads=keys.get("attention.head_count_kv", int, n_heads),
         head_dim=head_dim,
-        vocab_size=keys.integer("vocab_size", len(tokens)),
-        max_seq_len=keys.integer("context_length"),
+        vocab_size=keys.get("vocab_size", int, len(tokens)),
+        max_seq_len=keys.get("context_length", int),
         rms_norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
         rope_theta=keys.number("rope.freq_base", family.rope_theta),
         rope_scaling=_gguf_rope_scaling(keys),
@@ -157,9 +158,9 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def _gguf_rope_scaling(keys: "_Prefixed") -> RopeScaling | None:
-    """Read a scaling by factor; Llama 3's kind is in a tensor of factors, ``rope_freqs``, instead."""
-    kind = keys.text("rope.scaling.type", "none")
+def _gguf_rope_scaling(keys: _Keys) -> RopeScaling | None:
+    """Read a scaling by a factor; that of Llama 3 is in the tensor ``rope_freqs`` instead."""
+    kind = keys.get("rope.scaling.type", str, "none")
     if kind == "none":
         return None
     if kind != "linear":
@@ -172,98 +173,45 @@ def _linear(factor: float) -> RopeScaling | None:
     return RopeScaling(factor) if factor != 1 else None
 
 
-class _Prefixed:
-    """The metadata keys of one architecture."""
-
-    def __init__(self, metadata: Mapping[str, Any], prefix: str) -> None:
-        self._metadata, self._prefix = metadata, prefix
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        return int(_value(self._metadata, f"{self._prefix}.{key}", int, default))
-
-    def number(self, key: str, default: float | None = None) -> float:
-        return _number(self._metadata, f"{self._prefix}.{key}", default)
-
-    def text(self, key: str, default: str) -> str:
-        return str(_value(self._metadata, f"{self._prefix}.{key}", str, default))
-
-
-def _value(values: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """Return a value of the kind asked for; whole numbers serve as numbers, truth values never do."""
-    value = values.get(key)
-    if value is None:
-        if default is None:
-            raise FormatError(f"key '{key}': missing")
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise FormatError(f"key '{key}': expected {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def _number(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    try:
-        return float(_value(values, key, float, default))
-    except OverflowError:
-        raise FormatError(f"key '{key}': larger than any float64") from None
-
-
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
-    """Read the configuration from a Hugging Face ``config.json``.
-
-    Parameters
-    ----------
-    config : mapping
-        The parsed file.
-    name : str
-        What to call the model.
-
-    Raises
-    ------
-    UnsupportedError
-        If the model is not a BitNet b1.58, or asks for something that is not implemented.
-    FormatError
-        If a key is missing, of the wrong type, or out of range.
-    """
-    architecture = _hf_architecture(config)
+    """Read the configuration from a parsed ``config.json``, with the errors of :func:`config_from_gguf`."""
+    family, keys = _hf_family(config), _Keys(config)
     _refuse_extras(config)
-    n_heads = int(_value(config, "num_attention_heads", int))
-    hidden_size = int(_value(config, "hidden_size", int))
-    rope = _value(config, "rope_parameters", dict, {}) or _value(config, "rope_scaling", dict, {})
-    theta = _number(config, "rope_theta", FAMILIES[architecture].rope_theta)
+    n_heads, hidden_size = keys.get("num_attention_heads", int), keys.get("hidden_size", int)
+    rope = keys.get("rope_parameters", dict, {}) or keys.get("rope_scaling", dict, {})
     return ModelConfig(
-        architecture=architecture,
+        architecture=family.architectures[0],
         name=name,
-        n_layers=_value(config, "num_hidden_layers", int),
+        n_layers=keys.get("num_hidden_layers", int),
         hidden_size=hidden_size,
-        intermediate_size=_value(config, "intermediate_size", int),
+        intermediate_size=keys.get("intermediate_size", int),
         n_heads=n_heads,
-        n_kv_heads=_value(config, "num_key_value_heads", int, n_heads),
-        head_dim=_value(config, "head_dim", int, hidden_size // max(n_heads, 1)),
-        vocab_size=_value(config, "vocab_size", int),
-        max_seq_len=_value(config, "max_position_embeddings", int),
-        rms_norm_eps=_number(config, "rms_norm_eps"),
-        rope_theta=_number(rope, "rope_theta", theta),
+        n_kv_heads=keys.get("num_key_value_heads", int, n_heads),
+        head_dim=keys.get("head_dim", int, hidden_size // max(n_heads, 1)),
+        vocab_size=keys.get("vocab_size", int),
+        max_seq_len=keys.get("max_position_embeddings", int),
+        rms_norm_eps=keys.number("rms_norm_eps"),
+        rope_theta=_Keys(rope).number("rope_theta", keys.number("rope_theta", family.rope_theta)),
         rope_scaling=_hf_rope_scaling(rope),
-        activation=_hf_activation(config, architecture),
-        sub_norms=FAMILIES[architecture].sub_norms,
+        activation=_hf_activation(keys.get("hidden_act", str, family.activation)),
+        sub_norms=family.sub_norms,
         adjacent_pairs=False,
     )
 
 
-def _hf_architecture(config: Mapping[str, Any]) -> str:
-    """Name the family as GGUF does: transformers' own BitNet, 1bitLLM's (its n is small), or a ternary Llama."""
-    classes = _value(config, "architectures", list, [])
-    quantization = quantization_config(config)
-    if "BitNetForCausalLM" in classes:
-        return "bitnet-b1.58"
-    if "BitnetForCausalLM" in classes:
-        return "bitnet"
-    if "LlamaForCausalLM" in classes and quantization.get("quant_method") == "bitnet":
-        return "llama"
+def _hf_family(config: Mapping[str, Any]) -> Family:
+    """Find the family by the model's class and quantization."""
+    classes: list[object] = _Keys(config).get("architectures", list, [])
+    quant_method, families = quantization_config(config).get("quant_method"), dict.fromkeys(FAMILIES.values())
+    for family in families:
+        if family.is_class_of(classes, quant_method):
+            return family
+    suffixes = {family: " with quant_method 'bitnet'" if family.requires_quant_method else "" for family in families}
+    known = [name + suffix for family, suffix in suffixes.items() for name in family.hf_classes]
     raise UnsupportedError(
         f"config.json: architectures {excerpt(classes)} without BitNet quantization is not run here; "
-        "use a BitNet b1.58 checkpoint (BitNetForCausalLM, or LlamaForCausalLM with quant_method 'bitnet')"
+        f"use a BitNet b1.58 checkpoint ({', '.join(known[:-1])} or {known[-1]})"
     )
 
 
@@ -280,19 +228,12 @@ def _refuse_extras(config: Mapping[str, Any]) -> None:
 
 
 def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a ``config.json`` that says how weights are kept; empty where there is none.
-
-    Raises
-    ------
-    FormatError
-        If it is not an object.
-    """
-    part: Mapping[str, Any] = _value(config, "quantization_config", dict, {})
+    """Return the part of a ``config.json`` that says how weights are quantized; empty if there is none."""
+    part: Mapping[str, Any] = _Keys(config).get("quantization_config", dict, {})
     return part
 
 
-def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
-    name = _value(config, "hidden_act", str, FAMILIES[architecture].activation)
+def _hf_activation(name: str) -> Activation:
     if name == "relu2":
         return "relu2"
     if name == "silu":
@@ -301,16 +242,16 @@ def _hf_activation(config: Mapping[str, Any], architecture: str) -> Activation:
 
 
 def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind, keys = rope.get("rope_type", rope.get("type", "default")), _Keys(rope)
     if kind == "default":
         return None
-    factor = _number(rope, "factor")
+    factor = keys.number("factor")
     if kind == "linear":
         return _linear(factor)
     if kind != "llama3":
         raise UnsupportedError(f"config.json: rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
-    low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
-    context = _value(rope, "original_max_position_embeddings", int)
+    low, high = keys.number("low_freq_factor"), keys.number("high_freq_factor")
+    context = keys.get("original_max_position_embeddings", int)
     _require(0 < low < high < math.inf, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")
     _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
     _require(1 <= context <= MAX_CONTEXT, f"original_max_position_embeddings is {context}, not 1 to {MAX_CONTEXT}")

@@ -1,41 +1,34 @@
-"""Corrections of a model that is known to be bad, made where its tensors are handed out, each one recorded."""
+"""Corrections of models that are known to be bad: norms and scales are changed as they are read, and recorded."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.formats.packing.nonzeros import two_bit_nonzeros
-from bitnet_numba.model.roles import LAYER_ROLES, Role, gguf_name, hf_name
+from bitnet_numba.model.families import Family
+from bitnet_numba.model.roles import LAYER_ROLES, Role
 from bitnet_numba.model.source import CorrectionRecord, ModelSource, TernaryMatrix
-from bitnet_numba.model.wrapped_source import WrappedSource
 
 LN_GAMMA_RESCALE_RMS = "LN_GAMMA_RESCALE_RMS"
 I2S_DEQUANT_OVERRIDE = "I2S_DEQUANT_OVERRIDE"
 SCALE_LIMITS = (1e-3, 1e3)
-_TOLERANCE = 1e-3  # of an RMS that is left alone
+_TOLERANCE = 1e-3  # difference from the target RMS that is not corrected
 _EPSILON = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class NormRescale:
-    """Bring every norm to an RMS.
-
-    Attributes
-    ----------
-    target_rms : float
-    clamp : (float, float)
-        Limits of the factor.
-    """
+    """Rescale every norm to a target RMS, by a factor within ``clamp``."""
 
     target_rms: float
     clamp: tuple[float, float]
 
     def factor(self, rms: float) -> float | None:
-        """Return what to multiply a norm of this RMS by; None to leave it alone."""
+        """Return the factor for a norm of this RMS; None to leave it alone."""
         if abs(rms - self.target_rms) < _TOLERANCE:
             return None
         return min(max(self.target_rms / (rms + _EPSILON), self.clamp[0]), self.clamp[1])
@@ -43,27 +36,21 @@ class NormRescale:
 
 @dataclass(frozen=True, slots=True)
 class ScaleOverride:
-    """Change the scale of ternary matrices.
+    """Multiply the scale of ternary matrices by ``k``, after inverting it if ``inv``.
 
-    Attributes
-    ----------
-    tensors : tuple of str
-        Ends of their names, as GGUF or as Hugging Face has them.
-    inv : bool
-        Whether the file holds the inverse of the scale.
-    k : float
+    ``tensors`` are ends of their GGUF or Hugging Face names.
     """
 
     tensors: tuple[str, ...]
     inv: bool
     k: float
 
-    def concerns(self, role: Role) -> bool:
-        """Tell whether this is about a matrix."""
-        return gguf_name(role).endswith(self.tensors) or hf_name(role).endswith(self.tensors)
+    def applies_to(self, role: Role, family: Family) -> bool:
+        """Tell whether this overrides the scale of a matrix."""
+        return family.gguf.name(role).endswith(self.tensors) or family.hugging_face.name(role).endswith(self.tensors)
 
     def scale(self, stored: float) -> float:
-        """Return the scale to use in the place of the stored one."""
+        """Return the scale to use instead of the stored one."""
         magnitude = abs(stored)
         return min(max((1 / magnitude if self.inv else magnitude) * self.k, SCALE_LIMITS[0]), SCALE_LIMITS[1])
 
@@ -71,20 +58,15 @@ class ScaleOverride:
 Correction = NormRescale | ScaleOverride
 
 
-class CorrectedSource(WrappedSource):
-    """A source whose norms and scales are corrected.
-
-    Parameters
-    ----------
-    source : ModelSource
-    corrections : sequence of Correction
-        Made in this order.
-    policy_fingerprint : str
-        What asks for them, as records name it.
-    """
+class CorrectedSource:
+    """A :class:`~bitnet_numba.model.source.ModelSource` that corrects the norms and scales of another one."""
 
     def __init__(self, source: ModelSource, corrections: Sequence[Correction], policy_fingerprint: str) -> None:
-        super().__init__(source)
+        self._source = source
+        self.path, self.config, self.tied = source.path, source.config, source.tied
+        self.chat_template, self.notes = source.chat_template, source.notes
+        self.matrix, self.rope_factors, self.tokenizer = source.matrix, source.rope_factors, source.tokenizer
+        self.tensor_types, self.close = source.tensor_types, source.close
         self._rescales = [each for each in corrections if isinstance(each, NormRescale)]
         self._overrides = [each for each in corrections if isinstance(each, ScaleOverride)]
         self._fingerprint = policy_fingerprint
@@ -92,7 +74,7 @@ class CorrectedSource(WrappedSource):
 
     @property
     def corrections(self) -> tuple[CorrectionRecord, ...]:
-        """What was corrected so far, layer by layer; threads may hand tensors out in any order."""
+        """Corrections so far, layer by layer, in whatever order threads read the tensors."""
         roles = sorted(self._records, key=_order)
         return (*self._source.corrections, *(record for role in roles for record in self._records[role]))
 
@@ -114,12 +96,12 @@ class CorrectedSource(WrappedSource):
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer with a corrected scale."""
         wanted, matrix = Role(role, layer), self._source.linear(role, layer)
-        overrides = [each for each in self._overrides if each.concerns(wanted)]
+        overrides = [each for each in self._overrides if each.applies_to(wanted, self.config.family)]
         unit = _unit_rms(matrix) if overrides else 0.0
         records = []
         for override in overrides:
             before, after = float(matrix.scale), override.scale(float(matrix.scale))
-            matrix = TernaryMatrix(np.float32(after), matrix.weights, matrix.i2s)
+            matrix = replace(matrix, scale=np.float32(after))
             details = {"inv": override.inv, "k": override.k, "scale_before": before, "scale_after": after}
             records.append(
                 self._record(wanted, I2S_DEQUANT_OVERRIDE, unit * before, unit * after, after / before, details)
@@ -130,7 +112,8 @@ class CorrectedSource(WrappedSource):
     def _record(
         self, role: Role, kind: str, before: float, after: float, factor: float, details: dict[str, Any]
     ) -> CorrectionRecord:
-        return CorrectionRecord(gguf_name(role), kind, before, after, factor, self._fingerprint, details)
+        name = self.config.family.gguf.name(role)
+        return CorrectionRecord(name, kind, before, after, factor, self._fingerprint, details)
 
     def _note(self, role: Role, records: list[CorrectionRecord]) -> None:
         if records:
@@ -138,7 +121,7 @@ class CorrectedSource(WrappedSource):
 
 
 def _order(role: Role) -> tuple[float, int]:
-    """Sort by layer, what belongs to none last, and by role."""
+    """Sort by layer, tensors without one last, and by role."""
     place = LAYER_ROLES.index(role.name) if role.name in LAYER_ROLES else 0
     return (math.inf if role.layer is None else role.layer), place
 

@@ -1,4 +1,4 @@
-"""A model in a GGUF file."""
+"""Reader of models in GGUF files: every tensor by its role, checked when the file is opened."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from bitnet_numba.formats.packing import (
     unpack_tq2_0,
 )
 from bitnet_numba.model.config import config_from_gguf
-from bitnet_numba.model.roles import LINEAR_ROLES, Role, gguf_role
+from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
-    RUN,
+    I2S_RUN,
     CorrectionRecord,
     Matrix,
     TernaryMatrix,
@@ -32,6 +32,7 @@ from bitnet_numba.model.source import (
     describe,
     expected_shapes,
     matrix_of,
+    names_by_role,
     one_scale,
     ternary_from_floats,
 )
@@ -42,30 +43,17 @@ _STORED = {TensorType.F32: np.float32, TensorType.F16: np.uint16, TensorType.BF1
 
 
 class GGUFSource:
-    """An open GGUF file with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+    """An open GGUF file, for the methods see :class:`~bitnet_numba.model.source.ModelSource`; ``names`` is by role.
 
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    file : GGUFFile
-        The tensors as they are stored.
-    names : dict of Role to str
-        Under which name the file has each tensor.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read, contradicts itself, or holds a model that is not run here.
+    Raises a BitNetError if the file cannot be read, contradicts itself, or has an architecture that is not run here.
     """
 
     notes: tuple[str, ...] = ()
     corrections: tuple[CorrectionRecord, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
+        self._tokenizer = tokenizer
         self.file = open_gguf(path)
         try:
             self.config = config_from_gguf(self.file.metadata)
@@ -73,7 +61,7 @@ class GGUFSource:
             raise type(error)(f"{path}: {error}") from None
         template = self.file.metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
-        self.names = self._roles()
+        self.names = names_by_role(path, self.config.family.gguf, self.file.tensors)
         self.tied = Role("output") not in self.names
         self._check()
 
@@ -89,14 +77,12 @@ class GGUFSource:
         return TernaryMatrix(scale, matrix.weights, matrix.i2s)
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
-        """Return the weights of a norm, all finite."""
         wanted = Role(role, layer)
         if self._type(wanted) not in _FLOATS:
             raise UnsupportedError(f"{self._place(wanted)}: a quantized norm; norms are kept in F32: convert again")
         return checked_finite(self._floats(wanted), self._place(wanted))
 
     def matrix(self, role: str) -> Matrix:
-        """Return the embedding (``token_embd``) or the head (``output``)."""
         wanted = Role(role)
         info = self.file.tensors[self.names[wanted]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
@@ -111,7 +97,6 @@ class GGUFSource:
         )
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
-        """Return what the file divides each RoPE frequency by, if it says so."""
         role = Role("rope_freqs")
         if role not in self.names:
             return None
@@ -122,6 +107,8 @@ class GGUFSource:
 
     def tokenizer(self) -> Tokenizer:
         """Build the tokenizer inside the file, or that of a ``tokenizer.json`` beside a file that has none."""
+        if self._tokenizer is not None:
+            return tokenizer_from_file(self._tokenizer)
         beside = self.path.with_name("tokenizer.json")
         if "tokenizer.ggml.model" not in self.file.metadata and beside.is_file():
             return tokenizer_from_file(beside)
@@ -131,23 +118,12 @@ class GGUFSource:
             raise type(error)(f"{self.path}: {error}") from None
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return how many tensors are stored in each type, by the type's name."""
         return Counter(info.type.name for info in self.file.tensors.values())
 
     def close(self) -> None:
-        """Give the file back."""
         self.file.close()
 
     # ---- the file's tensors by role ----------------------------------------------------------------------------------
-    def _roles(self) -> dict[Role, str]:
-        names: dict[Role, str] = {}
-        for name in self.file.tensors:
-            role = gguf_role(name)
-            if role is None:
-                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
-            names[role] = name
-        return names
-
     def _check(self) -> None:
         tokens = self.file.metadata.get("tokenizer.ggml.tokens")
         if tokens is not None and len(tokens) != self.config.vocab_size:
@@ -164,7 +140,7 @@ class GGUFSource:
         info = self.file.tensors[self.names[role]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
         if info.type is TensorType.I2_S:
-            if shape[1] % RUN == 0:
+            if shape[1] % I2S_RUN == 0:
                 codes = data[: shape[0] * shape[1] // 4]
                 check_codes(codes, place)
                 return TernaryMatrix(read_i2s_scale(data, place), i2s=codes.reshape(shape[0], shape[1] // 4))

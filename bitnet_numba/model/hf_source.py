@@ -1,4 +1,4 @@
-"""A model in a Hugging Face directory: config.json and safetensors."""
+"""Reader of models in Hugging Face directories, config.json and safetensors: every tensor by its role, checked."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, exce
 from bitnet_numba.formats.packing import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.model.config import config_from_hf, quantization_config
-from bitnet_numba.model.roles import LINEAR_ROLES, Role, hf_role
+from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
     CorrectionRecord,
     Matrix,
@@ -24,42 +24,29 @@ from bitnet_numba.model.source import (
     describe,
     expected_shapes,
     matrix_of,
+    names_by_role,
     ternary_from_floats,
 )
 from bitnet_numba.text.chat import read_directory_template
-from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory, tokenizer_from_file
 
 MAX_JSON_BYTES = 16 << 20
 _STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
-_BUFFERS = ("rotary_emb.inv_freq",)  # old checkpoints keep them; config.json says the same
 
 
 class HuggingFaceSource:
-    """An open Hugging Face directory with a BitNet b1.58 model; see :class:`bitnet_numba.model.source.ModelSource`.
+    """An open Hugging Face directory, for the methods see :class:`~bitnet_numba.model.source.ModelSource`.
 
-    Parameters
-    ----------
-    path : Path
-        With ``config.json`` and ``model.safetensors``, or its shards and their index.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        The tensors as they are stored.
-    names : dict of Role to str
-        Under which name the checkpoint has each tensor.
-
-    Raises
-    ------
-    BitNetError
-        If a file cannot be read, they contradict each other, or the model is not one that is run here.
+    It has ``config.json`` and ``model.safetensors``, or its shards and their index; ``names`` is by role. Raises a
+    BitNetError if a file cannot be read, they contradict each other, or the model is not one that is run here.
     """
 
     notes: tuple[str, ...] = ()
     corrections: tuple[CorrectionRecord, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
+        self._tokenizer = tokenizer
         settings = read_json(path / "config.json")
         try:
             self.config = config_from_hf(settings, path.resolve().name)
@@ -67,13 +54,12 @@ class HuggingFaceSource:
             raise type(error)(f"{path}: {error}") from None
         self._divides = scale_divides(path, quantization_config(settings))
         self.checkpoint = open_checkpoint(path)
-        self.names = self._roles()
+        self.names = names_by_role(path, self.config.family.hugging_face, self.checkpoint.tensors)
         self.tied = self._is_tied(settings)
         self._check()
         self.chat_template = read_directory_template(path)
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
-        """Return the weights of a linear layer."""
         wanted = Role(role, layer)
         name, place = self.names[wanted], self.place(wanted)
         if self.checkpoint.tensors[name].dtype != "U8":
@@ -87,12 +73,10 @@ class HuggingFaceSource:
         )
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
-        """Return the weights of a norm, all finite."""
         wanted = Role(role, layer)
         return checked_finite(self.checkpoint.float32(self.names[wanted]), self.place(wanted))
 
     def matrix(self, role: str) -> Matrix:
-        """Return the embedding (``token_embd``) or the head (``output``)."""
         name = self.names[Role(role)]
         dtype = self.checkpoint.tensors[name].dtype
         if dtype not in _STORED:
@@ -104,31 +88,15 @@ class HuggingFaceSource:
         return None
 
     def tokenizer(self) -> Tokenizer:
-        """Build the tokenizer that came with the model."""
+        if self._tokenizer is not None:
+            return tokenizer_from_file(self._tokenizer)
         return tokenizer_from_directory(self.path)
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return how many tensors are stored in each type, by the type's name."""
         return Counter(entry.dtype for entry in self.checkpoint.tensors.values())
 
     def close(self) -> None:
-        """Give the files back."""
         self.checkpoint.close()
-
-    def _roles(self) -> dict[Role, str]:
-        names: dict[Role, str] = {}
-        for name in self.checkpoint.tensors:
-            if name.endswith(_BUFFERS):
-                continue
-            role = hf_role(name)
-            if role is None:
-                raise FormatError(f"{self.path}: tensor '{name}' does not belong to this architecture")
-            if role in names:
-                raise FormatError(
-                    f"{self.path}: tensors '{names[role]}' and '{name}' are the same; get the model again"
-                )
-            names[role] = name
-        return names
 
     def _is_tied(self, settings: Mapping[str, Any]) -> bool:
         tied = settings.get("tie_word_embeddings", Role("output") not in self.names)
@@ -152,24 +120,14 @@ class HuggingFaceSource:
         check_tensors(self.path, found, expected, optional=[Role("output")] if self.tied else [])
 
     def place(self, role: Role) -> str:
-        """Return what messages call a tensor."""
+        """Return directory and tensor, for messages."""
         return f"{self.path}: {describe(role)}"
 
 
 def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
-    """Tell whether the scale of a packed matrix is what one divides by, as in transformers' class of that name.
+    """Tell whether the weights of a packed matrix are divided by its scale, as in transformers' BitLinear.
 
-    Parameters
-    ----------
-    path : Path
-        The model's directory, for messages.
-    quantization : mapping
-        What :func:`bitnet_numba.model.config.quantization_config` returns.
-
-    Raises
-    ------
-    UnsupportedError
-        If ``linear_class`` is neither of the two that are known.
+    ``quantization`` is the result of :func:`~bitnet_numba.model.config.quantization_config`; ``path`` is for messages.
     """
     linear_class = quantization.get("linear_class", "bitlinear")
     if linear_class not in ("bitlinear", "autobitlinear"):
@@ -180,13 +138,7 @@ def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON object.
-
-    Raises
-    ------
-    BitNetError
-        If the file is missing, too large, or not a JSON object.
-    """
+    """Read a JSON object of at most ``MAX_JSON_BYTES``."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise FormatError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")

@@ -1,4 +1,4 @@
-"""From a name to the files of a model."""
+"""Opener of models by name: a path, a model of the hub in the cache, or the embedded one."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bitnet_numba.model.source import ModelSource
 from bitnet_numba.settings import read_settings
 
 
-def open_source(model: str | Path | None) -> ModelSource:
+def open_source(model: str | Path | None, tokenizer: Path | None = None) -> ModelSource:
     """Open a model by name, without loading its weights.
 
     Parameters
@@ -19,24 +19,15 @@ def open_source(model: str | Path | None) -> ModelSource:
     model : str, Path or None
         A GGUF file, a Hugging Face directory, ``org/name[@revision][:file]`` for a model of the hub that lies in the
         cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
-
-    Raises
-    ------
-    BitNetError
-        If there is no such model, or it cannot be read.
+    tokenizer : Path, optional
+        A ``tokenizer.json`` to use instead of the model's own.
     """
     path = model_path(model)
-    return HuggingFaceSource(path) if path.is_dir() else GGUFSource(path)
+    return HuggingFaceSource(path, tokenizer) if path.is_dir() else GGUFSource(path, tokenizer)
 
 
 def model_path(model: str | Path | None) -> Path:
-    """Find the file or directory that a model's name stands for; takes what :func:`open_source` does.
-
-    Raises
-    ------
-    BitNetError
-        If there is no such model.
-    """
+    """Return the file or directory of a model by the name that :func:`open_source` takes."""
     name = model if model is not None else read_settings().model
     if name is None or str(name) == "demo":
         return demo_model_path()
@@ -56,5 +47,5 @@ def _in_cache(name: str) -> Path:
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # "~somebody" whom the system does not know
+    except RuntimeError:  # "~user" of a user that does not exist
         return path

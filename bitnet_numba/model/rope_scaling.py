@@ -1,29 +1,32 @@
-"""How fast each RoPE pair turns, before and after a model's context was stretched."""
+"""RoPE frequencies, with every kind of RoPE scaling: linear, llama3, and factors that a GGUF file states."""
 
 from decimal import Decimal, localcontext
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.model.source import ModelSource
+
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 
+def rope_frequencies(source: ModelSource) -> Doubles:
+    """Return the angle in radians by which each pair rotates from one position to the next, float64[head_dim // 2]."""
+    config = source.config
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
+    scaling, factors = config.rope_scaling, source.rope_factors()
+    if scaling is not None and scaling.bands is None:
+        frequencies = frequencies / scaling.factor
+    elif scaling is not None and scaling.bands is not None:
+        frequencies = frequencies / llama3_factors(frequencies, scaling.factor, *scaling.bands)
+    return frequencies if factors is None else frequencies / factors
+
+
 def inverse_frequencies(head_dim: int, theta: float) -> Doubles:
-    """Return ``theta ** (-2 * i / head_dim)`` for each of the ``head_dim // 2`` pairs.
+    """Return ``theta ** (-2 * i / head_dim)`` for each pair i, float64[head_dim // 2].
 
-    In decimal arithmetic, whose results are the same on every system, unlike those of a C library's ``pow``.
-
-    Parameters
-    ----------
-    head_dim : int
-        Even.
-    theta : float
-        The base of the frequencies.
-
-    Returns
-    -------
-    float64[head_dim // 2]
+    Computed in decimal arithmetic, which gives the same result on every system; a C library's ``pow`` does not.
     """
     with localcontext() as context:
         context.prec = 30
@@ -39,20 +42,18 @@ def stretch_llama3(
     high_freq_factor: float,
     original_max_seq_len: int,
 ) -> Doubles:
-    """Slow down the frequencies whose waves are longer than the context that a model was first trained for.
+    """Return float64[pairs] frequencies scaled as llama3 does: the longer a wave, the closer to ``1 / factor``.
 
     Parameters
     ----------
     inverse_frequency : float64[pairs]
     factor : float
-        How much slower the slowest turn.
+        Divisor of the lowest frequencies.
     low_freq_factor, high_freq_factor : float
-        How many waves in ``original_max_seq_len`` bound the zone between fully and not at all.
+        Waves in ``original_max_seq_len`` at and below which a frequency is divided fully, and at and above which it is
+        left alone; interpolated in between.
     original_max_seq_len : int
-
-    Returns
-    -------
-    float64[pairs]
+        Context length of the original training.
 
     References
     ----------
@@ -70,19 +71,9 @@ def llama3_factors(
     high_freq_factor: float,
     original_max_seq_len: int,
 ) -> Floats:
-    """Return by what :func:`stretch_llama3` divides each frequency, as GGUF's tensor ``rope_freqs`` holds it.
+    """Return the divisors that :func:`stretch_llama3` applies, float32[pairs], the tensor ``rope_freqs`` of GGUF.
 
-    A checkpoint is run with these rounded factors as well, so that it has the bits of its export.
-
-    Parameters
-    ----------
-    inverse_frequency : float64[pairs]
-    factor, low_freq_factor, high_freq_factor, original_max_seq_len
-        As there.
-
-    Returns
-    -------
-    float32[pairs]
+    A checkpoint runs with these rounded divisors too, so that it has the same bits as its export.
     """
     bands = low_freq_factor, high_freq_factor, original_max_seq_len
     return (inverse_frequency / stretch_llama3(inverse_frequency, factor, *bands)).astype(np.float32)

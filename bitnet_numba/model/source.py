@@ -1,4 +1,7 @@
-"""Where a model's tensors come from, whatever the format: linear layers, norms, the embedding and the head, by role."""
+"""The interface that loaders see of a model file: linear layers, norms, embedding and head by role, in any format.
+
+Both readers, ``gguf_source.py`` and ``hf_source.py``, check tensors and values with the functions below.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,25 +14,23 @@ import numpy.typing as npt
 from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.formats.packing import absmean_ternary, exact_ternary, unpack_i2s
 from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.model.families import Shape, TensorNames
 from bitnet_numba.model.roles import Role
 from bitnet_numba.text.tokenizer import Tokenizer
 
-RUN = 128  # weights of I2_S whose order is shuffled together
-
-Shape = tuple[int, ...]
+I2S_RUN = 128  # weights of I2_S that are interleaved with each other
 
 
 @dataclass(frozen=True, slots=True)
 class TernaryMatrix:
-    """A linear layer's weights: -1, 0 and +1, and what one unit stands for.
+    """A linear layer's weights, -1, 0 and +1, and their scale.
 
     Attributes
     ----------
-    scale : float32
     weights : int8[rows, columns] or None
-        The weights one by one, unless they are given as
+        None where ``i2s`` has them.
     i2s : uint8[rows, columns // 4] or None
-        their I2_S bytes, checked, where every row begins a run.
+        I2_S bytes, checked; each row is a whole number of runs.
     """
 
     scale: np.float32
@@ -37,7 +38,7 @@ class TernaryMatrix:
     i2s: npt.NDArray[np.uint8] | None = None
 
     def unpacked(self) -> npt.NDArray[np.int8]:
-        """Return the weights one by one, int8[rows, columns]."""
+        """Return the weights as int8[rows, columns]."""
         if self.weights is not None:
             return self.weights
         assert self.i2s is not None  # one of the two is there by construction
@@ -63,21 +64,10 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRecord:
-    """A correction that was made to a tensor, as receipts keep it.
+    """A correction that was made to a tensor, as receipts store it.
 
-    Attributes
-    ----------
-    layer : str
-        The tensor, by its GGUF name.
-    correction_type : str
-    rms_before, rms_after : float
-        Of its weights.
-    factor : float
-        What they were multiplied by.
-    policy_fingerprint : str
-        Of the policy that asked for it, or the name of the variable.
-    metadata : dict of str to Any
-        Its parameters.
+    ``layer`` is the tensor's GGUF name, ``policy_fingerprint`` that of the policy or the name of the variable, and
+    ``metadata`` has the parameters of the correction.
     """
 
     layer: str
@@ -96,78 +86,59 @@ class ModelSource(Protocol):
     config: ModelConfig
     tied: bool
     chat_template: str | None
-    notes: tuple[str, ...]  # what the user should know about how it was opened
+    notes: tuple[str, ...]  # about how it was opened, for the user
 
     @property
     def corrections(self) -> tuple[CorrectionRecord, ...]:
-        """What was changed in the tensors that were handed out so far."""
-        ...
+        """Corrections of the tensors that were read so far."""
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         """Return the weights of a linear layer, rows as the file has them."""
-        ...
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
         """Return the weights of a norm, all finite."""
-        ...
 
     def matrix(self, role: str) -> Matrix:
         """Return the embedding (``token_embd``) or the head (``output``)."""
-        ...
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
-        """Return what the file divides each RoPE frequency by, if it says so."""
-        ...
+        """Return the divisors of the RoPE frequencies, float64[head_dim // 2], if the file has them."""
 
     def tokenizer(self) -> Tokenizer:
-        """Build the tokenizer that came with the model."""
-        ...
+        """Build the model's tokenizer."""
 
     def tensor_types(self) -> Mapping[str, int]:
-        """Return how many tensors are stored in each type, by the type's name."""
-        ...
+        """Return the number of tensors of each type, by the type's name."""
 
     def close(self) -> None:
-        """Give the files back."""
-        ...
+        """Close the files."""
 
 
-# ---- what the tensors must be ----------------------------------------------------------------------------------------
+# ---- checks of names and shapes --------------------------------------------------------------------------------------
 def expected_shapes(config: ModelConfig, *, tied: bool) -> dict[Role, Shape]:
-    """Return every tensor that a model of this configuration has, and its shape, outermost dimension first."""
-    hidden, ffn = config.hidden_size, config.intermediate_size
-    heads, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    per_layer: dict[str, Shape] = {
-        "attn_norm": (hidden,),
-        "attn_q": (heads, hidden),
-        "attn_k": (kv, hidden),
-        "attn_v": (kv, hidden),
-        "attn_output": (hidden, heads),
-        "ffn_norm": (hidden,),
-        "ffn_gate": (ffn, hidden),
-        "ffn_up": (ffn, hidden),
-        "ffn_down": (hidden, ffn),
-    }
-    if config.sub_norms:
-        per_layer |= {"attn_sub_norm": (heads,), "ffn_sub_norm": (ffn,)}
-    shapes = {Role("token_embd"): (config.vocab_size, hidden), Role("output_norm"): (hidden,)}
-    if not tied:
-        shapes[Role("output")] = (config.vocab_size, hidden)
-    for layer in range(config.n_layers):
-        shapes |= {Role(name, layer): shape for name, shape in per_layer.items()}
-    return shapes
+    """Return every tensor of a model of this configuration, and its shape, outermost dimension first."""
+    return config.family.shapes(config, tied=tied)
+
+
+def names_by_role(path: Path, names: TensorNames, found: Iterable[str]) -> dict[Role, str]:
+    """Return the name of each role's tensor; raise a FormatError for an unknown name, or two of one role."""
+    by_role: dict[Role, str] = {}
+    for name in found:
+        if name.endswith(names.ignored):
+            continue
+        role = names.role(name)
+        if role is None:
+            raise FormatError(f"{path}: tensor '{name}' does not belong to this architecture")
+        if role in by_role:
+            raise FormatError(f"{path}: tensors '{by_role[role]}' and '{name}' are the same; get the model again")
+        by_role[role] = name
+    return by_role
 
 
 def check_tensors(
     place: Path, found: Mapping[Role, Shape], expected: Mapping[Role, Shape], optional: Iterable[Role] = ()
 ) -> None:
-    """Refuse a model with a tensor missing, left over, or of another shape.
-
-    Raises
-    ------
-    FormatError
-        With the first such tensor.
-    """
+    """Raise a FormatError for the first tensor that is missing, left over, or of another shape."""
     for role, shape in expected.items():
         if role not in found:
             raise FormatError(f"{place}: {describe(role)} is missing; get the whole model again")
@@ -183,28 +154,18 @@ def describe(role: Role) -> str:
     return f"tensor '{role.name}.{role.part}'" + ("" if role.layer is None else f" of layer {role.layer}")
 
 
-# ---- what the values must be -----------------------------------------------------------------------------------------
+# ---- checks of values ------------------------------------------------------------------------------------------------
 def ternary_from_floats(weights: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
-    """Take float weights for ternary ones if they are, and quantize them by absmean if they are master weights."""
+    """Return float weights that are ternary already as they are; quantize master weights by absmean."""
     exact = exact_ternary(weights)
     ternary, scale = exact if exact is not None else absmean_ternary(weights, place)
     return TernaryMatrix(scale, weights=ternary)
 
 
 def one_scale(weights: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
-    """Join blocks that all have the same scale to a matrix with one; blocks of zeros may have any.
+    """Return int8[rows, columns] with one scale; raise an UnsupportedError if float32[rows, blocks] scales differ.
 
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-    scales : float32[rows, blocks]
-    place : str
-        File and tensor, for messages.
-
-    Raises
-    ------
-    UnsupportedError
-        If the scales differ.
+    The scale of a block of zeros does not matter.
     """
     rows, blocks = scales.shape
     used = scales[weights.reshape(rows, blocks, -1).any(axis=2)]
@@ -235,7 +196,7 @@ def checked_finite(values: npt.NDArray[np.float32], place: str) -> npt.NDArray[n
 
 
 def matrix_of(values: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None = None) -> Matrix:
-    """Make a matrix of values as stored, aligned as the kernels need."""
+    """Return a matrix of values as stored, contiguous and aligned as the kernels need."""
     if scales is None:
         scales = np.zeros((values.shape[0], 0), np.float32)
     return Matrix(np.require(values, requirements=["C", "A"]), scales)

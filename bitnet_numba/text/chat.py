@@ -10,7 +10,6 @@ from bitnet_numba.errors import FormatError, ParameterError, TemplateError, exce
 from bitnet_numba.text.tokenizer import SpecialSpan, Tokenizer
 
 ROLES: Final = ("system", "user", "assistant")
-BITNET_ARCHITECTURES: Final = frozenset({"bitnet-b1.58", "bitnet-25"})
 MAX_MESSAGES: Final = 1024
 MAX_CHAT_LENGTH: Final = 2**20
 MAX_TEMPLATE_BYTES: Final = 64 * 2**10
@@ -87,16 +86,18 @@ NAMED_TEMPLATES: Final[Mapping[str, ChatTemplate]] = {
 }
 
 
-def choose_template(requested: str | None, *, architecture: str, model_template: str | None) -> ChatTemplate | None:
+def choose_template(
+    requested: str | None, *, family_template: str | None, model_template: str | None
+) -> ChatTemplate | None:
     """Choose the chat template of a model.
 
     Parameters
     ----------
     requested : str or None
-        None: ``bitnet`` for the 2B-4T family, whose files carry templates that differ from its training; else the
-        model's own. ``"model"``: the model's own. Else a name of :data:`NAMED_TEMPLATES`, or a file.
-    architecture : str
-        As GGUF names it.
+        None: the family's template, else the model's own. ``"model"``: the model's own. Else a name of
+        :data:`NAMED_TEMPLATES`, or a file.
+    family_template : str or None
+        Name of the default template of the model's family.
     model_template : str or None
         The template that came with the model.
 
@@ -110,8 +111,8 @@ def choose_template(requested: str | None, *, architecture: str, model_template:
     TemplateError
         If what was requested does not exist.
     """
-    if requested is None and architecture in BITNET_ARCHITECTURES:
-        return NAMED_TEMPLATES["bitnet"]
+    if requested is None and family_template is not None:
+        return NAMED_TEMPLATES[family_template]
     if requested is None and model_template is None:
         return None
     if requested is None or requested == "model":

@@ -2,17 +2,16 @@
 
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from bitnet_numba.errors import BitNetError, CorrectionRefusedError
 from bitnet_numba.generate.load import load_model
 from bitnet_numba.model.open import open_source
-from bitnet_numba.model.source import ModelSource
-from bitnet_numba.model.wrapped_source import WithTokenizer
+from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 from bitnet_numba.settings import read_settings
 from bitnet_numba.validate.inspect import Inspection, Statistics, inspect_model
-from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION
 from bitnet_numba.validate.probe import PROMPT, Probe, probe_model
 
 
@@ -157,13 +156,8 @@ def _outside(statistics: Statistics, kind: str) -> list[str]:
 
 def _run(validation: Validation, model: str | Path | None, tokenizer: Path | None) -> None:
     """Load the model and let it write; note what keeps it from that."""
-
-    def open_model(name: str | Path | None) -> ModelSource:
-        source = open_source(name)
-        return source if tokenizer is None else WithTokenizer(source, tokenizer)
-
     try:
-        loaded = load_model(model, open_model=open_model)
+        loaded = load_model(model, open_model=partial(open_source, tokenizer=tokenizer))
     except BitNetError as error:
         validation.findings[Stage.PROJECTIONS].append(f"does not load: {error}")
         return

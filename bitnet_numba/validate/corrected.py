@@ -6,7 +6,6 @@ from bitnet_numba.errors import CorrectionRefusedError
 from bitnet_numba.files import fingerprint_of
 from bitnet_numba.model.open import model_path, open_source
 from bitnet_numba.model.source import ModelSource
-from bitnet_numba.model.wrapped_source import WrappedSource
 from bitnet_numba.settings import Settings, read_settings
 
 _FIX = "BITNET_FIX_LN_SCALE"
@@ -34,7 +33,9 @@ def open_corrected(model: str | Path | None) -> ModelSource:
     if settings.correction_policy is None and not settings.fixes_norm_scale:
         return open_source(model)
     if not settings.allows_corrections:
-        return _with_note(model, "nothing is corrected: BITNET_ALLOW_RUNTIME_CORRECTIONS is not set")
+        source = open_source(model)
+        source.notes += ("nothing is corrected: BITNET_ALLOW_RUNTIME_CORRECTIONS is not set",)
+        return source
     if settings.strict:
         names = ", ".join(settings.correction_variables())
         raise CorrectionRefusedError(f"no model is corrected in strict mode: unset {names}, or BITNET_STRICT_MODE")
@@ -50,18 +51,13 @@ def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
 
     path = model_path(model)
     source: ModelSource = open_source(path)
-    notes = []
     if settings.correction_policy is not None:
         policy = read_correction_policy(settings.correction_policy)
         fingerprint = fingerprint_of(model_sha256(read_model_files(path)))
         if fingerprint in policy.models:
             source = CorrectedSource(source, policy.models[fingerprint], policy.fingerprint)
         else:
-            notes.append(f"{settings.correction_policy} corrects nothing: it is not about {fingerprint}")
+            source.notes += (f"{settings.correction_policy} corrects nothing: it is not about {fingerprint}",)
     if settings.fixes_norm_scale:
         source = CorrectedSource(source, [NormRescale(1.0, FACTOR_CLAMP)], _FIX)
-    return WrappedSource(source, notes=tuple(notes))
-
-
-def _with_note(model: str | Path | None, note: str) -> ModelSource:
-    return WrappedSource(open_source(model), notes=(note,))
+    return source

@@ -1,4 +1,4 @@
-"""A model looked into without running it: header, tensors, digest, and the RMS of norms and projections."""
+"""Inspection of a model's files without running it: header, tensors, digest, RMS of norms and projections."""
 
 import hashlib
 import math
@@ -10,9 +10,10 @@ from typing import Any, Literal
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.files import sha256_file
 from bitnet_numba.model.open import model_path
+from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION, Bounds, Ruleset
 from bitnet_numba.settings import read_settings
-from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, ModelFiles, StoredTensor, read_model_files
-from bitnet_numba.validate.rulesets import NO_RULES, Bounds, Ruleset, auto_ruleset
+from bitnet_numba.validate.model_files import ModelFiles, StoredTensor, read_model_files
+from bitnet_numba.validate.rulesets import NO_RULES, auto_ruleset
 from bitnet_numba.validate.statistics import FLOAT_TYPES, root_mean_square
 
 Gate = Literal["none", "auto", "policy"]
@@ -21,16 +22,7 @@ GATES: tuple[Gate, ...] = ("none", "auto", "policy")
 
 @dataclass(frozen=True, slots=True)
 class TensorStatistic:
-    """The RMS of one tensor, and what a ruleset says of it.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        ``layernorm`` or ``projection``.
-    rms : float
-    status : {"ok", "suspicious"}
-    """
+    """The RMS of a norm or projection; suspicious if it is outside the ruleset."""
 
     name: str
     kind: str
@@ -40,40 +32,20 @@ class TensorStatistic:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The RMS of every norm and projection, held against a ruleset.
-
-    Attributes
-    ----------
-    ruleset : Ruleset
-    tensors : tuple of TensorStatistic
-        In the order of the files.
-    bounds_of : dict of str to Bounds
-        What the ruleset says, by tensor name.
-    """
+    """The RMS of every norm and projection in the order of the files, and the ruleset's bounds by tensor name."""
 
     ruleset: Ruleset
     tensors: tuple[TensorStatistic, ...]
     bounds_of: dict[str, Bounds]
 
     def of(self, kind: str, *, suspicious: bool = False) -> list[TensorStatistic]:
-        """Return those of a kind, all or the suspicious ones alone."""
+        """Return the tensors of a kind, all or only the suspicious ones."""
         return [t for t in self.tensors if t.kind == kind and (t.status == "suspicious" or not suspicious)]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a model's files.
-
-    Attributes
-    ----------
-    files : ModelFiles
-    sha256 : str
-        Of the file; of several, that of their ``sha256sum`` lines.
-    strict : bool
-        Whether what is suspicious is an error.
-    statistics : Statistics or None
-        Where they were asked for.
-    """
+    """The result of an inspection; ``strict``: a suspicious tensor is an error."""
 
     files: ModelFiles
     sha256: str
@@ -82,13 +54,13 @@ class Inspection:
 
     @property
     def status(self) -> Literal["ok", "warning", "failed"]:
-        """Whether something is suspicious, and whether that is an error."""
+        """Whether a tensor is suspicious, and whether that is an error."""
         if self.statistics is None or all(tensor.status == "ok" for tensor in self.statistics.tensors):
             return "ok"
         return "failed" if self.strict else "warning"
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """Return how many tensors, and bytes of them, the files have of each role."""
+        """Return the number of tensors and their bytes, by role."""
         sizes: dict[str, dict[str, int]] = {}
         for tensor in self.files.tensors.values():
             of_role = sizes.setdefault(_role_name(tensor), {"tensors": 0, "bytes": 0})
@@ -97,7 +69,7 @@ class Inspection:
         return sizes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it; an RMS that is not finite as None."""
+        """Return everything as JSON values; an RMS that is not finite as None."""
         table = [
             {"name": t.name, "role": _role_name(t), "type": t.type, "shape": list(t.shape), "bytes": t.n_bytes}
             for t in self.files.tensors.values()
@@ -105,18 +77,13 @@ class Inspection:
         facts: dict[str, Any] = {"model_sha256": self.sha256, "path": str(self.files.path)}
         if self.statistics is not None:
             facts |= self._statistics(self.statistics)
-        architecture = {"architecture": self.files.architecture}
-        header = self.files.header
-        return (
-            facts
-            | architecture
-            | {
-                "header": header,
-                "metadata": _json_ready(self.files.metadata),
-                "sizes": self.sizes(),
-                "tensor_table": table,
-            }
-        )
+        return facts | {
+            "architecture": self.files.architecture,
+            "header": self.files.header,
+            "metadata": _json_ready(self.files.metadata),
+            "sizes": self.sizes(),
+            "tensor_table": table,
+        }
 
     def _statistics(self, statistics: Statistics) -> dict[str, Any]:
         totals = {
@@ -139,31 +106,22 @@ def inspect_model(
     policy_key: str | None = None,
     strict: bool | None = None,
 ) -> Inspection:
-    """Look into a model's files: nothing is run, and no more than a piece of a tensor is in memory.
+    """Inspect a model's files without running it, with at most 1 MiB of a tensor in memory.
 
     Parameters
     ----------
     model : str, Path or None
         As :func:`bitnet_numba.load` takes it.
     ln_stats : bool
-        Whether to compute the RMS of norms and projections, and to hold them against a ruleset.
+        Whether to compute the RMS of norms and projections, and to compare it with a ruleset.
     gate : {"none", "auto", "policy"}
-        Which one: none, the built-in one that suits the model, or one of a policy file.
+        The ruleset: none, the model's family's, or one of a policy file.
     policy : Path, optional
-        That file.
+        The policy file.
     policy_key : str, optional
-        The ruleset in it; by default that of the model's architecture.
+        The ruleset's key in it; by default the model's architecture.
     strict : bool, optional
-        Whether what is suspicious is an error; by default what ``BITNET_STRICT_MODE`` says.
-
-    Raises
-    ------
-    BitNetError
-        If a file cannot be read.
-    FormatError
-        If a file contradicts its format, or a norm is quantized.
-    ParameterError
-        If gate and policy do not go together.
+        Whether a suspicious tensor is an error; by default ``BITNET_STRICT_MODE``.
     """
     if gate not in GATES:
         raise ParameterError(f"gate '{gate}': choose one of {', '.join(GATES)}")
@@ -180,13 +138,7 @@ def inspect_model(
 
 
 def compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
-    """Compute the RMS of every norm and projection, and hold it against a ruleset.
-
-    Raises
-    ------
-    BitNetError
-        If a tensor cannot be read.
-    """
+    """Compute the RMS of every norm and projection, and compare it with a ruleset."""
     found, bounds_of = [], {}
     for tensor in files.tensors.values():
         if tensor.kind in (LAYERNORM, PROJECTION):
@@ -197,7 +149,7 @@ def compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
 
 
 def model_sha256(files: ModelFiles) -> str:
-    """Return the digest that names a model: its file's, or that of the lines ``sha256sum`` prints of its files."""
+    """Return the digest of the model's file; of several files, that of the lines ``sha256sum`` prints of them."""
     digests = {file.name: sha256_file(file) for file in files.files}
     if len(digests) == 1:
         return next(iter(digests.values()))
@@ -222,7 +174,7 @@ def _refuse_quantized_norms(files: ModelFiles) -> None:
 
 
 def _json_ready(value: Any) -> Any:
-    """Return a file's values with texts in the place of numbers that JSON does not have."""
+    """Return a file's values with numbers that JSON does not have as text."""
     if isinstance(value, dict):
         return {key: _json_ready(item) for key, item in value.items()}
     if isinstance(value, list):

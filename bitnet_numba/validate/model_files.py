@@ -1,8 +1,12 @@
-"""What the files of a model hold: header, metadata and every tensor's place; no weight is read."""
+"""Reader of everything in a model's files but the weights: header, metadata, and each tensor's type and offset.
+
+Files of unknown architectures and with damaged weights are read too: they are what inspection is for.
+"""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +15,32 @@ from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TypedValue
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.model.config import config_from_hf, quantization_config
+from bitnet_numba.model.families import FAMILIES
 from bitnet_numba.model.hf_source import read_json, scale_divides
-from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role, gguf_name, gguf_role, hf_role
-
-LAYERNORM, PROJECTION = "layernorm", "projection"
-MICROSOFT = "bitnet-b1.58"
+from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role
+from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 
 _NORM_ROLES = (*NORM_ROLES, "output_norm")
 _NORM_NAME = re.compile(r"(norm|layernorm|_ln)\.weight$")
-_MAX_ITEMS = 16  # of a metadata list that are shown; a vocabulary has 128,256
+_MAX_ITEMS = 16  # length of the longest metadata list that is shown; a vocabulary has 128,256 items
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor, and where its bytes lie.
+    """An entry of a file's tensor table.
 
     Attributes
     ----------
-    name : str
-        As the file has it.
     type : str
-        How it is stored, as the format names it: ``I2_S``, ``BF16``, ``U8``, ...
+        The format's name of the storage type: ``I2_S``, ``BF16``, ``U8``, ...
     shape : tuple of int
         As stored, outermost dimension first.
-    file : Path
     offset : int
-        Of its first byte, from the beginning of the file.
-    n_bytes : int
+        First byte, from the beginning of the file.
     role : Role or None
-        What it is in the model, where a known family has such a name.
+        None if no family has a tensor of this name.
     rule_name : str
-        By which name rulesets know it.
+        The name that rules are matched with.
     """
 
     name: str
@@ -55,7 +54,7 @@ class StoredTensor:
 
     @property
     def kind(self) -> str:
-        """``layernorm``, ``projection``, or its role, such as ``token_embd``; ``other`` where that is not known."""
+        """``layernorm``, ``projection``, ``scale``, or its role, such as ``token_embd``; ``other`` if unknown."""
         if self.role is None:
             return LAYERNORM if _NORM_NAME.search(self.name) else "other"
         if self.role.part == "scale":
@@ -76,21 +75,18 @@ class ModelFiles:
 
     Attributes
     ----------
-    path : Path
-        What the user named.
     files : tuple of Path
-        Those that hold weights.
+        Those with weights.
     architecture : str
-        As ``general.architecture`` or ``config.json`` has it.
+        GGUF's name of the family; of a directory of no family, its ``model_type``.
     file_type : int or None
-        ``general.file_type``, where the file says one.
+        ``general.file_type``, if the file states it.
     header : dict of str to Any
         Format, version, sizes.
     metadata : dict of str to Any
         Long lists as their length and type.
-    tensors : dict of str to StoredTensor
     packed_scale_divides : bool
-        What the separate scale of a packed Hugging Face matrix means.
+        See :func:`~bitnet_numba.model.hf_source.scale_divides`.
     """
 
     path: Path
@@ -101,38 +97,33 @@ class ModelFiles:
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
     packed_scale_divides: bool = False
-    of_role: Mapping[Role, StoredTensor] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        by_role = {tensor.role: tensor for tensor in self.tensors.values() if tensor.role is not None}
-        object.__setattr__(self, "of_role", by_role)
+    @cached_property
+    def of_role(self) -> Mapping[Role, StoredTensor]:
+        """Tensors by role."""
+        return {tensor.role: tensor for tensor in self.tensors.values() if tensor.role is not None}
 
 
 def read_model_files(path: Path) -> ModelFiles:
-    """Read the headers of a GGUF file or a Hugging Face directory.
-
-    Raises
-    ------
-    BitNetError
-        If a file is missing, cannot be read, or contradicts its format.
-    """
+    """Read the headers of a GGUF file or a Hugging Face directory."""
     return _read_directory(path) if path.is_dir() else _read_gguf(path)
 
 
 def _read_gguf(path: Path) -> ModelFiles:
     with open_gguf(path) as file:
-        tensors = {
-            info.name: StoredTensor(
-                info.name, info.type.name, info.shape, path, info.offset, info.n_bytes, _any_role(info.name), info.name
+        architecture = str(file.metadata.get("general.architecture", ""))
+        tensors = {}
+        for info in file.tensors.values():
+            role = _role(info.name, architecture, is_gguf=True)
+            tensors[info.name] = StoredTensor(
+                info.name, info.type.name, info.shape, path, info.offset, info.n_bytes, role, info.name
             )
-            for info in file.tensors.values()
-        }
         file_type = file.metadata.get("general.file_type")
         header = {"format": f"gguf_v{file.version}", "alignment": file.alignment, "size_bytes": file.size}
         return ModelFiles(
             path,
             (path,),
-            architecture=str(file.metadata.get("general.architecture", "")),
+            architecture=architecture,
             file_type=file_type if isinstance(file_type, int) else None,
             header=header | {"tensors": len(tensors), "metadata_keys": len(file.metadata)},
             metadata={key: _shown(value) for key, value in file.typed_metadata.items()},
@@ -145,11 +136,12 @@ def _read_directory(path: Path) -> ModelFiles:
     architecture = _hf_architecture(settings, path)
     with open_checkpoint(path) as checkpoint:
         entries = list(checkpoint.tensors.values())
+    family = FAMILIES.get(architecture)
     tensors = {}
     for entry in entries:
-        role = hf_role(entry.name)
-        # the same norms as in this family's GGUF files, and so the same bounds
-        rule_name = gguf_name(role) if role is not None and architecture == MICROSOFT else entry.name
+        role, rule_name = _role(entry.name, architecture, is_gguf=False), entry.name
+        if role is not None and family is not None and family.inspection.by_gguf_name:
+            rule_name = family.gguf.name(role)
         tensors[entry.name] = StoredTensor(
             entry.name, entry.dtype, entry.shape, entry.file, entry.offset, entry.n_bytes, role, rule_name
         )
@@ -167,15 +159,23 @@ def _read_directory(path: Path) -> ModelFiles:
     )
 
 
-def _any_role(name: str) -> Role | None:
-    """Return a role by a GGUF name, or by a Hugging Face name, which some converters keep."""
-    return gguf_role(name) or hf_role(name)
+def _role(name: str, architecture: str, *, is_gguf: bool) -> Role | None:
+    """Return the role of a tensor in the architecture's family, or else in the first family that has the name.
+
+    A GGUF file is searched for Hugging Face names as well, which some converters keep.
+    """
+    own = [FAMILIES[architecture]] if architecture in FAMILIES else []
+    for family in (*own, *FAMILIES.values()):
+        role = (family.gguf.role(name) if is_gguf else None) or family.hugging_face.role(name)
+        if role is not None:
+            return role
+    return None
 
 
 def _hf_architecture(settings: Mapping[str, Any], path: Path) -> str:
     try:
         return config_from_hf(settings, path.name).architecture
-    except UnsupportedError:  # not run here, and still worth a look
+    except UnsupportedError:  # can be inspected nevertheless
         return str(settings.get("model_type", ""))
     except BitNetError as error:
         raise type(error)(f"{path}: config.json: {error}") from None

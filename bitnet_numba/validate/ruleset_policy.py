@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from bitnet_numba.errors import ParameterError, excerpt
+from bitnet_numba.model.weight_rules import Bounds, NormRule, Ruleset
 from bitnet_numba.validate.policy_file import Field, read_policy
-from bitnet_numba.validate.rulesets import Bounds, NormRule, Ruleset
 
 
 def read_ruleset(path: Path, key: str) -> Ruleset:

@@ -6,9 +6,9 @@ from typing import Any
 
 from bitnet_numba.files import fingerprint_of
 from bitnet_numba.model.corrections import I2S_DEQUANT_OVERRIDE, LN_GAMMA_RESCALE_RMS, SCALE_LIMITS
+from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 from bitnet_numba.validate.correction_policy import FACTOR_CLAMP
 from bitnet_numba.validate.inspect import Inspection, Statistics, TensorStatistic, inspect_model
-from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION
 from bitnet_numba.validate.policy_file import POLICY_VERSION, dump_policy
 from bitnet_numba.validate.statistics import i2s_scale
 

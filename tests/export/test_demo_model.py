@@ -12,7 +12,7 @@ from bench.demo_model import make
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.model.roles import gguf_name, hf_role
+from bitnet_numba.model.families import GGUF_NAMES, HUGGING_FACE_NAMES
 from tests.export.checkpoints import absmean, i2s_weights, widen
 
 
@@ -36,9 +36,9 @@ def test_every_tensor_is_the_checkpoints() -> None:
     with open_gguf(demo_model_path()) as file:
         assert len(file.tensors) == len(tensors) == 1 + 6 * 11 + 1
         for name, values in tensors.items():
-            role = hf_role(name)
+            role = HUGGING_FACE_NAMES.role(name)
             assert role is not None
-            info = file.tensors[gguf_name(role)]
+            info = file.tensors[GGUF_NAMES.name(role)]
             data = file.data(info.name)
             kinds[info.type] += 1
             if info.type is TensorType.I2_S:

@@ -20,9 +20,8 @@ from bitnet_numba.formats.gguf_writer import Progress
 from bitnet_numba.model.config import RopeScaling
 from tests.export.checkpoints import pack_checkpoint, toy_checkpoint
 from tests.generate.running import cpu_backend, logits_of
-from tests.tiny import ToyModel, toy_model
+from tests.tiny import ARCHITECTURES, ToyModel, toy_model
 
-ARCHITECTURES = ("bitnet-b1.58", "bitnet", "llama")
 BLOCKS: dict[str, Any] = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}
 FORMS = {"multiplied": "autobitlinear", "divided": "bitlinear", "masters": None}
 

@@ -10,7 +10,7 @@ from bitnet_numba.formats.gguf_header import read_header
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, TensorSource, plan_gguf
 from bitnet_numba.model.config import config_from_hf
-from bitnet_numba.model.roles import gguf_name
+from bitnet_numba.model.families import GGUF_NAMES
 from bitnet_numba.model.source import expected_shapes
 from tests.text import llama3
 
@@ -38,7 +38,9 @@ def never() -> NoReturn:
 def plan(metadata: dict[str, Any]) -> Plan:
     shapes = expected_shapes(config_from_hf(CONFIG_2B, "2B"), tied=True)
     tensors = [
-        TensorSource(gguf_name(role), stored_type(role, TensorType.I2_S, lambda: TensorType.F16), shapes[role], never)
+        TensorSource(
+            GGUF_NAMES.name(role), stored_type(role, TensorType.I2_S, lambda: TensorType.F16), shapes[role], never
+        )
         for role in sorted(shapes, key=by_position)
     ]
     return plan_gguf(Path("2b.gguf"), metadata, tensors)

@@ -15,7 +15,7 @@ from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.model.config import RopeScaling
 from bitnet_numba.model.open import open_source
 from bitnet_numba.model.source import ModelSource
-from tests.tiny import ToyModel, toy_model
+from tests.tiny import ARCHITECTURES, ToyModel, toy_model
 
 Run = Callable[[ModelSource, Path, npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
@@ -31,6 +31,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bf16 embedding, f32 head": ("bitnet", {"embedding_type": TensorType.BF16, "head_type": TensorType.F32}),
     "q8_0 embedding": ("bitnet-b1.58", {"embedding_type": TensorType.Q8_0}),
+    **{architecture: (architecture, {}) for architecture in ARCHITECTURES},
 }
 
 

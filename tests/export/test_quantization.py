@@ -5,7 +5,9 @@ import pytest
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.export.quantization import FILE_TYPES, TYPES, check_blocks, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.model.roles import gguf_role, hf_role
+from bitnet_numba.model.families import FAMILIES
+
+gguf_role, hf_role = FAMILIES["bitnet"].gguf.role, FAMILIES["bitnet"].hugging_face.role
 
 LINEAR_GGUF = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
 LINEAR_HF = [

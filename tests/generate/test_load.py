@@ -13,11 +13,11 @@ from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.generate.assemble import MAX_THREADS, choose_context, choose_threads
 from bitnet_numba.generate.load import load_model
 from bitnet_numba.model.open import open_source
-from tests.tiny import toy_model
+from tests.tiny import ARCHITECTURES, toy_model
 from tests.tiny_files import BEGIN
 
 
-@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet", "llama"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_both_formats_run_from_text_to_text(architecture: str, tmp_path: Path) -> None:
     toy = toy_model(architecture, embedding_type=TensorType.BF16)
     results = []

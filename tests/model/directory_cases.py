@@ -93,8 +93,15 @@ _SAVED: dict[str, tuple[SpoilDirectory, str]] = {
     "no scale": (_not_saved(f"{_HF_Q}_scale"), "tensor 'attn_q.scale' of layer 0 is missing"),
     "no norm": (_not_saved("model.norm.weight"), "tensor 'output_norm.weight' is missing"),
     "tensor of no family": (_saved("model.extra.weight", "F32", _NORM), "tensor 'model.extra.weight' does not belong"),
-    "the same norm by two names": (
+    "norm by another family's name": (
         _saved("model.layers.0.self_attn.inner_attn_ln.weight", "F32", _NORM),
+        "tensor 'model.layers.0.self_attn.inner_attn_ln.weight' does not belong to this architecture",
+    ),
+    "the same norm by two names": (
+        lambda model: (
+            _config(architectures=["BitnetForCausalLM"])(model),
+            _saved("model.layers.0.self_attn.inner_attn_ln.weight", "F32", _NORM)(model),
+        ),
         "are the same; get the model again",
     ),
     "packed projection not packed": (

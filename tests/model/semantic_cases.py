@@ -69,7 +69,7 @@ _KEYS: dict[str, tuple[SpoilGGUF, str]] = {
     ),
     "another architecture": (
         _key("general.architecture", "gemma"),
-        "architecture 'gemma' is not run here; use one of bitnet-b1.58, bitnet-25, bitnet, llama",
+        "architecture 'gemma' is not run here; use one of bitnet, bitnet-b1.58, bitnet-25, llama",
     ),
     "architecture of control characters": (
         _key("general.architecture", "\n\x1b[31m"),

@@ -7,7 +7,7 @@ import pytest
 
 from bitnet_numba.errors import FormatError
 from bitnet_numba.model.config import MAX_LAYERS, ModelConfig, RopeScaling, config_from_gguf, config_from_hf
-from tests.tiny import toy_model
+from tests.tiny import ARCHITECTURES, toy_model
 
 OFFICIAL: dict[str, Any] = {  # bitnet-b1.58-2B-4T
     "general.architecture": "bitnet-b1.58",
@@ -158,7 +158,7 @@ def test_rope_scalings_of_gguf_files(kind: str, expected: RopeScaling | None) ->
     assert config_from_gguf(OFFICIAL | scaling).rope_scaling == expected
 
 
-@pytest.mark.parametrize("architecture", ["bitnet-b1.58", "bitnet", "llama"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("scaling", [None, RopeScaling(2.0)])
 def test_both_formats_agree(architecture: str, scaling: RopeScaling | None) -> None:
     model = toy_model(architecture, n_heads=3, n_kv_heads=1, head_dim=36, rope_scaling=scaling)

@@ -12,10 +12,9 @@ from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.model.config import RopeScaling
 from tests.generate.running import cpu_backend, logits_of
-from tests.tiny import ToyModel, toy_model
+from tests.tiny import ARCHITECTURES, ToyModel, toy_model
 from tests.tiny_files import END, replaced
 
-ARCHITECTURES = ("bitnet-b1.58", "bitnet", "llama")
 LLAMA3 = RopeScaling(8.0, (1.0, 4.0, 16))  # bands that heads of 20 pairs and more fill
 SHAPES: dict[str, dict[str, int]] = {  # I2_S needs whole runs of 128 in a tensor, not in its rows
     "5 heads of 20": {"hidden_size": 160, "n_heads": 5, "n_kv_heads": 1, "head_dim": 20, "intermediate_size": 540},

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import load_weights
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.generate.assemble import choose_context
 from bitnet_numba.model.open import open_source
 from tests.tiny import toy_model
 
@@ -33,7 +32,7 @@ def load(path: Path) -> None:
     """Do all that loading does before the model runs."""
     source = open_source(path)
     source.tokenizer()
-    load_weights(source, Layout.of(source.config), min(choose_context(None, source), 8))
+    load_weights(source, PaddedSizes.of(source.config), min(source.config.max_seq_len, 8))
     source.close()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitnet_numba.backends.cpu.padded_sizes import Layout
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import load_weights
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
@@ -18,7 +18,7 @@ from tests.tiny import toy_model
 def load(path: Path) -> None:
     """Read everything that a model directory holds."""
     source = HuggingFaceSource(path)
-    load_weights(source, Layout.of(source.config), 8)
+    load_weights(source, PaddedSizes.of(source.config), 8)
 
 
 def test_takes_the_good_model(tmp_path: Path) -> None:

@@ -3,16 +3,11 @@
 import pytest
 
 from bitnet_numba.errors import ParameterError
-from bitnet_numba.model.roles import (
-    GLOBAL_ROLES,
-    LAYER_ROLES,
-    LINEAR_ROLES,
-    Role,
-    gguf_name,
-    gguf_role,
-    hf_name,
-    hf_role,
-)
+from bitnet_numba.model.families import FAMILIES, GGUF_NAMES, HUGGING_FACE_NAMES, TensorNames
+from bitnet_numba.model.roles import GLOBAL_ROLES, LAYER_ROLES, LINEAR_ROLES, Role
+
+gguf_name, gguf_role = GGUF_NAMES.name, GGUF_NAMES.role
+hf_name, hf_role = HUGGING_FACE_NAMES.name, HUGGING_FACE_NAMES.role
 
 # GGUF name, Hugging Face name, role: written out, so that neither table can be wrong unseen.
 KNOWN = [
@@ -43,14 +38,15 @@ def test_names_and_roles_correspond(gguf: str, hugging_face: str, role: Role) ->
     assert hf_name(role) == hugging_face
 
 
-def test_every_role_has_its_names() -> None:
-    roles = [Role(name) for name in GLOBAL_ROLES] + [Role(name, 3) for name in LAYER_ROLES]
-    roles += [Role(name, 3, "scale") for name in LINEAR_ROLES]
-    assert len(set(map(gguf_name, roles))) == len(roles)
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("format_", ["gguf", "hugging_face"])
+def test_every_role_has_its_names_in_every_family(architecture: str, format_: str) -> None:
+    names: TensorNames = getattr(FAMILIES[architecture], format_)
+    roles = [Role(name) for name in GLOBAL_ROLES if format_ == "gguf" or name != "rope_freqs"]
+    roles += [Role(name, 3) for name in LAYER_ROLES] + [Role(name, 3, "scale") for name in LINEAR_ROLES]
+    assert len(set(map(names.name, roles))) == len(roles)
     for role in roles:
-        assert gguf_role(gguf_name(role)) == role
-        if role.name != "rope_freqs":
-            assert hf_role(hf_name(role)) == role
+        assert names.role(names.name(role)) == role
 
 
 @pytest.mark.parametrize(
@@ -60,8 +56,9 @@ def test_every_role_has_its_names() -> None:
         ("model.layers.4.mlp.ffn_layernorm.weight", Role("ffn_sub_norm", 4)),
     ],
 )
-def test_1bitllm_s_names_are_known(alias: str, role: Role) -> None:
-    assert hf_role(alias) == role
+def test_1bitllm_s_names_are_known_in_its_family_alone(alias: str, role: Role) -> None:
+    assert FAMILIES["bitnet"].hugging_face.role(alias) == role
+    assert hf_role(alias) is None
 
 
 @pytest.mark.parametrize(

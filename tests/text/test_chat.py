@@ -181,40 +181,40 @@ def test_the_begin_stands_there_once_or_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "architecture", "model_template", "expected"),
+    ("requested", "family_template", "model_template", "expected"),
     [
-        (None, "bitnet-b1.58", "own", NAMED_TEMPLATES["bitnet"]),
-        (None, "bitnet-25", None, NAMED_TEMPLATES["bitnet"]),
-        (None, "llama", "own", ChatTemplate("model", "own")),
-        (None, "bitnet", None, None),
-        ("model", "bitnet-b1.58", "own", ChatTemplate("model", "own")),
-        ("chatml", "bitnet-b1.58", "own", NAMED_TEMPLATES["chatml"]),
+        (None, "bitnet", "own", NAMED_TEMPLATES["bitnet"]),
+        (None, "bitnet", None, NAMED_TEMPLATES["bitnet"]),
+        (None, None, "own", ChatTemplate("model", "own")),
+        (None, None, None, None),
+        ("model", "bitnet", "own", ChatTemplate("model", "own")),
+        ("chatml", "bitnet", "own", NAMED_TEMPLATES["chatml"]),
     ],
 )
 def test_choice(
-    requested: str | None, architecture: str, model_template: str | None, expected: ChatTemplate | None
+    requested: str | None, family_template: str | None, model_template: str | None, expected: ChatTemplate | None
 ) -> None:
-    assert choose_template(requested, architecture=architecture, model_template=model_template) == expected
+    assert choose_template(requested, family_template=family_template, model_template=model_template) == expected
 
 
 def test_choice_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "my.jinja"
     path.write_text("{{ messages[0].content }}", encoding="utf-8")
-    chosen = choose_template(str(path), architecture="llama", model_template=None)
+    chosen = choose_template(str(path), family_template=None, model_template=None)
     assert chosen == ChatTemplate(str(path), "{{ messages[0].content }}")
     path.write_bytes(b"x" * 65_537)
     with pytest.raises(TemplateError, match="65,536"):
-        choose_template(str(path), architecture="llama", model_template=None)
+        choose_template(str(path), family_template=None, model_template=None)
     path.write_bytes(b"ab\xff")
     with pytest.raises(TemplateError, match="byte 2"):
-        choose_template(str(path), architecture="llama", model_template=None)
+        choose_template(str(path), family_template=None, model_template=None)
 
 
 def test_choices_that_do_not_exist() -> None:
     with pytest.raises(TemplateError, match="bitnet, llama3, chatml, raw"):
-        choose_template("vicuna", architecture="llama", model_template="own")
+        choose_template("vicuna", family_template=None, model_template="own")
     with pytest.raises(TemplateError, match="brings no chat template"):
-        choose_template("model", architecture="llama", model_template=None)
+        choose_template("model", family_template=None, model_template=None)
     with pytest.raises(TemplateError, match="brings no chat template"):
         encode_chat(TOKENIZER, None, MESSAGES)
 

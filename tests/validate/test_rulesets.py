@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, ModelFiles
+from bitnet_numba.model.families import FAMILIES
+from bitnet_numba.model.weight_rules import DEFAULT_BOUNDS, GENERIC_RULES, LAYERNORM, PROJECTION, Bounds, Ruleset
+from bitnet_numba.validate.model_files import ModelFiles
 from bitnet_numba.validate.ruleset_policy import read_ruleset
-from bitnet_numba.validate.rulesets import (
-    DEFAULT_BOUNDS,
-    F16_RULES,
-    GENERIC_RULES,
-    I2S_RULES,
-    NO_RULES,
-    Bounds,
-    Ruleset,
-    auto_ruleset,
-)
+from bitnet_numba.validate.rulesets import NO_RULES, auto_ruleset
 
+F16_RULES = FAMILIES["bitnet-b1.58"].inspection.floats
+I2S_RULES = FAMILIES["bitnet-b1.58"].inspection.ternary
 PUBLISHED = Path(__file__).parent.parent / "data" / "published_norm_rms.csv"
 
 

@@ -11,8 +11,9 @@ from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
 from bitnet_numba.formats.packing.nonzeros import tq1_0_nonzeros, tq2_0_nonzeros, two_bit_nonzeros
+from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 from bitnet_numba.validate import statistics
-from bitnet_numba.validate.model_files import LAYERNORM, PROJECTION, read_model_files
+from bitnet_numba.validate.model_files import read_model_files
 from bitnet_numba.validate.statistics import root_mean_square
 from tests.tiny import ToyModel, toy_model
 from tests.tiny_files import replaced

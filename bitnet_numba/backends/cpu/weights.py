@@ -17,7 +17,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadP
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing import pack_i2s
-from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors
+from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
@@ -250,18 +250,3 @@ def _rope(source: ModelSource, sizes: PaddedSizes, max_context: int) -> Floats:
             f"{human_size(free)} are free; ask for a smaller context"
         )
     return rope_table(rope_frequencies(source), max_context, sizes.half)
-
-
-def rope_frequencies(source: ModelSource) -> npt.NDArray[np.float64]:
-    """Return by which angle each pair turns from one position to the next, float64[head_dim // 2]."""
-    config = source.config
-    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.bands is None:
-        frequencies = frequencies / scaling.factor
-    elif scaling is not None and scaling.bands is not None:
-        frequencies = frequencies / llama3_factors(frequencies, scaling.factor, *scaling.bands)
-    factors = source.rope_factors()
-    if factors is not None:
-        frequencies = frequencies / factors
-    return frequencies

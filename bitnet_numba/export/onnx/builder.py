@@ -1,4 +1,4 @@
-"""An ONNX graph that grows node by node."""
+"""Builder of ONNX graphs, node by node."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 21  # of the standard operators; what they mean here is the same up to 26
+OPSET = 21  # of the standard operators; those used here are unchanged up to 26
 IR_VERSION = 10  # the oldest that has it
 CONTRIB = "com.microsoft"
 
 
 class GraphBuilder:
-    """Collects nodes and constants; a value is known by its name."""
+    """Nodes and constants of a graph; values are identified by name."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -27,13 +27,13 @@ class GraphBuilder:
         return output
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
-        """Add an array, or use the one that has the name."""
+        """Add an array, unless there is one of this name, and return the name."""
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
 
     def bfloat16(self, name: str, bits: npt.NDArray[np.int16]) -> str:
-        """Add an array of bfloat16 numbers, which NumPy does not have, by their bits."""
+        """Add an array of bfloat16 numbers by their bits; NumPy has no such type."""
         if name not in self._constants:
             data = bits.astype("<i2").tobytes()
             self._constants[name] = helper.make_tensor(name, TensorProto.BFLOAT16, bits.shape, data, raw=True)
@@ -48,13 +48,13 @@ class GraphBuilder:
         return self.constant("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
 
     def reshape(self, value: str, *shape: int) -> str:
-        """Give a value another shape; -1 is what is left."""
+        """Reshape a value; one size may be -1."""
         return self.add("Reshape", value, self.integers(*shape))
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], output: str, kind: onnx.ValueInfoProto, producer: str
     ) -> onnx.ModelProto:
-        """Return the model that computes ``output`` under the name of ``kind``."""
+        """Return the model whose only output, declared as ``kind``, is the value ``output``."""
         self._nodes.append(helper.make_node("Identity", [output], [kind.name]))
         graph = helper.make_graph(self._nodes, "bitnet", inputs, [kind], list(self._constants.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]

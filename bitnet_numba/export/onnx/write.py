@@ -1,4 +1,4 @@
-"""From a model's files to an .onnx file that was run and compared."""
+"""Writer of .onnx files, each of which is run in onnxruntime and compared with the engine."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bitnet_numba.export.portable import (
     checked_context,
     compared,
     engine_logits,
-    kept_if_right,
+    moved_on_success,
     prompt_ids,
 )
 from bitnet_numba.model.source import ModelSource
@@ -29,26 +29,17 @@ def export_onnx(
 ) -> Exported:
     """Write a model as ONNX, run it in onnxruntime, and keep the file only if its logits are the engine's.
 
-    The graph takes ``token_ids``, int64[n_tokens], and gives ``logits``, float32[n_tokens, vocab_size]; it keeps
-    nothing from run to run. Weights of more than 1.9 GB go to a second file, ``<name>.data``.
+    The graph computes ``logits``, float32[n_tokens, vocab_size], of ``token_ids``, int64[n_tokens], without a KV cache.
+    Weights of more than 1.9 GB go to a second file, ``<name>.data``.
 
     Parameters
     ----------
-    source : ModelSource
-        An open model.
-    out_path : Path
-        ``.onnx``.
     max_context : int, optional
-        The most tokens of one run; by default what the model was trained for.
+        Largest number of tokens of one run; by default the context length of the training.
     prompt : str
-        What the two are compared on.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be written, or onnxruntime's logits are not the engine's.
+        Text of the comparison.
     """
-    with kept_if_right(out_path) as made:
+    with moved_on_success(out_path) as made:
         context = checked_context(source, max_context)
         ids = prompt_ids(source, prompt, context)
         _save(build_model(source, context), made)

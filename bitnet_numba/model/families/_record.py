@@ -1,0 +1,86 @@
+"""The record of an architecture: names, shapes, graph, defaults and rules, read by loading, export and inspection."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bitnet_numba.model.families._names import GGUF_NAMES, HUGGING_FACE_NAMES, TensorNames
+from bitnet_numba.model.roles import Role
+from bitnet_numba.model.weight_rules import GENERIC_INSPECTION, InspectionRules
+
+if TYPE_CHECKING:
+    from bitnet_numba.model.config import ModelConfig
+
+Activation = Literal["relu2", "silu"]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Family:
+    """An architecture that differs from the others in names, flags and defaults.
+
+    Attributes
+    ----------
+    architectures : tuple of str
+        Values of ``general.architecture`` in GGUF files; an export writes the first.
+    hf_classes : tuple of str
+        Values of ``architectures`` in ``config.json``.
+    requires_quant_method : bool
+        Whether ``config.json`` must state ``quant_method: bitnet``, because these classes have float models, too.
+    activation : {"relu2", "silu"}
+        Of the gate in the feed-forward network.
+    sub_norms : bool
+        Whether an RMSNorm stands before the output and the down projection.
+    adjacent_pairs : bool
+        Whether GGUF files have the rows of q and k in the order of RoPE pairs (2i, 2i + 1); loading reads them so, and
+        export reorders them. Hugging Face checkpoints always have pairs (i, i + head_dim / 2).
+    rope_theta : float
+        RoPE's base where the file does not state it.
+    chat_template : str or None
+        Name of the built-in template that is used by default; None: the model's own.
+    inspection : InspectionRules
+        Healthy ranges of norms and projections.
+    gguf, hugging_face : TensorNames
+        Tensor names of both formats.
+    """
+
+    architectures: tuple[str, ...]
+    hf_classes: tuple[str, ...]
+    requires_quant_method: bool = False
+    activation: Activation
+    sub_norms: bool
+    adjacent_pairs: bool = False
+    rope_theta: float
+    chat_template: str | None = None
+    inspection: InspectionRules = GENERIC_INSPECTION
+    gguf: TensorNames = GGUF_NAMES
+    hugging_face: TensorNames = HUGGING_FACE_NAMES
+
+    def is_class_of(self, hf_classes: Sequence[object], quant_method: object) -> bool:
+        """Tell whether a ``config.json`` with these classes describes a model of this family."""
+        is_named = any(name in hf_classes for name in self.hf_classes)
+        return is_named and (quant_method == "bitnet" or not self.requires_quant_method)
+
+    def shapes(self, config: "ModelConfig", *, tied: bool) -> dict[Role, Shape]:
+        """Return every tensor of a model of this family, and its shape, outermost dimension first."""
+        hidden, ffn = config.hidden_size, config.intermediate_size
+        heads, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        per_layer: dict[str, Shape] = {
+            "attn_norm": (hidden,),
+            "attn_q": (heads, hidden),
+            "attn_k": (kv, hidden),
+            "attn_v": (kv, hidden),
+            "attn_output": (hidden, heads),
+            "ffn_norm": (hidden,),
+            "ffn_gate": (ffn, hidden),
+            "ffn_up": (ffn, hidden),
+            "ffn_down": (hidden, ffn),
+        }
+        if self.sub_norms:
+            per_layer |= {"attn_sub_norm": (heads,), "ffn_sub_norm": (ffn,)}
+        shapes = {Role("token_embd"): (config.vocab_size, hidden), Role("output_norm"): (hidden,)}
+        if not tied:
+            shapes[Role("output")] = (config.vocab_size, hidden)
+        for layer in range(config.n_layers):
+            shapes |= {Role(name, layer): shape for name, shape in per_layer.items()}
+        return shapes
