@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_numba.backends.cpu.memory import Reserve
-from bitnet_numba.backends.cpu.packed_sizes import packed_bytes
+from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
 from bitnet_numba.model.open import open_source
 from bitnet_numba.model.source import ModelSource
 

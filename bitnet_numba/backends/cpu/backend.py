@@ -26,7 +26,7 @@ from bitnet_numba.backends.cpu.forward.step import forward
 from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
 from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
-from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, addresses_of
+from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
 from bitnet_numba.backends.cpu.sampling import CPUSampling
@@ -190,7 +190,7 @@ class CPUBackend(CPUSampling):
     def _run(self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, request: HeadRequest, logits: Logits) -> None:
         inputs = StepInput(
             shape=self._shape,
-            pages=addresses_of([chunk.cache for chunk in chunks]),
+            pages=page_table([chunk.cache for chunk in chunks]),
             head_way=head_mode,
             request=request,
             logits=logits,

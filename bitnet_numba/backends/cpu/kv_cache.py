@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the positions that a sequence has behind it, in pages of 256."""
+"""The paged KV cache of one sequence; forks share whole pages, as in vLLM's prefix caching."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
 
 KVType = Literal["f16", "f32", "int8"]
-KV_DTYPES: dict[str, type[np.generic]] = {  # float16 travels as its bits
+KV_DTYPES: dict[str, type[np.generic]] = {  # Numba has no float16: uint16 holds its bits
     "f16": np.uint16,
     "f32": np.float32,
     "int8": np.int8,
@@ -21,35 +21,34 @@ Page = npt.NDArray[np.uint8]
 
 
 class KVCache:
-    """Keys and values of one sequence.
+    """Keys and values of one sequence, in pages of ``BLOCK`` positions of all layers and heads.
 
     Parameters
     ----------
     n_layers, n_kv_heads, head_dim : int
-        ``head_dim`` as the kernels take it, padded.
+        ``head_dim`` is padded.
     capacity : int
-        Positions that it must hold.
+        Number of positions.
     kv_type : {"f16", "f32", "int8"}
-        The number format that it is kept in; int8 has a scale for each position of a head.
+        Number format; int8 has one scale per position and head.
 
     Attributes
     ----------
     form : (int, int, int, str)
-        ``n_layers``, ``n_kv_heads``, ``head_dim`` and ``kv_type``: what a model's own caches have in common.
+        ``n_layers``, ``n_kv_heads``, ``head_dim``, ``kv_type``: equal for all caches of a model.
     length : int
-        Positions that are filled.
+        Number of positions that are filled.
     pages : list of uint8[page_bytes]
-        The memory itself, whose addresses are valid as long as somebody holds the list; caches share pages.
     addresses : int64[1, n_pages]
-        Of the pages, as kernels find them.
+        Addresses of the pages, valid as long as ``pages`` is alive.
 
     Raises
     ------
     ResourceError
-        If the memory is not there.
+        If memory is short.
     """
 
-    _n_shared: int
+    _n_shared: int  # number of leading pages that other caches may read
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, capacity: int, kv_type: KVType) -> None:
         self.form: tuple[int, int, int, KVType] = n_layers, n_kv_heads, head_dim, kv_type
@@ -59,42 +58,39 @@ class KVCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all its pages, with those that it shares with others."""
+        """Bytes of all pages, shared ones included."""
         return sum(page.nbytes for page in self.pages)
 
     def truncate(self, length: int) -> None:
-        """Forget the positions from ``length`` on.
-
-        Raises
-        ------
-        ParameterError
-            If ``length`` is negative, or more than is filled.
-        """
+        """Drop the positions from ``length`` on; ParameterError if fewer are filled."""
         if not 0 <= length <= self.length:
             raise ParameterError(f"cache: cannot cut {self.length} positions to {length}")
-        kept = length // BLOCK
-        if kept < self._n_shared:  # what follows is written anew, and others still read it
-            self._own_from(kept, length)
+        whole = length // BLOCK
+        if whole < self._n_shared:  # the next write would go to a shared page
+            pages = self._allocate(len(self.pages) - whole, self.capacity)
+            if length % BLOCK:
+                pages[0][:] = self.pages[whole]
+            self._set_pages(self.pages[:whole] + pages, whole)
         self.length = length
 
     def fork(self, capacity: int | None = None, length: int | None = None) -> Self:
-        """Return a cache that goes on where this one stands; neither changes the other from here on.
+        """Return a cache that starts with the first positions of this one; later writes are not shared.
 
-        Whole pages are shared, so only the last one is copied.
+        Whole pages are shared, the last one is copied.
 
         Parameters
         ----------
         capacity : int, optional
-            Positions that it must hold; by default as many as this one.
+            Default: that of this cache.
         length : int, optional
-            How many of this one's positions it begins with; by default all.
+            Number of positions to start with; default: all that are filled.
 
         Raises
         ------
         ParameterError
-            If that is more than is filled, or more than the capacity.
+            If ``length`` exceeds what is filled, or the capacity.
         ResourceError
-            If the memory is not there.
+            If memory is short.
         """
         length = self.length if length is None else length
         capacity = self.capacity if capacity is None else capacity
@@ -111,14 +107,14 @@ class KVCache:
         return other
 
     def resize(self, capacity: int) -> None:
-        """Hold up to ``capacity`` positions from here on; pages are added, or given up.
+        """Make room for ``capacity`` positions, or give pages back; if it raises, nothing has changed.
 
         Raises
         ------
         ParameterError
             If more positions are filled.
         ResourceError
-            If the memory is not there; then nothing has changed.
+            If memory is short.
         """
         if capacity < self.length:
             raise ParameterError(f"cache: {self.length} positions are filled, it cannot hold {capacity}")
@@ -129,23 +125,16 @@ class KVCache:
 
     def _set_pages(self, pages: list[Page], n_shared: int = 0) -> None:
         self.pages = pages
-        self._n_shared = n_shared  # the first ones, which others read too
+        self._n_shared = n_shared
         self.addresses = np.array([[page.ctypes.data for page in pages]], np.int64)
-
-    def _own_from(self, first: int, length: int) -> None:
-        """Replace the pages from ``first`` on by new ones that begin with the same positions up to ``length``."""
-        pages = self._allocate(len(self.pages) - first, self.capacity)
-        if length % BLOCK:
-            pages[0][:] = self.pages[first]
-        self._set_pages(self.pages[:first] + pages, first)
 
     def _allocate(self, n_pages: int, capacity: int) -> list[Page]:
         n_layers, n_kv_heads, head_dim, kv_type = self.form
         page_bytes = n_layers * n_kv_heads * head_block_bytes(head_dim, KV_DTYPES[kv_type])
-        needed, free = n_pages * page_bytes, available_bytes()
-        if free is not None and needed > free:
+        needed, available = n_pages * page_bytes, available_bytes()
+        if available is not None and needed > available:
             raise ResourceError(
-                f"KV cache: {capacity:,} positions need {human_size(needed)}, {human_size(free)} are free; "
+                f"KV cache: {capacity:,} positions need {human_size(needed)}, {human_size(available)} are free; "
                 "ask for a smaller context or kv_type f16 or int8"
             )
         memory = np.asarray(allocate((n_pages, page_bytes), np.uint8, "KV cache"), np.uint8)
@@ -156,8 +145,8 @@ def _n_pages(capacity: int) -> int:
     return -(-capacity // BLOCK)
 
 
-def addresses_of(caches: list[KVCache]) -> npt.NDArray[np.int64]:
-    """Return where the pages of several sequences lie, int64[n_sequences, most pages]; zeros after the last."""
+def page_table(caches: list[KVCache]) -> npt.NDArray[np.int64]:
+    """Return the page addresses of several sequences, int64[n_sequences, most pages], padded with zeros."""
     if len(caches) == 1:
         return caches[0].addresses
     table = np.zeros((len(caches), max(cache.addresses.size for cache in caches)), np.int64)

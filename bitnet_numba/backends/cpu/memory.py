@@ -1,4 +1,7 @@
-"""Memory for what is read at every token: private pages, 2 MB each where the system grants them."""
+"""Memory for weights and KV caches: private pages, 2 MB huge pages where the system grants them.
+
+:class:`Reserve` page-faults memory in the background while Numba is imported: that costs as much as reading the file.
+"""
 
 import math
 import mmap
@@ -13,27 +16,22 @@ from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 
 HUGE_PAGE = 2 << 20
-LEAST_RESERVE = 64 << 20  # bytes: less is found in no time
-_ARRAYS = 6  # that are taken, at most, each of which begins on a page of its own
-_STRETCH = 16 << 20  # bytes that are found in one go
+MIN_RESERVE = 64 << 20  # bytes; less is page-faulted in no time
+_MAX_ARRAYS = 6  # arrays taken from a reserve, each on huge pages of its own
+_FAULT_BYTES = 16 << 20  # bytes page-faulted between two notifications
 
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike, str], npt.NDArray[np.generic]]
 
 
 def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.NDArray[np.generic]:
-    """Return a zeroed array that owns its pages.
+    """Return a zeroed C-contiguous array, aligned to 2 MB if it is that large.
 
     Parameters
     ----------
     shape : tuple of int
     dtype : dtype
     purpose : str
-        What it is for, as the error message names it.
-
-    Returns
-    -------
-    ndarray
-        C-contiguous, beginning on a 2 MB boundary if it is that large. Pages count only once they are touched.
+        Begins the error message.
 
     Raises
     ------
@@ -42,7 +40,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     try:
-        if n_bytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        if n_bytes < HUGE_PAGE:
             return np.zeros(shape, dtype)
         # private: on shared anonymous memory the advice does nothing
         pages = mmap.mmap(-1, n_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -57,45 +55,45 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.
 
 
 class Reserve:
-    """Memory whose pages another thread finds before they are needed: new memory can cost as much as reading a file.
+    """Memory that a background thread page-faults before it is used.
 
     Parameters
     ----------
     n_bytes : int
-        An estimate. Of little, and of more than is free, nothing is reserved.
+        An estimate. Nothing is reserved if it is less than ``MIN_RESERVE``, or more than is available.
     """
 
     def __init__(self, n_bytes: int) -> None:
-        free = available_bytes()
-        n_bytes += _ARRAYS * HUGE_PAGE
-        n_bytes = n_bytes if n_bytes >= LEAST_RESERVE and (free is None or n_bytes < free) else 0
+        available = available_bytes()
+        n_bytes += _MAX_ARRAYS * HUGE_PAGE
+        n_bytes = n_bytes if n_bytes >= MIN_RESERVE and (available is None or n_bytes < available) else 0
         self._memory = np.asarray(allocate((n_bytes,), np.uint8, "model weights"), np.uint8)
-        self._n_taken = self._n_found = 0
+        self._n_taken = self._n_faulted = 0
         self._changed = threading.Condition()
-        threading.Thread(target=self._find, daemon=True).start()
+        threading.Thread(target=self._page_fault, daemon=True).start()
 
     def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.NDArray[np.generic]:
-        """Take an array out of the reserve, once its pages are there; as :func:`allocate` where it is used up."""
+        """Take an array from the reserve once it is page-faulted; like :func:`allocate` when the reserve is used up."""
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         start, end = self._n_taken, self._n_taken + n_bytes
         if end > self._memory.size:
             return allocate(shape, dtype, purpose)
         self._n_taken = -(-end // HUGE_PAGE) * HUGE_PAGE
         with self._changed:
-            self._changed.wait_for(lambda: self._n_found >= end)
+            self._changed.wait_for(lambda: self._n_faulted >= end)
         return np.asarray(self._memory[start:end].view(dtype).reshape(shape))
 
-    def _find(self) -> None:
-        for start in range(0, self._memory.size, _STRETCH):
-            stretch = self._memory[start : start + _STRETCH]
-            stretch[:: mmap.PAGESIZE] = 0  # without the interpreter's lock
+    def _page_fault(self) -> None:
+        for start in range(0, self._memory.size, _FAULT_BYTES):
+            part = self._memory[start : start + _FAULT_BYTES]
+            part[:: mmap.PAGESIZE] = 0  # NumPy releases the GIL for this
             with self._changed:
-                self._n_found = start + stretch.size
+                self._n_faulted = start + part.size
                 self._changed.notify_all()
 
 
 def available_bytes() -> int | None:
-    """Return how much memory the system says programs may still take, or ``None`` where it does not say."""
+    """Return Linux's estimate of the memory that programs may still take; None where /proc is not mounted."""
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as lines:
             for line in lines:

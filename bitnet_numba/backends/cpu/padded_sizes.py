@@ -1,7 +1,6 @@
-"""The sizes that the kernels work with: every dimension padded to whole lanes, lines and runs.
+"""Padded sizes of a model: kernels work on full vectors, whatever the head size or hidden size.
 
-Padding weighs nothing: weights there are zero, so are activations, and a sum over it adds zeros. It lets models of any
-shape, with heads of 100 elements or 8,640 hidden ones, run on kernels that know only full vectors.
+Weights and activations are zero in the padding, so sums do not change.
 """
 
 from dataclasses import dataclass
@@ -23,18 +22,18 @@ def round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PaddedSizes:
-    """Padded sizes of a model, and where its rows and columns go.
+    """Padded sizes of a model, and the padded index of each row and column.
 
     Attributes
     ----------
     hidden, ffn : int
-        ``hidden_size`` and ``intermediate_size``, padded to whole runs of 128 columns.
+        ``hidden_size`` and ``intermediate_size``, padded to a multiple of ``RUN`` columns.
     half : int
-        Half a head, padded to 16: a head is its first half, padding, its second half, padding.
+        Half of ``head_dim``, padded to a multiple of 16: each half of a head is padded separately.
     head_dim : int
-        A padded head, ``2 * half``.
+        ``2 * half``.
     attended : int
-        All query heads side by side, padded to whole runs.
+        Size of the attention output of all heads, padded to a multiple of ``RUN``.
     """
 
     config: ModelConfig
@@ -63,16 +62,12 @@ class PaddedSizes:
         return (self.config.n_heads + 2 * self.config.n_kv_heads) * self.head_dim
 
     def head_indices(self, n_heads: int, *, adjacent: bool = False) -> RowIndex:
-        """Return where each element of ``n_heads`` heads goes, int64[n_heads * head_dim of the model].
+        """Return the padded index of each element of ``n_heads`` heads, int64[n_heads * config.head_dim].
 
-        Parameters
-        ----------
-        n_heads : int
-        adjacent : bool
-            Whether the source keeps the two elements of a RoPE pair side by side.
+        ``adjacent``: the source stores the two elements of a RoPE pair side by side.
         """
         element = np.arange(self.config.head_dim)
         pairs = self.config.head_dim // 2
         pair, second = (element // 2, element % 2) if adjacent else (element % pairs, element // pairs)
-        place = pair + second * self.half
-        return (np.arange(n_heads)[:, None] * self.head_dim + place).reshape(-1)
+        index = pair + second * self.half
+        return (np.arange(n_heads)[:, None] * self.head_dim + index).reshape(-1)

@@ -1,4 +1,4 @@
-"""The scratch memory of a step, allocated once."""
+"""Scratch memory of the forward pass, allocated once for the largest step."""
 
 from typing import Any
 
@@ -13,17 +13,7 @@ from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 
 
 def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: int) -> RunState:
-    """Allocate the buffers of a model's steps.
-
-    Parameters
-    ----------
-    sizes : PaddedSizes
-    n_threads : int
-    chunk : int
-        The most tokens of one step.
-    max_context : int
-        The most positions that a token can look back on.
-    """
+    """Allocate the buffers of steps of up to ``chunk`` tokens that attend to up to ``max_context`` positions."""
     config = sizes.config
     slots = round_up(max(chunk, n_threads), TOKENS)
     n_blocks = round_up(max_context, BLOCK) // BLOCK
@@ -54,5 +44,5 @@ def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: 
 
 
 def n_bytes(arrays: Any) -> int:
-    """Count the bytes of arrays in tuples, and in tuples of these."""
+    """Count the bytes of arrays in nested tuples."""
     return int(arrays.nbytes) if isinstance(arrays, np.ndarray) else sum(map(n_bytes, arrays))

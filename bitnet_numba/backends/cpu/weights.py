@@ -1,4 +1,4 @@
-"""A model's weights as the kernels read them: one packed format, one array a role, stacked by layer."""
+"""Load weights: every tensor packed and padded for the kernels, one array per role, stacked by layer."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +21,8 @@ from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
-_I2S_TAIL = 32
-_ROPE_BYTES = 32  # of a table's element while it is made: half as many angles, and a few float64 arrays of them
+_I2S_TAIL = 32  # bytes of an I2_S tensor after its codes
+_ROPE_BYTES = 32  # peak memory per element of a RoPE table while it is computed in float64
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -37,27 +37,27 @@ def load_weights(
     threads: int = 1,
     allocate: Allocate = allocate,
 ) -> Weights:
-    """Bring every tensor of a model into the kernels' packed format.
+    """Pack and pad every tensor of a model.
 
     Parameters
     ----------
     source : ModelSource
     sizes : PaddedSizes
     max_context : int
-        Positions to prepare RoPE for.
+        Number of positions in the RoPE table.
     with_int8_copy : bool
-        Whether to make an int8 copy of the head.
+        Whether the head gets an int8 copy for the candidate filter.
     threads : int
-        How many share the packing.
+        Number of threads that pack.
     allocate : callable
-        Where the memory comes from.
+        Returns the memory of packed weights and of the int8 copy.
 
     Raises
     ------
     BitNetError
-        If a value cannot be a weight, a scale or a norm.
+        If a value is no valid weight, scale or norm.
     ResourceError
-        If the memory is not there.
+        If memory is short.
     """
     config = source.config
     n_layers = config.n_layers
@@ -76,7 +76,7 @@ def load_weights(
         ffn_norm=_norms(source, "ffn_norm", n_layers, sizes.hidden),
         attn_sub_norm=_norms(source, "attn_sub_norm", sub_norms, sizes.attended, attended),
         ffn_sub_norm=_norms(source, "ffn_sub_norm", sub_norms, sizes.ffn),
-        output_norm=_placed(source.norm("output_norm", None), sizes.hidden),
+        output_norm=_padded(source.norm("output_norm", None), sizes.hidden),
         embedding=embedding.values,
         embedding_scales=embedding.scales,
         head=head.values,
@@ -85,12 +85,12 @@ def load_weights(
         rope=_rope(source, sizes, max_context),
     )
     for array in weights:
-        array.flags.writeable = False  # also what Numba's types see: one compilation serves every source
+        array.flags.writeable = False  # Numba's types tell this apart: one compilation serves every source
     return weights
 
 
 class _Packer:
-    """Packs the linear layers of a model, and notes their scales."""
+    """Packs the linear layers of a model, and collects their scales."""
 
     def __init__(self, source: ModelSource, sizes: PaddedSizes, threads: int, allocate: Allocate) -> None:
         self._source, self._sizes, self._threads, self._allocate = source, sizes, threads, allocate
@@ -104,7 +104,7 @@ class _Packer:
         self._ffn = np.arange(config.intermediate_size)
 
     def stack(self, parts_of_layer: Callable[[int], Iterable[Bytes]], rows: int, columns: int) -> Bytes:
-        """Pack one role of every layer into one array; its parts follow each other, as I2_S bytes."""
+        """Pack one role of every layer into one array; a layer is its parts, as I2_S bytes, one below the other."""
         shape = self._source.config.n_layers, packed_size(rows, columns)
         stacked = np.asarray(self._allocate(shape, np.uint8, "model weights"), np.uint8)
 
@@ -117,7 +117,7 @@ class _Packer:
 
         with ThreadPoolExecutor(self._threads) as pool:
             for _ in pool.map(pack_layer, range(len(stacked))):
-                pass  # what a thread raises comes out here, the first layer's first
+                pass  # raises what a thread raised, the first layer's first
         return stacked
 
     def qkv(self, layer: int) -> Iterable[Bytes]:
@@ -128,7 +128,7 @@ class _Packer:
 
     def attn_output(self, layer: int) -> Iterable[Bytes]:
         matrix = self._matrix("attn_output", layer, OUTPUT)
-        yield _placed_i2s(matrix, self._hidden, self._sizes.hidden, self._attended, self._sizes.attended)
+        yield _padded_i2s(matrix, self._hidden, self._sizes.hidden, self._attended, self._sizes.attended)
 
     def gate_up(self, layer: int) -> Iterable[Bytes]:
         yield self._rows("ffn_gate", layer, GATE, self._ffn, self._sizes.ffn)
@@ -136,12 +136,12 @@ class _Packer:
 
     def down(self, layer: int) -> Iterable[Bytes]:
         matrix = self._matrix("ffn_down", layer, DOWN)
-        yield _placed_i2s(matrix, self._hidden, self._sizes.hidden, self._ffn, self._sizes.ffn)
+        yield _padded_i2s(matrix, self._hidden, self._sizes.hidden, self._ffn, self._sizes.ffn)
 
     def _rows(self, role: str, layer: int, scale: int, rows: RowIndex, n_rows: int) -> Bytes:
-        """Return a projection out of the hidden state, its rows where they belong, as I2_S bytes."""
+        """Return a projection of the hidden state as I2_S bytes with padded rows."""
         matrix = self._matrix(role, layer, scale)
-        return _placed_i2s(matrix, rows, n_rows, self._hidden, self._sizes.hidden)
+        return _padded_i2s(matrix, rows, n_rows, self._hidden, self._sizes.hidden)
 
     def _matrix(self, role: str, layer: int, scale: int) -> TernaryMatrix:
         matrix = self._source.linear(role, layer)
@@ -149,14 +149,14 @@ class _Packer:
         return matrix
 
 
-def _placed_i2s(matrix: TernaryMatrix, rows: RowIndex, n_rows: int, columns: RowIndex, n_columns: int) -> Bytes:
-    """Return I2_S bytes, uint8[n_rows, n_columns // 4], with each row and column of a matrix at its place."""
+def _padded_i2s(matrix: TernaryMatrix, rows: RowIndex, n_rows: int, columns: RowIndex, n_columns: int) -> Bytes:
+    """Return I2_S bytes, uint8[n_rows, n_columns // 4], with a matrix's rows and columns at these indices."""
     if matrix.i2s is not None and _in_order(columns, n_columns):
         if _in_order(rows, n_rows):
             return matrix.i2s
-        placed = np.full((n_rows, n_columns // 4), _ZERO_CODES, np.uint8)
-        placed[rows] = matrix.i2s
-        return placed
+        padded = np.full((n_rows, n_columns // 4), _ZERO_CODES, np.uint8)
+        padded[rows] = matrix.i2s
+        return padded
     weights = matrix.unpacked()
     if not (_in_order(columns, n_columns) and _in_order(rows, n_rows)):
         weights = np.zeros((n_rows, n_columns), np.int8)
@@ -164,30 +164,27 @@ def _placed_i2s(matrix: TernaryMatrix, rows: RowIndex, n_rows: int, columns: Row
     return pack_i2s(weights, 1.0)[:-_I2S_TAIL].reshape(n_rows, n_columns // 4)
 
 
-def _in_order(places: RowIndex, n: int) -> bool:
-    return places.size == n and bool((np.diff(places) == 1).all())
+def _in_order(indices: RowIndex, n: int) -> bool:
+    return indices.size == n and bool((np.diff(indices) == 1).all())
 
 
-def _norms(source: ModelSource, role: str, n_layers: int, length: int, places: RowIndex | None = None) -> Floats:
+def _norms(source: ModelSource, role: str, n_layers: int, length: int, indices: RowIndex | None = None) -> Floats:
     """Return a norm of every layer, float32[n_layers, length]."""
     stacked = np.zeros((n_layers, length), np.float32)
     for layer in range(n_layers):
-        stacked[layer] = _placed(source.norm(role, layer), length, places)
+        stacked[layer] = _padded(source.norm(role, layer), length, indices)
     return stacked
 
 
-def _placed(values: Floats, length: int, places: RowIndex | None = None) -> Floats:
-    """Return values at their places, and zeros between and after them."""
-    placed = np.zeros(length, np.float32)
-    placed[: values.size] = values
-    if places is not None:
-        placed[:] = 0
-        placed[places] = values
-    return placed
+def _padded(values: Floats, length: int, indices: RowIndex | None = None) -> Floats:
+    """Return values at these indices (default: the first ones), and zeros elsewhere."""
+    padded = np.zeros(length, np.float32)
+    padded[slice(values.size) if indices is None else indices] = values
+    return padded
 
 
 def _padded_matrix(matrix: Matrix, hidden: int) -> Matrix:
-    """Return a matrix whose rows are ``hidden`` long; the file's own pages where they are already."""
+    """Return a matrix with rows of length ``hidden``; the file's own pages if they have that length."""
     vocab_size, columns = matrix.values.shape
     if columns == hidden:
         return matrix
@@ -218,7 +215,7 @@ def int8_copy(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = alloc
     Raises
     ------
     ResourceError
-        If the memory is not there.
+        If memory is short.
     """
     if matrix.dtype == np.int8 or matrix.shape[1] > MAX_HIDDEN:
         return _no_copy()
@@ -243,10 +240,10 @@ def _no_copy() -> npt.NDArray[np.uint32]:
 
 # ---- RoPE ------------------------------------------------------------------------------------------------------------
 def _rope(source: ModelSource, sizes: PaddedSizes, max_context: int) -> Floats:
-    needed, free = max_context * sizes.head_dim * _ROPE_BYTES, available_bytes()
-    if free is not None and needed > free:
+    needed, available = max_context * sizes.head_dim * _ROPE_BYTES, available_bytes()
+    if available is not None and needed > available:
         raise ResourceError(
             f"{source.path}: RoPE for {max_context:,} positions needs {human_size(needed)}, "
-            f"{human_size(free)} are free; ask for a smaller context"
+            f"{human_size(available)} are free; ask for a smaller context"
         )
     return rope_table(rope_frequencies(source), max_context, sizes.half)

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,14 @@ def test_a_step_that_raises_changes_no_cache(model: CPUBackend) -> None:
 def test_pages_are_those_of_the_protocol() -> None:
     assert BLOCK == PAGE_POSITIONS
     assert (MAX_PREFILL_CHUNK, MAX_STEP_TOKENS) == (BLOCK, 2 * BLOCK)
+
+
+def test_steps_of_several_python_threads_take_turns(model: CPUBackend) -> None:
+    texts = [np.arange(first, first + 20, dtype=np.int32) for first in range(0, 80, 20)]
+    expected = [logits_of(model, text) for text in texts]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        found = list(pool.map(lambda text: logits_of(model, text, chunk_size=1), texts))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_refuses_batches(model: CPUBackend) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bitnet_numba.backends.cpu import kv_cache as cache_room
 from bitnet_numba.backends.cpu import memory, weights
-from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType, addresses_of
+from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.gguf_source import GGUFSource
@@ -30,10 +30,10 @@ def test_large_ones_begin_on_a_page_of_their_own() -> None:
     np.testing.assert_array_equal(np.diff(cache.addresses[0]), cache.n_bytes // 16)
 
 
-def test_addresses_of_several_stand_in_rows() -> None:
+def test_page_table_several_stand_in_rows() -> None:
     short, long = KVCache(1, 1, 32, 10, "f16"), KVCache(1, 1, 32, 600, "f16")
     np.testing.assert_array_equal(
-        addresses_of([short, long]), [[short.addresses[0, 0], 0, 0], long.addresses[0].tolist()]
+        page_table([short, long]), [[short.addresses[0, 0], 0, 0], long.addresses[0].tolist()]
     )
 
 

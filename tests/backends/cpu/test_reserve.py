@@ -1,4 +1,4 @@
-"""Memory that is found ahead: where arrays lie in it, and what happens when it does not suffice."""
+"""Memory that is page-faulted ahead: where arrays lie in it, and what happens when it does not suffice."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 
 from bitnet_numba.backends.cpu import memory
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
-from bitnet_numba.backends.cpu.memory import HUGE_PAGE, LEAST_RESERVE, Reserve
-from bitnet_numba.backends.cpu.packed_sizes import packed_bytes
+from bitnet_numba.backends.cpu.memory import HUGE_PAGE, MIN_RESERVE, Reserve
+from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
 from bitnet_numba.model.open import open_source
 from tests.generate.running import cpu_backend
 from tests.subprocesses import run_python
@@ -16,12 +16,12 @@ from tests.tiny import toy_model
 
 
 def test_arrays_are_zeroed_apart_and_on_pages_of_their_own() -> None:
-    reserve = Reserve(LEAST_RESERVE)
-    small, large = reserve.allocate((3, 5), np.uint32, "a"), reserve.allocate((LEAST_RESERVE // 4, 2), np.uint16, "b")
+    reserve = Reserve(MIN_RESERVE)
+    small, large = reserve.allocate((3, 5), np.uint32, "a"), reserve.allocate((MIN_RESERVE // 4, 2), np.uint16, "b")
     assert (small.shape, small.dtype, large.shape, large.dtype) == (
         (3, 5),
         np.uint32,
-        (LEAST_RESERVE // 4, 2),
+        (MIN_RESERVE // 4, 2),
         np.uint16,
     )
     assert not small.any()
@@ -33,13 +33,12 @@ def test_arrays_are_zeroed_apart_and_on_pages_of_their_own() -> None:
     assert small.ctypes.data % HUGE_PAGE == 0
 
 
-def test_an_array_is_given_out_once_its_pages_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_STRETCH", 1 << 20)
-    reserve = Reserve(LEAST_RESERVE)
-    array = reserve.allocate((LEAST_RESERVE,), np.uint8, "all")
-    array[:] = 1  # what is found later would be 0 again
-    with reserve._changed:
-        assert reserve._changed.wait_for(lambda: reserve._n_found == reserve._memory.size, timeout=60)
+def test_an_array_is_given_out_once_its_pages_are_faulted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_FAULT_BYTES", 1 << 20)
+    reserve = Reserve(MIN_RESERVE)
+    array = reserve.allocate((MIN_RESERVE,), np.uint8, "all")
+    array[:] = 1  # what is page-faulted later would be 0 again
+    reserve.allocate((6 * HUGE_PAGE,), np.uint8, "the rest")  # given out once everything is page-faulted
     assert (array == 1).all()
 
 
@@ -48,7 +47,7 @@ def test_what_does_not_fit_comes_from_elsewhere(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         memory, "allocate", lambda shape, dtype, purpose: taken.append(purpose) or np.zeros(shape, dtype)
     )
-    for n_bytes, free in ((LEAST_RESERVE, LEAST_RESERVE), (LEAST_RESERVE // 2, None)):
+    for n_bytes, free in ((MIN_RESERVE, MIN_RESERVE), (MIN_RESERVE // 2, None)):
         monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
         Reserve(n_bytes).allocate((4,), np.uint8, "more than nothing")
     assert taken == ["model weights", "more than nothing"] * 2
@@ -65,9 +64,9 @@ def test_the_estimate_is_what_a_model_takes(head: HeadType, tmp_path: Path) -> N
     assert 0.98 * needed < packed_bytes(open_source(path), with_int8_copy=head == "exact") <= needed
 
 
-def test_a_model_is_found_without_numba() -> None:
+def test_memory_is_reserved_without_numba() -> None:
     code = (
-        "import sys; from bitnet_numba.backends.cpu.packed_sizes import packed_bytes; "
+        "import sys; from bitnet_numba.backends.cpu.weight_bytes import packed_bytes; "
         "from bitnet_numba.model.open import open_source; "
         "packed_bytes(open_source('demo'), with_int8_copy=True); print('numba' in sys.modules)"
     )

@@ -34,7 +34,7 @@ from bitnet_numba.backends.cpu.kernels.quantize import quantize_worker
 from bitnet_numba.backends.cpu.kernels.residual import add_scaled_worker
 from bitnet_numba.backends.cpu.kernels.ternary import gemm_worker, gemv_worker
 from bitnet_numba.backends.cpu.simd.by_reference import by_reference
-from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_argument, wait_for_call
+from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end
 
 Floats = npt.NDArray[np.float32]
@@ -60,7 +60,7 @@ def forward(
         finish(ctx, buffer, n_calls)
         if not wait_for_call(buffer, n_calls):
             return
-        inputs = next_argument(buffer, inputs)
+        inputs = next_input(buffer, inputs)
         n_calls += 1
 
 

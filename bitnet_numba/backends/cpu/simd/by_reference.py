@@ -1,7 +1,7 @@
-"""Named tuples by reference: jitted code that is given one reads the fields that it uses, and copies no others.
+"""Pass named tuples to jitted functions by reference, so that only the fields that are used are read.
 
-A step's hundred arrays are some eight hundred numbers. By value, each function that they are passed to, inlined or not,
-gets a copy of all of them, which the compiler must take apart again.
+A step's hundred arrays are some eight hundred numbers; by value, every function call, inlined or not, copies them all,
+and the compiler must optimize the copies away again.
 """
 
 from typing import Any
@@ -16,19 +16,14 @@ from bitnet_numba.backends.cpu.simd.operation import Builder, Value, array_op
 
 
 class Reference(types.Type):
-    """The address of a named tuple; what it names must live as long as it is used.
-
-    Parameters
-    ----------
-    target : numba.types.BaseNamedTuple
-    """
+    """The address of a named tuple of Numba type ``target``, which must outlive it."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
         super().__init__(name=f"Reference({target})")
 
     def field(self, name: str) -> tuple[int, types.Type]:
-        """Return a field's place, and its type: a named tuple's is a reference to it."""
+        """Return the index and type of a field; a nested named tuple is a reference again."""
         index = self.target.fields.index(name)
         kind = self.target[index]
         return index, Reference(kind) if isinstance(kind, BaseNamedTuple) else kind
@@ -49,19 +44,19 @@ class _Fields(AttributeTemplate):
 
 
 @lower_getattr_generic(Reference)
-def _read_field(_context: Any, b: Builder, reference: Reference, place: Value, name: str) -> Value:
+def _read_field(_context: Any, b: Builder, reference: Reference, at: Value, name: str) -> Value:
     index, kind = reference.field(name)
-    at = cgutils.gep_inbounds(b, place, 0, index)
-    return at if isinstance(kind, Reference) else b.load(at)
+    field = cgutils.gep_inbounds(b, at, 0, index)
+    return field if isinstance(kind, Reference) else b.load(field)
 
 
 @array_op
 def by_reference(_: Any, value: types.Type) -> Any:
-    """Keep a named tuple in memory until the calling function returns, or comes here again."""
+    """Store a named tuple on the stack of the calling function, and return a reference to it."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        place = cgutils.alloca_once(b, args[0].type)
-        b.store(args[0], place)
-        return place
+        at = cgutils.alloca_once(b, args[0].type)
+        b.store(args[0], at)
+        return at
 
     return Reference(value)(value), lower

@@ -1,6 +1,6 @@
-"""Tiles without AMX: the same operations on memory, so that what is written for tiles is tested on any CPU.
+"""AMX tiles emulated in memory, so that kernels written for tiles are tested on any CPU.
 
-A thread's memory holds the configuration to load, then the loaded one, then the tiles. As in hardware, loading a
+A thread's memory holds the configuration to load, the loaded one, then the tiles. As in hardware, loading a
 configuration clears the tiles; without one they have no rows, so a kernel that forgets it computes nothing.
 """
 
@@ -11,18 +11,16 @@ from bitnet_numba.backends.cpu.simd.dot import dot_plain
 from bitnet_numba.backends.cpu.simd.operation import I32, I64, Builder, Value, spread
 from bitnet_numba.backends.cpu.simd.types import I32x16, U8x64
 
-_LOADED = 64  # bytes before it: the configuration to load
+_LOADED = 64  # offset of the loaded configuration, in bytes
 _ROW_COUNTS = _LOADED + 48
 _CONTENTS = _LOADED + 64
 _TILE = 1024  # bytes
 STATE_BYTES = 64 + 8 * _TILE
-"""Bytes of memory behind a configuration."""
-
-_product = dot_plain
+"""Bytes after the configuration to load."""
 
 
 def _at(b: Builder, base: Value, offset: Value | int) -> Value:
-    """Return the address of a vector of bytes, ``offset`` of them later."""
+    """Return the address of a vector of bytes at an offset in bytes."""
     offset = ir.Constant(I64, offset) if isinstance(offset, int) else offset
     return b.bitcast(b.gep(base, [offset]), U8x64.llvm.as_pointer())
 
@@ -37,7 +35,7 @@ def _n_rows(b: Builder, tiles: Value, tile: int) -> Value:
 
 
 class EmulatedTiles:
-    """Emitters of plain LLVM code, with the signatures of ``HardwareTiles``."""
+    """Emitters with the signatures of ``HardwareTiles``."""
 
     @staticmethod
     def configure(b: Builder, tiles: Value) -> None:
@@ -55,16 +53,16 @@ class EmulatedTiles:
             b.store(ir.Constant(U8x64.llvm, [0] * 64), _row(b, tiles, tile, rows.index), align=1)
 
     @staticmethod
-    def load(b: Builder, tiles: Value, tile: int, place: Value, stride: Value) -> None:
+    def load(b: Builder, tiles: Value, tile: int, at: Value, stride: Value) -> None:
         with cgutils.for_range(b, _n_rows(b, tiles, tile)) as rows:
-            line = b.load(_at(b, place, b.mul(rows.index, stride)), align=1)
+            line = b.load(_at(b, at, b.mul(rows.index, stride)), align=1)
             b.store(line, _row(b, tiles, tile, rows.index), align=1)
 
     @staticmethod
-    def store(b: Builder, tiles: Value, tile: int, place: Value, stride: Value) -> None:
+    def store(b: Builder, tiles: Value, tile: int, at: Value, stride: Value) -> None:
         with cgutils.for_range(b, _n_rows(b, tiles, tile)) as rows:
             line = b.load(_row(b, tiles, tile, rows.index), align=1)
-            b.store(line, _at(b, place, b.mul(rows.index, stride)), align=1)
+            b.store(line, _at(b, at, b.mul(rows.index, stride)), align=1)
 
     @staticmethod
     def dot(b: Builder, tiles: Value, sums: int, signed: int, codes: int) -> None:
@@ -75,4 +73,4 @@ class EmulatedTiles:
                 word = b.load(b.gep(activations, [words.index]), align=1)
                 four = b.bitcast(spread(b, word, I32x16.llvm), U8x64.llvm)
                 line = b.load(_row(b, tiles, codes, words.index), align=1)
-                b.store(_product.emit(b, b.load(total, align=1), line, four), total, align=1)
+                b.store(dot_plain.emit(b, b.load(total, align=1), line, four), total, align=1)

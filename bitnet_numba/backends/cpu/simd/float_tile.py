@@ -1,7 +1,6 @@
-"""Tiles of float sums in registers: several rows of vectors, each row with a factor of its own for what is added.
+"""Register tiles of float32 accumulators, ``[row][vector]``: the inner loop of attention and of float heads.
 
-A tile is a tuple of rows, and a row a tuple of vectors. Every load of a vector serves all rows, every load of a factor
-all vectors; and there are as many sums that do not wait for each other.
+Each loaded vector serves all rows, each loaded factor all vectors of its row, and no accumulator waits for another.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.types.containers import UniTuple
 
-from bitnet_numba.backends.cpu.simd.memory import ask_for, lane_type, lanes_at
+from bitnet_numba.backends.cpu.simd.memory import emit_prefetch, lane_type, lanes_at
 from bitnet_numba.backends.cpu.simd.operation import (
     F32,
     I32,
@@ -28,7 +27,7 @@ from bitnet_numba.backends.cpu.simd.vector import fma_f32
 
 @literal_op
 def zero_rows(_: Any, rows: types.IntegerLiteral, vectors: types.IntegerLiteral) -> Any:
-    """A tile of nothing."""
+    """Return a tile of zeros."""
     row = UniTuple(F32x16, vectors.literal_value)
     tile = UniTuple(row, rows.literal_value)
 
@@ -41,20 +40,20 @@ def zero_rows(_: Any, rows: types.IntegerLiteral, vectors: types.IntegerLiteral)
 
 @array_op
 def load_vectors(_: Any, tile: UniTuple, array: types.Array, index: Any, distance: types.Integer, ahead: Any) -> Any:
-    """As many vectors as a row of the tile has: from ``array[index:]``, and each next one ``distance`` elements on.
+    """Load the vectors of a row: vector i from ``array[index + i * distance :]``.
 
-    What lies ``ahead`` elements behind each is asked for, unless that is ``None``.
+    ``ahead`` is the prefetch distance in elements, or None.
     """
     row = tile.dtype
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        place = address(context, b, signature.args[1], args[1], args[2], lane_type(array))
+        at = address(context, b, signature.args[1], args[1], args[2], lane_type(array))
         loaded = []
         for _ in range(row.count):
             if ahead != types.none:
-                ask_for(b, b.gep(place, [args[4]]))
-            loaded.append(lanes_at(b, array, place))
-            place = b.gep(place, [args[3]])
+                emit_prefetch(b, b.gep(at, [args[4]]))
+            loaded.append(lanes_at(b, array, at))
+            at = b.gep(at, [args[3]])
         return context.make_tuple(b, row, loaded)
 
     return row(tile, array, types.intp, types.intp, ahead), lower
@@ -64,18 +63,18 @@ def load_vectors(_: Any, tile: UniTuple, array: types.Array, index: Any, distanc
 def add_to_rows(
     _: Any, tile: UniTuple, vectors: UniTuple, factors: types.Array, index: types.Integer, stride: types.Integer
 ) -> Any:
-    """Add the vectors, times ``factors[index + r * stride]``, to each row r."""
+    """Add the vectors times ``factors[index + r * stride]`` to each row r."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         added = cgutils.unpack_tuple(b, args[1])
-        place = address(context, b, signature.args[2], args[2], args[3], F32)
+        at = address(context, b, signature.args[2], args[2], args[3], F32)
         rows = []
         for before in cgutils.unpack_tuple(b, args[0]):
-            factor = spread(b, b.load(place, align=4), F32x16.llvm)
+            factor = spread(b, b.load(at, align=4), F32x16.llvm)
             pairs = zip(added, cgutils.unpack_tuple(b, before), strict=True)
             sums = [fma_f32.emit(b, vector, factor, total) for vector, total in pairs]
             rows.append(context.make_tuple(b, signature.args[1], sums))
-            place = b.gep(place, [args[4]])
+            at = b.gep(at, [args[4]])
         return context.make_tuple(b, tile, rows)
 
     return tile(tile, vectors, factors, types.intp, types.intp), lower
@@ -83,17 +82,17 @@ def add_to_rows(
 
 @array_op
 def load_rows(_: Any, tile: UniTuple, array: types.Array, index: types.Integer, stride: types.Integer) -> Any:
-    """A tile of the same form, whose row r lies in ``array[index + r * stride :]``."""
+    """Load a tile of the same shape; row r lies in ``array[index + r * stride :]``."""
     row = tile.dtype
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        place = address(context, b, signature.args[1], args[1], args[2], F32)
+        at = address(context, b, signature.args[1], args[1], args[2], F32)
         rows = []
         for _ in range(tile.count):
-            vectors = b.bitcast(place, F32x16.llvm.as_pointer())
+            vectors = b.bitcast(at, F32x16.llvm.as_pointer())
             loaded = [b.load(b.gep(vectors, [ir.Constant(I32, i)]), align=4) for i in range(row.count)]
             rows.append(context.make_tuple(b, row, loaded))
-            place = b.gep(place, [args[3]])
+            at = b.gep(at, [args[3]])
         return context.make_tuple(b, tile, rows)
 
     return tile(tile, array, types.intp, types.intp), lower
@@ -101,15 +100,15 @@ def load_rows(_: Any, tile: UniTuple, array: types.Array, index: types.Integer, 
 
 @array_op
 def store_rows(_: Any, array: types.Array, index: types.Integer, stride: types.Integer, tile: UniTuple) -> Any:
-    """Write row r to ``array[index + r * stride :]``."""
+    """Store row r to ``array[index + r * stride :]``."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        place = address(context, b, signature.args[0], args[0], args[1], F32)
+        at = address(context, b, signature.args[0], args[0], args[1], F32)
         for row in cgutils.unpack_tuple(b, args[3]):
-            vectors = b.bitcast(place, F32x16.llvm.as_pointer())
+            vectors = b.bitcast(at, F32x16.llvm.as_pointer())
             for number, vector in enumerate(cgutils.unpack_tuple(b, row)):
                 b.store(vector, b.gep(vectors, [ir.Constant(I32, number)]), align=4)
-            place = b.gep(place, [args[2]])
+            at = b.gep(at, [args[2]])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, tile), lower

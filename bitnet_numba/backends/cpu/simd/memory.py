@@ -1,8 +1,7 @@
-"""Vectors to and from arrays: loads and stores at any alignment, in the array's own number format.
+"""Unaligned vector loads and stores, converting from and to the number format of the array.
 
-NumPy's half and bfloat16 have no Numba type, so their bits travel in integer arrays, and the array's dtype says which
-format they are: float32 itself, ``uint16`` = float16 bits, ``int16`` = bfloat16 bits, ``int8`` = whole numbers.
-None of these operations checks an index: the wrappers in ``backends/cpu/kernels/`` do, once.
+Numba has no float16 or bfloat16 type, so integer arrays hold their bits, and the dtype tells the format: ``float32``,
+``uint16`` = float16 bits, ``int16`` = bfloat16 bits, ``int8`` = integers. No operation checks an index.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +33,7 @@ _F16x16 = ir.VectorType(F16, 16)
 _COLUMN_STRIDE = 16
 
 AHEAD = 4096
-"""Bytes between what is read and what is asked for: they hide the latency of memory."""
+"""Distance from a load to what is prefetched meanwhile; hides the latency of memory."""
 
 
 # ---- number formats --------------------------------------------------------------------------------------------------
@@ -44,7 +43,7 @@ def _half_to_f32(b: Builder, bits: Value) -> Value:
     wide = b.zext(bits, I32x16.llvm)
     magnitude = b.and_(wide, splat(I32x16.llvm, 0x7FFF))
     moved = b.shl(magnitude, splat(I32x16.llvm, 13))
-    scaled = b.fmul(b.bitcast(moved, F32x16.llvm), splat(F32x16.llvm, 2.0**112))  # exact: 127 - 15 more of exponent
+    scaled = b.fmul(b.bitcast(moved, F32x16.llvm), splat(F32x16.llvm, 2.0**112))  # exact: adds 127 - 15 to the exponent
     special = b.icmp_signed(">=", magnitude, splat(I32x16.llvm, 0x7C00))  # infinity and NaN
     finite_or_not = b.select(special, b.or_(moved, splat(I32x16.llvm, 0x7F800000)), b.bitcast(scaled, I32x16.llvm))
     sign = b.shl(b.and_(wide, splat(I32x16.llvm, 0x8000)), splat(I32x16.llvm, 16))
@@ -84,7 +83,7 @@ def _int8_to_f32(b: Builder, x: Value) -> Value:
 
 
 def _f32_to_int8(b: Builder, x: Value) -> Value:
-    """Convert whole numbers that fit; a kernel rounds and clips before it stores."""
+    """Convert integers that fit; kernels round and clip first."""
     return b.fptosi(x, ir.VectorType(I8, 16))
 
 
@@ -92,7 +91,7 @@ def _unchanged(b: Builder, x: Value) -> Value:
     return x
 
 
-_Conversion = tuple[Any, Callable[[Builder, Value], Value]]  # the stored lane's type, and how it becomes or was float32
+_Conversion = tuple[Any, Callable[[Builder, Value], Value]]  # LLVM type of a stored lane; to or from float32
 _TO_F32: Mapping[Any, _Conversion] = MappingProxyType(
     {
         types.float32: (F32, _unchanged),
@@ -107,20 +106,20 @@ _FROM_F32: Mapping[Any, _Conversion] = MappingProxyType(
 
 
 def lane_type(array: types.Array) -> Any:
-    """Return the LLVM type of a number as an array stores it."""
+    """Return the LLVM type of an array's elements."""
     return _TO_F32[array.dtype][0]
 
 
-def lanes_at(b: Builder, array: types.Array, place: Value) -> Value:
-    """Load the sixteen numbers at a place in an array, as float32 whatever it holds."""
+def lanes_at(b: Builder, array: types.Array, at: Value) -> Value:
+    """Load sixteen elements of an array from an address, as float32."""
     lane, convert = _TO_F32[array.dtype]
-    return convert(b, b.load(b.bitcast(place, ir.VectorType(lane, 16).as_pointer()), align=1))
+    return convert(b, b.load(b.bitcast(at, ir.VectorType(lane, 16).as_pointer()), align=1))
 
 
 # ---- float32 lanes ---------------------------------------------------------------------------------------------------
 @array_op
 def load_f32(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """The lanes from ``array[index:]``, as float32 whatever the array holds."""
+    """Load sixteen elements from ``array[index:]`` as float32."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         at = address(context, b, signature.args[0], args[0], args[1], lane_type(array))
@@ -131,7 +130,7 @@ def load_f32(_: Any, array: types.Array, index: types.Integer) -> Any:
 
 @array_op
 def store_f32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
-    """Write the lanes to ``array[index:]``, in the array's own format."""
+    """Store the lanes to ``array[index:]`` in the array's format."""
     lane, convert = _FROM_F32[array.dtype]
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -144,15 +143,15 @@ def store_f32(_: Any, array: types.Array, index: types.Integer, lanes: VectorTyp
 
 @array_op
 def store_column(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
-    """Write lane i to ``array[index + 16 * i]``, in the array's own format: one position of a block of sixteen."""
+    """Store lane i to ``array[index + 16 * i]`` in the array's format: one column of 16 x 16 elements."""
     lane, convert = _FROM_F32[array.dtype]
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         converted = convert(b, args[2])
         first = address(context, b, signature.args[0], args[0], args[1], lane)
         for i in range(16):
-            place = b.gep(first, [ir.Constant(I32, _COLUMN_STRIDE * i)])
-            b.store(b.extract_element(converted, ir.Constant(I32, i)), place)
+            at = b.gep(first, [ir.Constant(I32, _COLUMN_STRIDE * i)])
+            b.store(b.extract_element(converted, ir.Constant(I32, i)), at)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, F32x16), lower
@@ -171,7 +170,7 @@ def broadcast_from(_: Any, array: types.Array, index: types.Integer) -> Any:
 
 # ---- int32 lanes and bytes -------------------------------------------------------------------------------------------
 def _load(vector: VectorType) -> Any:
-    """Make an operation ``load(array, index)``: the lanes from ``array[index:]``."""
+    """Make an operation ``(array, index)`` that loads a vector from ``array[index:]``."""
 
     def load(_: Any, array: types.Array, index: types.Integer) -> Any:
         def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -188,7 +187,7 @@ load_bytes = _load(U8x64)
 
 @array_op
 def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
-    """Write sixteen int32 lanes to ``array[index:]``; an array of bytes takes their lowest ones."""
+    """Store int32 lanes to ``array[index:]``; an array of bytes takes their low bytes."""
     lane = {types.int32: I32, types.int8: I8, types.uint8: I8}[array.dtype]
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -202,7 +201,7 @@ def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorTyp
 
 @array_op
 def store_bytes(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
-    """Write 64 bytes to ``array[index:]``."""
+    """Store 64 bytes to ``array[index:]``."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         at = address(context, b, signature.args[0], args[0], args[1], U8x64.llvm)
@@ -213,8 +212,8 @@ def store_bytes(_: Any, array: types.Array, index: types.Integer, lanes: VectorT
 
 
 @array_op
-def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.Array, place: types.Integer) -> Any:
-    """Copy the four bytes ``source[index : index + 4]`` to ``target[place:]``."""
+def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.Array, to: types.Integer) -> Any:
+    """Copy the four bytes ``source[index : index + 4]`` to ``target[to:]``."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
@@ -226,7 +225,7 @@ def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.A
 
 @array_op
 def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Copy the four bytes ``array[index : index + 4]`` to each of sixteen words."""
+    """Copy the four bytes ``array[index : index + 4]`` to all sixteen words of a vector."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
@@ -235,18 +234,18 @@ def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
     return U8x64(array, types.intp), lower
 
 
-def ask_for(b: Builder, place: Value) -> None:
-    """Ask for the cache line of a place, which need not be one that can be read."""
+def emit_prefetch(b: Builder, at: Value) -> None:
+    """Prefetch the cache line of any address, readable or not."""
     read, keep, data = (ir.Constant(I32, x) for x in (0, 3, 1))
-    call(b, "llvm.prefetch.p0", ir.VoidType(), b.bitcast(place, I8.as_pointer()), read, keep, data)
+    call(b, "llvm.prefetch.p0", ir.VoidType(), b.bitcast(at, I8.as_pointer()), read, keep, data)
 
 
 @array_op
 def prefetch(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Ask for the cache line of ``array[index]``; any index is allowed, also one past the end."""
+    """Prefetch the cache line of ``array[index]``; any index is allowed, also one past the end."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        ask_for(b, address(context, b, signature.args[0], args[0], args[1], I8))
+        emit_prefetch(b, address(context, b, signature.args[0], args[0], args[1], I8))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), lower

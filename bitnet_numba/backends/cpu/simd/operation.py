@@ -1,4 +1,4 @@
-"""How an operation on vectors is made: its types, and a function that emits its LLVM code."""
+"""Make operations for jitted code, from their types and a function that emits LLVM code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,30 +35,30 @@ def vector_op(returns: types.Type, *takes: types.Type) -> Callable[[Emit], Any]:
             lambda _, a, b, c, d: typed,
         )
         operation = intrinsic(by_arity[len(takes)])
-        operation.emit = emit  # for operations that are made of this one
+        operation.emit = emit  # for operations composed of this one
         return operation
 
     return decorate
 
 
 def array_op(typing: Callable[..., Any]) -> Any:
-    """Turn a function that returns an operation's types and its lowering into an operation on arrays."""
+    """Turn a function that returns types and lowering into an operation on arrays."""
     return intrinsic(typing)
 
 
 def literal_op(typing: Callable[..., Any]) -> Any:
-    """Turn such a function into an operation that is told the values of constant arguments, not only their types."""
+    """Like :func:`array_op`, but the function sees the values of constant arguments."""
     return intrinsic(prefer_literal=True)(typing)
 
 
 def address(context: Any, b: Builder, array_type: types.Array, array: Value, index: Value, pointee: Any) -> Value:
-    """Return the address of ``array``'s element number ``index``, counted from its first byte on, unchecked."""
+    """Return the address of ``array[index]`` as a pointer to ``pointee``, unchecked."""
     element = b.gep(context.make_array(array_type)(context, b, array).data, [index])
     return b.bitcast(element, pointee.as_pointer())
 
 
 def call(b: Builder, name: str, returns: Any, *args: Value) -> Value:
-    """Call an LLVM intrinsic, or a function of the C library, by name."""
+    """Call an LLVM intrinsic or a C library function by name."""
     kind = ir.FunctionType(returns, [a.type for a in args])
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
 
@@ -76,7 +76,7 @@ def spread(b: Builder, x: Value, vector: Any) -> Value:
 
 
 def pick(b: Builder, x: Value, lanes: list[int]) -> Value:
-    """Return the named lanes of one vector."""
+    """Return some lanes of a vector."""
     return b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
@@ -84,6 +84,18 @@ def join(b: Builder, low: Value, high: Value) -> Value:
     """Return the lanes of two equal vectors as one."""
     lanes = 2 * low.type.count
     return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+
+
+def in_parts(b: Builder, n_parts: int, emit: Emit, *vectors: Value) -> Value:
+    """Apply ``emit`` to each of ``n_parts`` equal parts of some vectors, and join the results."""
+    sizes = [x.type.count // n_parts for x in vectors]
+    parts = []
+    for part in range(n_parts):
+        lanes = [list(range(part * size, part * size + size)) for size in sizes]
+        parts.append(emit(*map(pick, [b] * len(vectors), vectors, lanes)))
+    while len(parts) > 1:
+        parts = [join(b, low, high) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def tree(b: Builder, x: Value, combine: Callable[[Value, Value], Value]) -> Value:

@@ -1,12 +1,13 @@
-"""Tiles: eight registers of sixteen rows of 64 bytes, and the product of two of them (Intel AMX).
+"""Matrix tiles (Intel AMX): eight registers of sixteen rows of 64 bytes, and the product of two of them.
 
-A thread configures its tiles before it uses them, and releases them at the end, which makes its next switch cheap. The
-operations take a thread's row of :func:`new_tiles` first; a tile's number is a constant. The product treats one
-tile as int8[16, 64] and another as the unsigned bytes of ``dot``, [16][16][4]:
+A thread configures its tiles before use and releases them after it, which makes context switches cheap again. Each
+operation takes the thread's row of :func:`new_tiles` first; tile numbers are constants. The product treats one tile as
+int8[16, 64] and another as the unsigned bytes of ``dot``, [16][16][4]:
 
     sums[m, n] += sum of signed[m, 4 * k + j] * codes[k, n, j] over k < 16 and j < 4.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from llvmlite import ir
 from numba.core import types
 
 from bitnet_numba.backends.cpu.simd import cpu, emulated_tile
-from bitnet_numba.backends.cpu.simd.operation import I8, Builder, Value, address, array_op, call, literal_op
+from bitnet_numba.backends.cpu.simd.operation import I8, I64, Builder, Value, address, call, literal_op
 
 TILE_ROWS = 16
 ROW_BYTES = 64
@@ -24,7 +25,7 @@ _CONFIGURATION = 64  # bytes: a table of each tile's rows, and of the bytes in t
 
 
 def new_tiles(n_threads: int) -> npt.NDArray[np.uint8]:
-    """Return what each thread's tiles are configured from, uint8[n_threads, ...]; emulated ones lie there as well."""
+    """Return each thread's tile configuration and memory for emulated tiles, uint8[n_threads, ...]."""
     tiles = np.zeros((n_threads, _CONFIGURATION + emulated_tile.STATE_BYTES), np.uint8)
     tiles[:, 0] = 1  # the palette of eight tiles
     tiles[:, 16 : 16 + 2 * N_TILES].view(np.uint16)[:] = ROW_BYTES
@@ -34,7 +35,7 @@ def new_tiles(n_threads: int) -> npt.NDArray[np.uint8]:
 
 # ---- the instructions ------------------------------------------------------------------------------------------------
 class HardwareTiles:
-    """Emitters of AMX instructions. LLVM keeps their order: it takes each for one that may read and write anything."""
+    """Emitters of AMX instructions; LLVM keeps their order, since each may read and write any memory."""
 
     @staticmethod
     def configure(b: Builder, tiles: Value) -> None:
@@ -49,12 +50,12 @@ class HardwareTiles:
         call(b, "llvm.x86.tilezero", ir.VoidType(), ir.Constant(I8, tile))
 
     @staticmethod
-    def load(b: Builder, tiles: Value, tile: int, place: Value, stride: Value) -> None:
-        call(b, "llvm.x86.tileloadd64", ir.VoidType(), ir.Constant(I8, tile), place, stride)
+    def load(b: Builder, tiles: Value, tile: int, at: Value, stride: Value) -> None:
+        call(b, "llvm.x86.tileloadd64", ir.VoidType(), ir.Constant(I8, tile), at, stride)
 
     @staticmethod
-    def store(b: Builder, tiles: Value, tile: int, place: Value, stride: Value) -> None:
-        call(b, "llvm.x86.tilestored64", ir.VoidType(), ir.Constant(I8, tile), place, stride)
+    def store(b: Builder, tiles: Value, tile: int, at: Value, stride: Value) -> None:
+        call(b, "llvm.x86.tilestored64", ir.VoidType(), ir.Constant(I8, tile), at, stride)
 
     @staticmethod
     def dot(b: Builder, tiles: Value, sums: int, signed: int, codes: int) -> None:
@@ -64,7 +65,7 @@ class HardwareTiles:
 
 # ---- operations for jitted code --------------------------------------------------------------------------------------
 class TileOperations(NamedTuple):
-    """What jitted code does with tiles; bind each to a module-level name, or Numba's cache never recognises it."""
+    """Operations for jitted code; bind each to a module-level name, or Numba's cache never recognises it."""
 
     configure: Any
     release: Any
@@ -77,43 +78,35 @@ class TileOperations(NamedTuple):
 def operations(emitters: Any) -> TileOperations:
     """Make the operations of :class:`HardwareTiles`, or of ``EmulatedTiles``."""
     return TileOperations(
-        configure=_whole(emitters.configure),
-        release=_whole(emitters.release),
-        zero=_zero(emitters.zero),
+        configure=_on_tiles(emitters.configure, 0),
+        release=_on_tiles(emitters.release, 0),
+        zero=_on_tiles(emitters.zero, 1),
         load=_move(emitters.load),
         store=_move(emitters.store),
-        dot=_dot(emitters.dot),
+        dot=_on_tiles(emitters.dot, 3),
     )
 
 
 def _tiles(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-    return address(context, b, signature.args[0], args[0], ir.Constant(ir.IntType(64), 0), I8)
+    return address(context, b, signature.args[0], args[0], ir.Constant(I64, 0), I8)
 
 
-def _whole(emit: Any) -> Any:
-    """Make an operation ``(tiles)`` on all of them."""
+def _on_tiles(emit: Any, n_numbers: int) -> Any:
+    """Make an operation ``(tiles, *numbers)`` on zero (all), one or three numbered tiles."""
 
-    def operation(_: Any, tiles: types.Array) -> Any:
+    def typed(tiles: types.Array, *numbers: types.IntegerLiteral) -> Any:
         def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-            emit(b, _tiles(context, b, signature, args))
+            emit(b, _tiles(context, b, signature, args), *(number.literal_value for number in numbers))
             return context.get_dummy_value()
 
-        return types.void(tiles), lower
+        return types.void(tiles, *numbers), lower
 
-    return array_op(operation)
-
-
-def _zero(emit: Any) -> Any:
-    """Make an operation ``(tiles, tile)``."""
-
-    def operation(_: Any, tiles: types.Array, tile: types.IntegerLiteral) -> Any:
-        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-            emit(b, _tiles(context, b, signature, args), tile.literal_value)
-            return context.get_dummy_value()
-
-        return types.void(tiles, tile), lower
-
-    return literal_op(operation)
+    by_arity: dict[int, Callable[..., Any]] = {
+        0: lambda _, tiles: typed(tiles),
+        1: lambda _, tiles, tile: typed(tiles, tile),
+        3: lambda _, tiles, sums, signed, codes: typed(tiles, sums, signed, codes),
+    }
+    return literal_op(by_arity[n_numbers])
 
 
 def _move(emit: Any) -> Any:
@@ -128,32 +121,11 @@ def _move(emit: Any) -> Any:
         stride: types.Integer,
     ) -> Any:
         def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-            place = address(context, b, signature.args[2], args[2], args[3], I8)
-            emit(b, _tiles(context, b, signature, args), tile.literal_value, place, args[4])
+            at = address(context, b, signature.args[2], args[2], args[3], I8)
+            emit(b, _tiles(context, b, signature, args), tile.literal_value, at, args[4])
             return context.get_dummy_value()
 
         return types.void(tiles, tile, array, types.intp, types.intp), lower
-
-    return literal_op(operation)
-
-
-def _dot(emit: Any) -> Any:
-    """Make an operation ``(tiles, sums, signed, codes)`` on three of them."""
-
-    def operation(
-        _: Any,
-        tiles: types.Array,
-        sums: types.IntegerLiteral,
-        signed: types.IntegerLiteral,
-        codes: types.IntegerLiteral,
-    ) -> Any:
-        numbers = sums, signed, codes
-
-        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-            emit(b, _tiles(context, b, signature, args), *(number.literal_value for number in numbers))
-            return context.get_dummy_value()
-
-        return types.void(tiles, *numbers), lower
 
     return literal_op(operation)
 

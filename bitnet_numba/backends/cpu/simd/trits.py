@@ -1,4 +1,4 @@
-"""Bytes that hold five trits, 81 a + 27 b + 9 c + 3 d + e, each of them 0, 1 or 2; taking them apart needs VBMI."""
+"""Five ternary weights a byte, 81 a + 27 b + 9 c + 3 d + e with trits 0, 1 or 2; unpacking them needs AVX-512 VBMI."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _TABLE = [*_FOUR, *[0] * (128 - len(_FOUR))]
 
 @vector_op(U8x64, U8x64)
 def below_81(b: Builder, x: Value) -> Value:
-    """What is left of each byte without its first trit; a difference that would be negative wraps to a large one."""
+    """Each byte modulo 81; a difference that would be negative wraps to a large one."""
     for _ in range(2):
         less = b.sub(x, splat(U8x64.llvm, 81))
         x = b.select(b.icmp_unsigned("<", less, x), less, x)
@@ -22,14 +22,14 @@ def below_81(b: Builder, x: Value) -> Value:
 
 @vector_op(U8x64, U8x64)
 def four_codes(b: Builder, x: Value) -> Value:
-    """The bit pairs b, c, d, e of bytes below 81, from the top down: by a table of 128 bytes."""
+    """The bit pairs b, c, d, e of bytes below 81, from the top down, by lookup in 128 bytes."""
     low, high = (ir.Constant(U8x64.llvm, half) for half in (_TABLE[:64], _TABLE[64:]))
     return call(b, "llvm.x86.avx512.vpermi2var.qi.512", U8x64.llvm, low, x, high)
 
 
 @vector_op(U8x64, U8x64, U8x64)
 def first_code(b: Builder, x: Value, rest: Value) -> Value:
-    """The trit a, where the rest is ``below_81(x)``: 81 and 162 end in the bits 01 and 10."""
+    """The trit a, where ``rest`` is ``below_81(x)``: 81 and 162 end in the bits 01 and 10."""
     return b.and_(b.sub(x, rest), splat(U8x64.llvm, 3))
 
 
@@ -40,7 +40,7 @@ def five_codes(b: Builder, x: Value) -> tuple[Value, Value]:
 
 
 def _adding_trit(bits: int) -> Any:
-    """Make an operation that puts a fifth trit, which two bits of the one line hold, to the four codes of another."""
+    """Make an operation that packs the four codes of each byte with a fifth trit: two bits of another vector."""
 
     def emit(b: Builder, codes: Value, fifth: Value) -> Value:
         def field(x: Value, shift: int) -> Value:

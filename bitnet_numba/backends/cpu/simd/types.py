@@ -1,4 +1,4 @@
-"""Vectors as Numba types: a fixed number of equal lanes that jitted code passes around like numbers."""
+"""Vectors as Numba types, which jitted code passes around like scalars."""
 
 from typing import Any
 
@@ -8,17 +8,7 @@ from numba.extending import models, register_model
 
 
 class VectorType(types.Type):
-    """A fixed number of equal lanes, kept in registers.
-
-    Parameters
-    ----------
-    name : str
-        As it appears in Numba's messages.
-    lane : llvmlite.ir.Type
-        The type of one lane.
-    lanes : int
-        How many there are. LLVM splits a vector that is wider than the CPU's registers; lanes stay lanes.
-    """
+    """A vector of ``lanes`` lanes of an LLVM type; LLVM splits one that is wider than the CPU's registers."""
 
     def __init__(self, name: str, lane: Any, lanes: int) -> None:
         self.llvm = ir.VectorType(lane, lanes)
@@ -27,7 +17,7 @@ class VectorType(types.Type):
 
 @register_model(VectorType)
 class VectorModel(models.PrimitiveModel):
-    """Store a vector as the LLVM vector that it is."""
+    """A vector is represented by the LLVM vector."""
 
     def __init__(self, manager: Any, vector: VectorType) -> None:
         super().__init__(manager, vector, vector.llvm)
@@ -39,4 +29,4 @@ I16x32 = VectorType("i16x32", ir.IntType(16), 32)
 U8x64 = VectorType("u8x64", ir.IntType(8), 64)
 
 LANES = 16
-"""Lanes of a float32 or int32 vector: every float buffer is padded to a multiple of it."""
+"""Lanes of a float32 or int32 vector; float buffers are padded to a multiple of it."""

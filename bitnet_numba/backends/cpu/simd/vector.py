@@ -1,7 +1,6 @@
-"""Arithmetic on vectors: one meaning on every CPU.
+"""Vector arithmetic with the same bits on every CPU.
 
-Nothing here allows the compiler to reorder a sum or to contract a product, so a kernel written on these operations
-gives the same bits everywhere. What a CPU lacks is composed of exact operations, never approximated.
+No operation lets the compiler reorder a sum or contract a product; what a CPU lacks is composed of exact operations.
 """
 
 from typing import Any
@@ -24,13 +23,13 @@ from bitnet_numba.backends.cpu.simd.operation import (
     tree,
     vector_op,
 )
-from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64
+from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64, VectorType
 
 _F64x16 = ir.VectorType(F64, 16)
 _I64x16 = ir.VectorType(I64, 16)
 
 WHOLE = np.float32(1.5 * 2.0**23)
-"""Added to a number within 2**22 it leaves no room for a fraction: this plus the nearest whole one, ties to even."""
+"""Adding it to a number within 2**22 rounds that to an integer, ties to even; subtract it to get the integer."""
 
 
 # ---- float32 -------------------------------------------------------------------------------------------------------
@@ -44,29 +43,17 @@ def broadcast_f32(b: Builder, x: Value) -> Value:
     return spread(b, x, F32x16.llvm)
 
 
-@vector_op(F32x16, F32x16, F32x16)
-def add_f32(b: Builder, x: Value, y: Value) -> Value:
-    return b.fadd(x, y)
+def _lanewise(vector: VectorType, instruction: str) -> Any:
+    """Make an operation on two vectors that is one LLVM instruction."""
+    return vector_op(vector, vector, vector)(lambda b, x, y: getattr(b, instruction)(x, y))
 
 
-@vector_op(F32x16, F32x16, F32x16)
-def sub_f32(b: Builder, x: Value, y: Value) -> Value:
-    return b.fsub(x, y)
-
-
-@vector_op(F32x16, F32x16, F32x16)
-def mul_f32(b: Builder, x: Value, y: Value) -> Value:
-    return b.fmul(x, y)
-
-
-@vector_op(F32x16, F32x16, F32x16)
-def div_f32(b: Builder, x: Value, y: Value) -> Value:
-    return b.fdiv(x, y)
+add_f32, sub_f32, mul_f32, div_f32 = (_lanewise(F32x16, name) for name in ("fadd", "fsub", "fmul", "fdiv"))
 
 
 @vector_op(F32x16, F32x16, F32x16)
 def max_f32(b: Builder, x: Value, y: Value) -> Value:
-    """The larger lane; ``y`` where either is NaN. (LLVM's own maximum costs three instructions, a selection one.)"""
+    """The larger lane; ``y`` where either is NaN. (LLVM's maximum costs three instructions, a select one.)"""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
@@ -83,7 +70,7 @@ def abs_f32(b: Builder, x: Value) -> Value:
 
 @vector_op(F32x16, F32x16)
 def round_f32(b: Builder, x: Value) -> Value:
-    """The nearest whole number, ties to even, for x within 2**22."""
+    """The nearest integer, ties to even, for x within 2**22."""
     magic = splat(F32x16.llvm, float(WHOLE))
     return b.fsub(b.fadd(x, magic), magic)
 
@@ -120,7 +107,7 @@ def _fma_hardware(b: Builder, x: Value, y: Value, z: Value) -> Value:
 
 
 def _fma_composed(b: Builder, x: Value, y: Value, z: Value) -> Value:
-    """Round x * y + z once without the instruction: exact product in float64, sum rounded to odd, then to float32.
+    """Compose x * y + z, rounded once: exact product in float64, sum rounded to odd, then to float32.
 
     A float64 holds 53 bits, more than twice 24 + 2, so rounding to odd first cannot change the second rounding
     (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
@@ -157,14 +144,7 @@ def broadcast_i32(b: Builder, x: Value) -> Value:
     return spread(b, x, I32x16.llvm)
 
 
-@vector_op(I32x16, I32x16, I32x16)
-def add_i32(b: Builder, x: Value, y: Value) -> Value:
-    return b.add(x, y)
-
-
-@vector_op(I32x16, I32x16, I32x16)
-def sub_i32(b: Builder, x: Value, y: Value) -> Value:
-    return b.sub(x, y)
+add_i32, sub_i32 = (_lanewise(I32x16, name) for name in ("add", "sub"))
 
 
 @vector_op(types.int32, I32x16)
@@ -179,7 +159,7 @@ def to_f32(b: Builder, x: Value) -> Value:
 
 @vector_op(I32x16, F32x16)
 def to_i32(b: Builder, x: Value) -> Value:
-    """Drop the fraction; x must fit an int32 (NaN has no meaning here, and differs between CPUs)."""
+    """Truncate; x must fit an int32 (the result for NaN differs between CPUs)."""
     return b.fptosi(x, I32x16.llvm)
 
 
@@ -191,28 +171,28 @@ def add_to_exponent(b: Builder, x: Value, whole: Value) -> Value:
 
 
 def _shift_right(bits: int) -> Any:
-    """Make an operation that shifts each int32 lane right by ``bits``, keeping its sign."""
+    """Make an operation that shifts each int32 lane right arithmetically."""
     return vector_op(I32x16, I32x16)(lambda b, x: b.ashr(x, splat(I32x16.llvm, bits)))
 
 
-_TOP = 5 if cpu.has_signed_dot() else 6  # where the top two bits of a byte may stand in a dot product
+_TOP = 5 if cpu.has_signed_dot() else 6  # lowest bit of the top bit pair, as a dot product can take it
 shift_right_top, shift_right_4, shift_right_2 = (_shift_right(bits) for bits in (_TOP, 4, 2))
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 @vector_op(U8x64, U8x64)
 def top_bit_pair(b: Builder, x: Value) -> Value:
-    """The top two bits of each byte, where a dot product takes them; ``shift_right_top`` brings its sums down."""
+    """The top two bits of each byte at bit ``_TOP``; ``shift_right_top`` scales the dot product's sums back."""
     return b.and_(b.lshr(x, splat(U8x64.llvm, 6 - _TOP)), splat(U8x64.llvm, 3 << _TOP))
 
 
 def _bit_pair(shift: int) -> Any:
-    """Make an operation that keeps two bits of each byte where they are."""
+    """Make an operation that masks two bits of each byte."""
     return vector_op(U8x64, U8x64)(lambda b, x: b.and_(x, splat(U8x64.llvm, 3 << shift)))
 
 
 def _code(shift: int) -> Any:
-    """Make an operation that brings two bits of each byte down to 0..3. (The mask removes what crosses a byte.)"""
+    """Make an operation that shifts two bits of each byte down to 0..3."""
     words = ir.VectorType(I32, 16)
 
     def emit(b: Builder, x: Value) -> Value:
@@ -230,5 +210,5 @@ code_0 = bit_pair_0
 # ---- scalars ---------------------------------------------------------------------------------------------------------
 @vector_op(types.float32, types.float32)
 def sqrt_f32(b: Builder, x: Value) -> Value:
-    """The square root, correctly rounded (IEEE 754 demands it of every CPU)."""
+    """The square root, correctly rounded (IEEE 754)."""
     return call(b, "llvm.sqrt.f32", F32, x)

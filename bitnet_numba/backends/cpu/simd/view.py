@@ -1,4 +1,4 @@
-"""Arrays made from addresses: how one jitted call reaches memory that was allocated in pieces."""
+"""Array views from addresses, by which one jitted call reaches separately allocated pages."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def _view(context: Any, b: Builder, array_type: types.Array, address: Value, siz
 
 @array_op
 def view_at(_: Any, address: types.Integer, like: types.Array, size: types.Integer) -> Any:
-    """View ``size`` elements of ``like``'s dtype at an address; whoever passes it keeps that memory alive."""
+    """View ``size`` elements of ``like``'s dtype at an address; the caller keeps that memory alive."""
     array_type = types.Array(like.dtype, 1, "C")
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:

@@ -1,10 +1,8 @@
-"""How jitted threads wait for each other: atomics, and the three ways to wait, shortest first.
+"""Atomics on int64 arrays for jitted threads, and three ways to wait: pause, yield the core, sleep on a futex.
 
-What only some systems have stands here: a futex is Linux's; elsewhere a long wait is a row of short naps.
+Numba has none of these on the CPU; they are LLVM's atomic instructions and two Linux system calls.
 """
 
-import platform
-import sys
 from typing import Any
 
 from llvmlite import ir
@@ -13,18 +11,17 @@ from numba.core import cgutils, types
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.operation import I32, I64, Builder, Value, address, array_op, call, vector_op
 
-LINE = 8  # int64s in a cache line: no two threads write the same one without meaning to
+LINE = 8  # int64s in a cache line; threads write to separate lines
 
-_FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine()) if sys.platform == "linux" else None
+_FUTEX = 202 if cpu.is_x86() else 98  # system call numbers of x86-64 and AArch64
 _PRIVATE_WAIT, _PRIVATE_WAKE = 128, 129
-_EVERYBODY = 2**31 - 1
-_NAP_MICROSECONDS = 50
+_ALL_WAITERS = 2**31 - 1
 
 
 # ---- atomics ---------------------------------------------------------------------------------------------------------
 @array_op
 def fetch_add(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Add one to ``array[index]`` and return what it was."""
+    """Add one to ``array[index]``, sequentially consistent, and return the old value."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         at = address(context, b, signature.args[0], args[0], args[1], I64)
@@ -35,7 +32,7 @@ def fetch_add(_: Any, array: types.Array, index: types.Integer) -> Any:
 
 @array_op
 def load_acquire(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Return ``array[index]``, and see all that was written before it."""
+    """Load ``array[index]`` with acquire ordering."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         at = address(context, b, signature.args[0], args[0], args[1], I64)
@@ -46,7 +43,7 @@ def load_acquire(_: Any, array: types.Array, index: types.Integer) -> Any:
 
 @array_op
 def store_release(_: Any, array: types.Array, index: types.Integer, value: types.Integer) -> Any:
-    """Write ``array[index]`` for whoever loads it to see all that was written before."""
+    """Store to ``array[index]`` with release ordering."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         at = address(context, b, signature.args[0], args[0], args[1], I64)
@@ -56,7 +53,7 @@ def store_release(_: Any, array: types.Array, index: types.Integer, value: types
     return types.void(array, types.intp, types.int64), lower
 
 
-# ---- a moment --------------------------------------------------------------------------------------------------------
+# ---- waiting, shortest first -----------------------------------------------------------------------------------------
 @vector_op(types.void)
 def pause(b: Builder) -> Value:
     """Wait for some dozens of cycles."""
@@ -67,29 +64,25 @@ def pause(b: Builder) -> Value:
 
 @vector_op(types.int32)
 def yield_core(b: Builder) -> Value:
-    """Let another thread have this core."""
-    return call(b, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32)
+    """Let another thread run on this core."""
+    return call(b, "sched_yield", I32)
 
 
-# ---- longer ----------------------------------------------------------------------------------------------------------
 @array_op
 def sleep_while(
     _: Any, array: types.Array, index: types.Integer, value: types.Integer, microseconds: types.Integer
 ) -> Any:
-    """Sleep while ``array[index]`` is ``value``: until woken, but no longer than so many microseconds, or for less."""
+    """Sleep while ``array[index] == value``, until :func:`wake_all` or the timeout; may return early."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
         array, index, value, microseconds = args
-        if _FUTEX is None:
-            _nap(b)
-            return context.get_dummy_value()
         at = address(context, b, signature.args[0], array, index, I64)
         timeout = cgutils.alloca_once(b, ir.ArrayType(I64, 2))
         million = ir.Constant(I64, 1_000_000)
         seconds, rest = b.sdiv(microseconds, million), b.srem(microseconds, million)
         b.store(seconds, b.gep(timeout, [ir.Constant(I32, 0), ir.Constant(I32, 0)]))
         b.store(b.mul(rest, ir.Constant(I64, 1000)), b.gep(timeout, [ir.Constant(I32, 0), ir.Constant(I32, 1)]))
-        _futex(b, at, _PRIVATE_WAIT, value, timeout)
+        _futex(b, at, _PRIVATE_WAIT, value, b.ptrtoint(timeout, I64))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.int64, types.int64), lower
@@ -97,35 +90,18 @@ def sleep_while(
 
 @array_op
 def wake_all(_: Any, array: types.Array, index: types.Integer) -> Any:
-    """Wake every thread that sleeps at ``array[index]``."""
+    """Wake every thread that sleeps on ``array[index]``."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        if _FUTEX is not None:
-            at = address(context, b, signature.args[0], args[0], args[1], I64)
-            _futex(b, at, _PRIVATE_WAKE, ir.Constant(I64, _EVERYBODY), ir.Constant(I64, 0))
+        at = address(context, b, signature.args[0], args[0], args[1], I64)
+        _futex(b, at, _PRIVATE_WAKE, ir.Constant(I64, _ALL_WAITERS), ir.Constant(I64, 0))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), lower
 
 
 def _futex(b: Builder, at: Value, operation: int, value: Value, timeout: Value) -> None:
-    """Call the kernel; it compares the low half of an int64, which comes first on every machine that Numba knows."""
-    if isinstance(timeout.type, ir.PointerType):
-        timeout = b.ptrtoint(timeout, I64)
-    call(
-        b,
-        "syscall",
-        I64,
-        ir.Constant(I64, _FUTEX),
-        b.ptrtoint(at, I64),
-        ir.Constant(I64, operation),
-        b.and_(value, ir.Constant(I64, 2**32 - 1)),
-        timeout,
-    )
-
-
-def _nap(b: Builder) -> None:
-    if sys.platform == "win32":
-        call(b, "Sleep", ir.VoidType(), ir.Constant(I32, 1))
-    else:
-        call(b, "usleep", I32, ir.Constant(I32, _NAP_MICROSECONDS))
+    """Call futex(2), which compares the low half of the int64: the first half on a little-endian CPU."""
+    low_half = b.and_(value, ir.Constant(I64, 2**32 - 1))
+    numbers = ir.Constant(I64, _FUTEX), b.ptrtoint(at, I64), ir.Constant(I64, operation), low_half, timeout
+    call(b, "syscall", I64, *numbers)

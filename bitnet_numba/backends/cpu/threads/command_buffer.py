@@ -1,4 +1,8 @@
-"""What a calling thread and a thread pool write to each other, so that the thread pool can stay in jitted code between calls."""
+"""The command buffer: how a Python thread hands step inputs to workers that stay inside one jitted call.
+
+A GPU command queue with one entry: the caller writes an input and raises the sequence number, the workers wake up, read
+the input, run, and count themselves as done. Neither side needs the GIL for it.
+"""
 
 import zlib
 from typing import Any, NamedTuple
@@ -20,60 +24,60 @@ from bitnet_numba.backends.cpu.threads.atomics import (
 )
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext
 
-STAGE, DONE, KIND = 0, LINE, 2 * LINE  # where a buffer's words begin
-DISMISSED = 1  # the stage of a buffer that nobody reads
-BOX_BYTES = 16384
+SEQUENCE, DONE, TYPE = 0, LINE, 2 * LINE  # indices of a buffer's words
+CLOSED = 1  # sequence number of a closed buffer that had no calls
+INPUT_BYTES = 16384
 _SLEEP_MICROSECONDS = 60_000_000
 
 
 class CommandBuffer(NamedTuple):
-    """What the calling thread and the thread pool write to each other from the start of the thread pool's stay to its dismissal.
+    """Memory that the caller and the workers share.
 
     Attributes
     ----------
     words : int64[3 * 8]
-        A cache line each. ``STAGE`` is twice the number of calls so far, and one more when the thread pool has been dismissed;
-        ``DONE`` counts the threads that have finished calls; ``KIND`` stands for the type of a call's argument.
-    box : uint8[BOX_BYTES]
-        The argument of the last call.
+        A cache line each. ``SEQUENCE`` is twice the number of calls so far, plus one when the buffer is closed;
+        ``DONE`` counts finished calls of all threads together; ``TYPE`` is the :func:`type_id` of inputs.
+    input_slot : uint8[INPUT_BYTES]
+        The input of the last call.
     """
 
     words: npt.NDArray[np.int64]
-    box: npt.NDArray[np.uint8]
+    input_slot: npt.NDArray[np.uint8]
 
 
-def new_command_buffer(stage: int) -> CommandBuffer:
-    """Return the buffer of a stay at some stage."""
-    buffer = CommandBuffer(np.zeros(3 * LINE, np.int64), np.zeros(BOX_BYTES, np.uint8))
-    buffer.words[STAGE] = stage
+def new_command_buffer(sequence: int) -> CommandBuffer:
+    """Return a buffer with this sequence number."""
+    buffer = CommandBuffer(np.zeros(3 * LINE, np.int64), np.zeros(INPUT_BYTES, np.uint8))
+    buffer.words[SEQUENCE] = sequence
     return buffer
 
 
-# ---- the box ---------------------------------------------------------------------------------------------------------
+# ---- the input slot --------------------------------------------------------------------------------------------------
 @array_op
-def put(_: Any, box: types.Array, value: types.Type) -> Any:
-    """Write a tuple into the box as it stands in registers: arrays as addresses and lengths."""
+def write_input(_: Any, slot: types.Array, value: types.Type) -> Any:
+    """Write a tuple to the input slot as it stands in registers: arrays as addresses and lengths."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        b.store(args[1], _in_box(context, b, signature, args[0], args[1].type))
+        b.store(args[1], _slot_address(context, b, signature, args[0], args[1].type))
         return context.get_dummy_value()
 
-    return types.void(box, value), lower
+    return types.void(slot, value), lower
 
 
 @array_op
-def taken(_: Any, box: types.Array, like: types.Type) -> Any:
-    """Return the tuple in the box, of the type of another."""
+def read_input(_: Any, slot: types.Array, like: types.Type) -> Any:
+    """Return the tuple in the input slot; it has the type of ``like``."""
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        return b.load(_in_box(context, b, signature, args[0], args[1].type))
+        return b.load(_slot_address(context, b, signature, args[0], args[1].type))
 
-    return like(box, like), lower
+    return like(slot, like), lower
 
 
 @array_op
-def kind(_: Any, value: types.Type) -> Any:
-    """Return a number that stands for a tuple's type."""
+def type_id(_: Any, value: types.Type) -> Any:
+    """Return a constant that identifies the Numba type of a tuple."""
     number = zlib.crc32(str(value).encode())
 
     def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
@@ -82,69 +86,69 @@ def kind(_: Any, value: types.Type) -> Any:
     return types.int64(value), lower
 
 
-def _in_box(context: Any, b: Builder, signature: Any, box: Value, llvm_type: Any) -> Value:
+def _slot_address(context: Any, b: Builder, signature: Any, slot: Value, llvm_type: Any) -> Value:
     n_bytes = context.get_abi_sizeof(llvm_type)
-    if n_bytes > BOX_BYTES:
-        raise NotImplementedError(f"an argument of {n_bytes} bytes, the box holds {BOX_BYTES}")
-    return address(context, b, signature.args[0], box, ir.Constant(I64, 0), llvm_type)
+    if n_bytes > INPUT_BYTES:
+        raise NotImplementedError(f"an input of {n_bytes} bytes, the slot holds {INPUT_BYTES}: raise INPUT_BYTES")
+    return address(context, b, signature.args[0], slot, ir.Constant(I64, 0), llvm_type)
 
 
-# ---- the thread pool's side -------------------------------------------------------------------------------------------------
+# ---- called by the workers -------------------------------------------------------------------------------------------
 @register_jitable
-def begin(buffer: CommandBuffer, argument: Any) -> None:
-    """Say which type of argument this stay can take, before its first call."""
-    buffer.words[KIND] = kind(argument)
+def begin(buffer: CommandBuffer, step_input: Any) -> None:
+    """Announce which type of input these workers were compiled for, before their first call."""
+    buffer.words[TYPE] = type_id(step_input)
 
 
 @register_jitable
 def finish(ctx: ThreadContext, buffer: CommandBuffer, n_calls: int) -> None:
-    """Tell the calling thread that this one is done."""
+    """Count this thread as done with call number ``n_calls``; the last one wakes the caller."""
     if fetch_add(buffer.words, DONE) + 1 == n_calls * ctx.n_threads:
         wake_all(buffer.words, DONE)
 
 
 @register_jitable
 def wait_for_call(buffer: CommandBuffer, n_calls: int) -> bool:
-    """Sleep until a next call comes, or the dismissal; tell which."""
-    while load_acquire(buffer.words, STAGE) == 2 * n_calls:
-        sleep_while(buffer.words, STAGE, 2 * n_calls, _SLEEP_MICROSECONDS)
-    called: bool = load_acquire(buffer.words, STAGE) == 2 * (n_calls + 1)
+    """Sleep until call number ``n_calls + 1`` comes; False if the buffer was closed instead."""
+    while load_acquire(buffer.words, SEQUENCE) == 2 * n_calls:
+        sleep_while(buffer.words, SEQUENCE, 2 * n_calls, _SLEEP_MICROSECONDS)
+    called: bool = load_acquire(buffer.words, SEQUENCE) == 2 * (n_calls + 1)
     return called
 
 
 @register_jitable
-def next_argument(buffer: CommandBuffer, like: Any) -> Any:
-    """Return the argument of the call that has come, of the type of the last one's."""
-    return taken(buffer.box, like)
+def next_input(buffer: CommandBuffer, like: Any) -> Any:
+    """Return the input of the call that :func:`wait_for_call` saw; it has the type of the previous one."""
+    return read_input(buffer.input_slot, like)
 
 
-# ---- the caller's side -----------------------------------------------------------------------------------------------
+# ---- called by the caller --------------------------------------------------------------------------------------------
 @register_jitable
-def send(buffer: CommandBuffer, argument: Any) -> bool:
-    """Hand the argument of a call to the thread pool that stands by; tell whether it does, for such an argument."""
-    stage = load_acquire(buffer.words, STAGE)
-    if stage & DISMISSED or buffer.words[KIND] != kind(argument):
+def send(buffer: CommandBuffer, step_input: Any) -> bool:
+    """Hand an input to the workers; False if the buffer is closed or they were compiled for another input type."""
+    sequence = load_acquire(buffer.words, SEQUENCE)
+    if sequence & CLOSED or buffer.words[TYPE] != type_id(step_input):
         return False
-    put(buffer.box, argument)
-    store_release(buffer.words, STAGE, stage + 2)
-    wake_all(buffer.words, STAGE)
+    write_input(buffer.input_slot, step_input)
+    store_release(buffer.words, SEQUENCE, sequence + 2)
+    wake_all(buffer.words, SEQUENCE)
     return True
 
 
 @register_jitable
 def wait_until_done(buffer: CommandBuffer, n_threads: int, microseconds: int) -> bool:
-    """Sleep until all threads are done with all calls, or a signal comes, or so much time is over; tell which."""
-    everybody = load_acquire(buffer.words, STAGE) // 2 * n_threads
+    """Sleep until all threads are done with all calls, a signal comes or the time is over; return whether all are."""
+    all_done = load_acquire(buffer.words, SEQUENCE) // 2 * n_threads
     done = load_acquire(buffer.words, DONE)
-    if done < everybody:
+    if done < all_done:
         sleep_while(buffer.words, DONE, done, microseconds)
         done = load_acquire(buffer.words, DONE)
-    finished: bool = done == everybody
+    finished: bool = done == all_done
     return finished
 
 
 @register_jitable
-def dismiss(buffer: CommandBuffer) -> None:
-    """Let the thread pool leave when it is done."""
-    store_release(buffer.words, STAGE, load_acquire(buffer.words, STAGE) | DISMISSED)
-    wake_all(buffer.words, STAGE)
+def close(buffer: CommandBuffer) -> None:
+    """Let the workers return once they are done."""
+    store_release(buffer.words, SEQUENCE, load_acquire(buffer.words, SEQUENCE) | CLOSED)
+    wake_all(buffer.words, SEQUENCE)

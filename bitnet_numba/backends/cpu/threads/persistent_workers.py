@@ -1,21 +1,19 @@
-"""A thread pool that stays in jitted code between its calls, so that none of its threads needs the interpreter's lock.
+"""Persistent workers: a thread pool that stays inside one jitted call and takes a command per step.
 
-Beside a busy Python thread, taking the lock costs what Python lets that one go on for. Here the calling thread takes it
-once a call, when it comes back, and is not kept waiting long; the thread pool's threads sleep where they are until the
-argument of the next call lies in a box.
+Like a persistent GPU kernel it saves the launch. Reacquiring the GIL takes up to 5 ms (the switch interval) when
+another Python thread is busy, so only the caller does that, once a step, and with an interval of 1 ms.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.threads.command_buffer import (
-    DISMISSED,
+    CLOSED,
     DONE,
-    STAGE,
+    SEQUENCE,
     CommandBuffer,
-    dismiss,
+    close,
     new_command_buffer,
     send,
     wait_until_done,
@@ -23,114 +21,109 @@ from bitnet_numba.backends.cpu.threads.command_buffer import (
 from bitnet_numba.backends.cpu.threads.switch_interval import prompt_return
 from bitnet_numba.backends.cpu.threads.thread_pool import Job, ThreadContext, ThreadPool
 
-_LISTEN_MICROSECONDS = 100_000  # how long a signal may wait that comes just before the calling thread falls asleep
-_NOBODY, _RUNNING, _FINISHED = range(3)
+_WAIT_MICROSECONDS = 100_000  # longest delay of a signal that comes just before the caller falls asleep
+_NOT_SENT, _RUNNING, _DONE = range(3)
 
 
 @jit
-def _call(buffer: CommandBuffer, argument: Any, n_threads: int) -> int:
-    if not send(buffer, argument):
-        return _NOBODY
-    return _FINISHED if wait_until_done(buffer, n_threads, _LISTEN_MICROSECONDS) else _RUNNING
+def _call(buffer: CommandBuffer, step_input: Any, n_threads: int) -> int:
+    if not send(buffer, step_input):
+        return _NOT_SENT
+    return _DONE if wait_until_done(buffer, n_threads, _WAIT_MICROSECONDS) else _RUNNING
 
 
 @jit
 def _wait_until_done(buffer: CommandBuffer, n_threads: int) -> bool:
-    finished: bool = wait_until_done(buffer, n_threads, _LISTEN_MICROSECONDS)
+    finished: bool = wait_until_done(buffer, n_threads, _WAIT_MICROSECONDS)
     return finished
 
 
 @jit
-def _dismiss(buffer: CommandBuffer) -> None:
-    dismiss(buffer)
+def _close(buffer: CommandBuffer) -> None:
+    close(buffer)
 
 
 class PersistentWorkers:
-    """One jitted function that a thread pool runs again and again.
+    """A jitted function that every thread of a pool runs once a call, without returning to Python in between.
+
+    Python threads must call it one at a time.
 
     Parameters
     ----------
     pool : ThreadPool
-        Runs nothing else as long as it stands by.
+        Runs nothing else while the workers stay in the function.
     serve : callable
-        Takes a :class:`ThreadContext`, a :class:`CommandBuffer`, what never changes, and the argument of the first call. It begins with
-        ``begin``, calls ``finish`` after each call, and goes on with ``next_argument`` as
-        long as ``wait_for_call`` says.
+        Takes a :class:`ThreadContext`, a :class:`CommandBuffer`, the fixed arguments and the input of the first call.
+        It begins with ``begin``, calls ``finish`` after each call, and continues with ``next_input`` while
+        ``wait_for_call`` returns True.
     *fixed
-        What never changes.
+        Arguments that are the same in all calls.
     """
 
     def __init__(self, pool: ThreadPool, serve: Callable[..., None], *fixed: Any) -> None:
         self._pool = pool
         self._serve = serve
         self._fixed = fixed
-        self._turn = threading.Lock()
-        self._buffer = new_command_buffer(DISMISSED)
-        self._running: Job | None = None
+        self._buffer = new_command_buffer(CLOSED)
+        self._job: Job | None = None
         self._in_use: object = None
 
-    def call(self, argument: tuple[Any, ...], in_use: object = None) -> None:
-        """Run the function on every thread of the thread pool, and return when all are done.
+    def call(self, step_input: tuple[Any, ...], in_use: object = None) -> None:
+        """Run the function on every thread, and return when all are done.
 
-        An interrupt ends the waiting at once, not the work; a next call begins when the thread pool is done with this one.
+        KeyboardInterrupt ends the waiting at once, not the work; the next call first waits for that work.
 
         Parameters
         ----------
-        argument : tuple
-            Of a type that Numba knows. It is kept until the next call.
+        step_input : tuple
+            Of types that Numba knows. It is kept alive until the next call.
         in_use : object, optional
-            What else must be kept so long: memory that it names by its address.
+            Owner of memory that the input refers to by address; kept alive as long.
 
         Raises
         ------
         RuntimeError
-            If the thread pool has been closed.
+            If the thread pool is closed.
         """
-        with self._turn, prompt_return:
-            self._settle()
-            self._in_use = (argument, in_use)
-            outcome = _call(self._buffer, argument, self._pool.n_threads)
-            if outcome == _NOBODY:
-                self._begin_stay(argument, in_use)
-            if outcome != _FINISHED:
+        with prompt_return:
+            self._wait_for_interrupted()
+            self._in_use = (step_input, in_use)
+            outcome = _call(self._buffer, step_input, self._pool.n_threads)
+            if outcome == _NOT_SENT:
+                self._start(step_input, in_use)
+            if outcome != _DONE:
                 self._wait()
 
     def close(self) -> None:
-        """Send the threads back to where a thread pool's threads wait; a next call fetches them again."""
-        with self._turn:
-            _dismiss(self._buffer)
+        """Let the threads return to the pool; the next call brings them back."""
+        _close(self._buffer)
 
-    def _settle(self) -> None:
-        """Wait for a call before this one whose waiting was interrupted."""
-        if self._buffer.words[DONE] == self._buffer.words[STAGE] // 2 * self._pool.n_threads:
+    def _wait_for_interrupted(self) -> None:
+        """Wait for the previous call if an interrupt ended its waiting."""
+        if self._buffer.words[DONE] == self._buffer.words[SEQUENCE] // 2 * self._pool.n_threads:
             return
-        if (
-            self._running is None
-        ):  # interrupted while the stay began: whether or not the thread pool knows of it, it is the last
-            _dismiss(self._buffer)
+        if self._job is None:  # interrupted in _start: whether or not the pool has the job, it gets no more calls
+            _close(self._buffer)
         else:
             self._wait()
 
-    def _begin_stay(self, argument: tuple[Any, ...], in_use: object) -> None:
+    def _start(self, step_input: tuple[Any, ...], in_use: object) -> None:
+        """Bring the threads of the pool into the jitted function, with the input of their first call."""
         serve, fixed = self._serve, self._fixed
 
         def work(ctx: ThreadContext, _in_use: object = in_use) -> None:
-            serve(ctx, buffer, *fixed, argument)
+            serve(ctx, buffer, *fixed, step_input)
 
-        _dismiss(self._buffer)
-        self._running, buffer = None, new_command_buffer(2)
+        _close(self._buffer)
+        self._job, buffer = None, new_command_buffer(2)
         self._buffer = buffer
-        try:
-            self._running = self._pool.start(work)
-        except RuntimeError:
-            self._buffer = new_command_buffer(DISMISSED)
-            raise
+        self._job = self._pool.start(work)
 
     def _wait(self) -> None:
-        """Return when the thread pool is done with all calls."""
+        """Return when the threads are done with all calls; raise what one of them raised."""
         while not _wait_until_done(self._buffer, self._pool.n_threads):
-            if self._running is not None and self._running.failures:
-                failure = self._running.failures[0]
-                _dismiss(self._buffer)
-                self._buffer, self._running = new_command_buffer(DISMISSED), None
+            if self._job is not None and self._job.failures:
+                failure = self._job.failures[0]
+                _close(self._buffer)
+                self._buffer, self._job = new_command_buffer(CLOSED), None
                 raise failure

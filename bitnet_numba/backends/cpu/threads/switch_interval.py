@@ -1,17 +1,17 @@
-"""How soon a thread gets the interpreter's lock back from another one that computes."""
+"""The GIL's switch interval: how long another Python thread may compute before it must give the lock up."""
 
 import sys
 import threading
 from types import TracebackType
 
-SOON = 1000  # microseconds; Python's own 5000 are a quarter of a token
+SHORT = 1000  # microseconds; Python's default of 5000 is a quarter of a token's time
 
 
 class PromptReturn:
-    """A ``with`` block at whose end the lock is wanted: who holds it then is asked for it after a millisecond.
+    """A context manager at whose end the GIL is needed: it lowers the switch interval to 1 ms.
 
-    Python keeps one such time for all threads, which it looks up when one of them begins to wait. It is as it was when
-    the last block ends, unless somebody else has set it meanwhile. Where it is shorter already, it stays.
+    Python has one interval for all threads, and reads it when a thread begins to wait. The end of the last block
+    restores the old value, unless somebody else has set another one meanwhile. A shorter interval is left alone.
     """
 
     def __init__(self) -> None:
@@ -24,15 +24,15 @@ class PromptReturn:
             self._n_inside += 1
             if self._n_inside == 1:
                 self._before = _interval()
-                if self._before > SOON:
-                    _set_interval(SOON)
+                if self._before > SHORT:
+                    _set_interval(SHORT)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
             self._n_inside -= 1
-            if self._n_inside == 0 and self._before > SOON and _interval() == SOON:
+            if self._n_inside == 0 and self._before > SHORT and _interval() == SHORT:
                 _set_interval(self._before)
 
 
@@ -41,7 +41,7 @@ def _interval() -> int:
 
 
 def _set_interval(microseconds: int) -> None:
-    sys.setswitchinterval((microseconds + 0.5) / 1e6)  # Python cuts off what is below a microsecond
+    sys.setswitchinterval((microseconds + 0.5) / 1e6)  # Python truncates to microseconds
 
 
 prompt_return = PromptReturn()

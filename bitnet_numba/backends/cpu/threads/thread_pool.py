@@ -1,7 +1,7 @@
-"""The threads that share one jitted call: barriers made of atomics, and tasks that are claimed and stolen.
+"""The thread pool of the forward pass: barriers made of atomics, and tasks that are claimed and stolen.
 
-A thread pool enters a jitted function together, once per step of the model, without the interpreter's lock; inside, no thread
-returns to Python. No threading layer is needed, and a thread that loses its core loses only the tasks it holds.
+All threads enter a jitted function together, without the GIL, and share its work by :func:`claim`; no threading layer
+such as OpenMP or TBB is needed. A thread that loses its core only delays the tasks it holds.
 """
 
 import queue
@@ -15,20 +15,20 @@ from numba.extending import register_jitable
 
 from bitnet_numba.backends.cpu.threads.atomics import LINE, fetch_add, load_acquire, pause, yield_core
 
-SPINS = 500  # some 20 us of waiting before a core is given back: a barrier is shorter, a lost core is longer
-_LISTEN_SECONDS = 0.1  # a signal that comes just before the wait begins does not end it: the next round hears it
+SPINS = 500  # about 20 us before the core is yielded: most barriers take less, a preempted thread takes longer
+_WAIT_SECONDS = 0.1  # longest delay of a signal that comes just before the caller waits
 
 
 class ThreadContext(NamedTuple):
-    """What a thread knows of the thread pool while it works.
+    """A thread's view of the pool inside jitted code.
 
     Attributes
     ----------
     sync : int64[2 + 3 * n_threads, 8]
-        A cache line each: row 0 counts arrivals at barriers; then two banks of ``n_threads`` task counters, used by
-        alternate phases; then each thread's own count of phases.
+        One cache line a row: row 0 counts arrivals at barriers; then two banks of ``n_threads`` task counters, used by
+        alternate phases; then each thread's own phase number. A phase ends at a barrier.
     thread, n_threads : int
-        This thread's number, and how many there are.
+        Index of this thread, and number of threads.
     """
 
     sync: npt.NDArray[np.int64]
@@ -39,11 +39,11 @@ class ThreadContext(NamedTuple):
 # ---- inside jitted code ----------------------------------------------------------------------------------------------
 @register_jitable
 def barrier(ctx: ThreadContext) -> None:
-    """Wait until every thread of the thread pool has come here; the next phase of tasks begins."""
+    """Wait until every thread has arrived; the next phase of tasks begins."""
     sync, n_threads = ctx.sync, ctx.n_threads
     own = 1 + 2 * n_threads + ctx.thread
     phase = sync[own, 0]
-    if ctx.thread == 0:  # the other bank was last used in the phase before this one: everybody has left it
+    if ctx.thread == 0:  # the other bank was last used in the previous phase, which every thread has left
         for victim in range(n_threads):
             sync[1 + (phase + 1) % 2 * n_threads + victim, 0] = 0
     sync[own, 0] = phase + 1
@@ -59,9 +59,9 @@ def barrier(ctx: ThreadContext) -> None:
 
 @register_jitable
 def claim(ctx: ThreadContext, n_tasks: int) -> int:
-    """Return a task of this phase that nobody else has, or -1 when none is left.
+    """Return the index of an unclaimed task of this phase, or -1 if none is left.
 
-    Each thread takes the tasks of its own contiguous share in order, then what others have left of theirs.
+    Each thread claims its own contiguous share in order, then steals from the others.
     """
     sync, n_threads = ctx.sync, ctx.n_threads
     bank = 1 + sync[1 + 2 * n_threads + ctx.thread, 0] % 2 * n_threads
@@ -77,16 +77,16 @@ def claim(ctx: ThreadContext, n_tasks: int) -> int:
 
 @register_jitable
 def slots_end(ctx: ThreadContext, n_tokens: int) -> int:
-    """Return where the slots end that this thread fills, from ``ctx.thread`` on in steps of ``ctx.n_threads``.
+    """Return the end of this thread's range of slots; its start is ``ctx.thread``, its step ``ctx.n_threads``.
 
-    A slot is a token, shared out among the threads; but a single token has a slot for every thread, its own copy.
+    A slot is a token; a single token has one slot for every thread, each with a copy of its own.
     """
     return n_tokens if n_tokens > 1 else ctx.thread + 1
 
 
 @register_jitable
 def meet_for(ctx: ThreadContext, n_tokens: int) -> None:
-    """Wait for the slots that others fill; a single token's are all one's own."""
+    """Barrier between writing slots and reading all of them; none for a single token's, which each thread copies."""
     if n_tokens > 1:
         barrier(ctx)
 
@@ -97,12 +97,12 @@ def _new_sync(n_threads: int) -> npt.NDArray[np.int64]:
 
 
 def alone() -> ThreadContext:
-    """Return the place of the only member of a thread pool, for work that needs no other thread."""
+    """Return the context of a pool of one thread, the caller."""
     return ThreadContext(_new_sync(1), 0, 1)
 
 
 class Job:
-    """Work for the thread pool, and how it ended."""
+    """A function for every thread of the pool, and what it raised."""
 
     def __init__(self, work: Callable[[ThreadContext], None]) -> None:
         self.work = work
@@ -112,15 +112,14 @@ class Job:
 
 
 class ThreadPool:
-    """Threads that wait in Python, and run one function together when asked.
+    """Threads that run one function together, and wait in Python between two runs.
 
-    The caller is not one of them: Python raises KeyboardInterrupt in the main thread only, so no interrupt can take a
-    thread away from a barrier where others wait for it.
+    The caller is not one of them: Python raises KeyboardInterrupt only in the main thread, so it never takes a thread
+    away from a barrier where others wait for it.
 
     Parameters
     ----------
     n_threads : int
-        How many share the work.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -136,34 +135,23 @@ class ThreadPool:
             thread.start()
 
     def run(self, work: Callable[[ThreadContext], None]) -> None:
-        """Call ``work`` on every thread of the thread pool, and return when all are done.
+        """Call ``work`` on every thread, and return when all are done; raise what one of them raised.
 
-        An interrupt ends the waiting at once, not the work; a next run begins when the thread pool is done with this one.
+        KeyboardInterrupt ends the waiting at once, not the work; the next run starts after that work.
 
         Parameters
         ----------
         work : callable
-            Takes a :class:`ThreadContext`. Every thread must meet the same barriers in it.
-
-        Raises
-        ------
-        RuntimeError
-            If the thread pool has been closed.
+            Takes a :class:`ThreadContext`. Every thread must reach the same barriers in it.
         """
         job = self.start(work)
-        while not job.finished.acquire(timeout=_LISTEN_SECONDS):
+        while not job.finished.acquire(timeout=_WAIT_SECONDS):
             pass
         if job.failures:
             raise job.failures[0]
 
     def start(self, work: Callable[[ThreadContext], None]) -> Job:
-        """Let the thread pool call ``work`` when it is done with what came before, and do not wait.
-
-        Raises
-        ------
-        RuntimeError
-            If the thread pool has been closed.
-        """
+        """Queue ``work`` for every thread, and return at once; RuntimeError if the pool is closed."""
         if not self._threads:
             raise RuntimeError("the thread pool is closed")
         job = Job(work)
@@ -171,7 +159,7 @@ class ThreadPool:
         return job
 
     def close(self) -> None:
-        """End the thread pool's threads when they have done their work; it cannot run again."""
+        """End the threads after the work that is queued."""
         if self._threads:
             self._queues[0].put(None)
         for thread in self._threads:
@@ -179,7 +167,7 @@ class ThreadPool:
         self._threads.clear()
 
     def _lead(self, thread: int) -> None:
-        """Take jobs in their order, each together with all followers."""
+        """Run jobs in order, each together with all followers."""
         while True:
             job = self._queues[thread].get()
             for follower in self._queues[1:]:
@@ -190,7 +178,7 @@ class ThreadPool:
             for _ in self._queues[1:]:
                 self._arrivals.get()
             job.finished.release()
-            del job  # and with it the arrays that it holds
+            del job  # releases the arrays that its closure holds
 
     def _follow(self, thread: int) -> None:
         while (job := self._queues[thread].get()) is not None:
@@ -201,5 +189,5 @@ class ThreadPool:
     def _work(self, job: Job, thread: int) -> None:
         try:
             job.work(ThreadContext(self._sync, thread, self.n_threads))
-        except BaseException as failure:  # the caller's to handle, whatever it is
+        except BaseException as failure:  # re-raised in the caller
             job.failures.append(failure)

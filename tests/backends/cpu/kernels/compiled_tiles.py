@@ -14,7 +14,7 @@ from bitnet_numba.backends.cpu.simd import cpu
 
 
 def main() -> None:
-    with patch.object(cpu, "_refusal_of_tiles", lambda: None):
+    with patch.object(cpu, "_tile_refusal", lambda: None):
         from bitnet_numba.backends.cpu.kernels.jit import new_counts
         from bitnet_numba.backends.cpu.kernels.ternary import gemm_scratch, gemm_worker
         from bitnet_numba.backends.cpu.threads.thread_pool import alone

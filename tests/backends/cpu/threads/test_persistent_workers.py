@@ -1,4 +1,4 @@
-"""Standing by: every call runs once on every thread, whatever comes between two calls."""
+"""Persistent workers: every call runs once on every thread, whatever comes between two calls."""
 
 import gc
 import signal
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.threads.atomics import load_acquire, yield_core
-from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_argument, wait_for_call
+from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
 from bitnet_numba.backends.cpu.threads.persistent_workers import PersistentWorkers
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
@@ -25,41 +25,41 @@ Longs = npt.NDArray[np.int64]
 
 
 @jit
-def add_up(ctx: ThreadContext, buffer: CommandBuffer, argument: tuple[int, Longs]) -> None:
+def add_up(ctx: ThreadContext, buffer: CommandBuffer, step_input: tuple[int, Longs]) -> None:
     """Add ``amount`` to the thread's own number, between two barriers."""
-    begin(buffer, argument)
+    begin(buffer, step_input)
     n_calls = 1
     while True:
-        amount, numbers = argument
+        amount, numbers = step_input
         barrier(ctx)
         numbers[ctx.thread] += amount
         barrier(ctx)
         finish(ctx, buffer, n_calls)
         if not wait_for_call(buffer, n_calls):
             return
-        argument = next_argument(buffer, argument)
+        step_input = next_input(buffer, step_input)
         n_calls += 1
 
 
 @jit
-def wait_at_gate(ctx: ThreadContext, buffer: CommandBuffer, argument: tuple[Longs, Longs]) -> None:
+def wait_at_gate(ctx: ThreadContext, buffer: CommandBuffer, step_input: tuple[Longs, Longs]) -> None:
     """Count in ``passed`` who has passed the gate, which opens at one."""
-    begin(buffer, argument)
+    begin(buffer, step_input)
     n_calls = 1
     while True:
-        gate, passed = argument
+        gate, passed = step_input
         while load_acquire(gate, 0) == 0:
             yield_core()
         passed[ctx.thread] += 1
         finish(ctx, buffer, n_calls)
         if not wait_for_call(buffer, n_calls):
             return
-        argument = next_argument(buffer, argument)
+        step_input = next_input(buffer, step_input)
         n_calls += 1
 
 
 @contextmanager
-def standby_of(n_threads: int, serve: object = add_up) -> Iterator[PersistentWorkers]:
+def workers_of(n_threads: int, serve: object = add_up) -> Iterator[PersistentWorkers]:
     pool = ThreadPool(n_threads)
     workers = PersistentWorkers(pool, serve)  # type: ignore[arg-type]
     try:
@@ -72,7 +72,7 @@ def standby_of(n_threads: int, serve: object = add_up) -> Iterator[PersistentWor
 @pytest.mark.parametrize("n_threads", SIZES)
 @given(amounts=st.lists(st.integers(-9, 9), min_size=1, max_size=40), pause=st.integers(0, 40))
 def test_every_call_runs_once_on_every_thread(n_threads: int, amounts: list[int], pause: int) -> None:
-    with standby_of(n_threads) as workers:
+    with workers_of(n_threads) as workers:
         numbers = np.zeros((len(amounts), n_threads), np.int64)
         for call, amount in enumerate(amounts):
             if call == pause:
@@ -83,20 +83,20 @@ def test_every_call_runs_once_on_every_thread(n_threads: int, amounts: list[int]
 
 
 def test_the_threads_stay_where_they_are_between_calls() -> None:
-    crews = []
+    arrived = []
 
-    def serve(ctx: ThreadContext, buffer: CommandBuffer, argument: tuple[int, Longs]) -> None:
-        crews.append(ctx.thread)
-        add_up(ctx, buffer, argument)
+    def serve(ctx: ThreadContext, buffer: CommandBuffer, step_input: tuple[int, Longs]) -> None:
+        arrived.append(ctx.thread)
+        add_up(ctx, buffer, step_input)
 
-    with standby_of(2, serve) as workers:
+    with workers_of(2, serve) as workers:
         for _ in range(5):
             workers.call((1, np.zeros(2, np.int64)))
-        assert sorted(crews) == [0, 1]  # Python saw them come once
+        assert sorted(arrived) == [0, 1]  # each entered once
 
 
-def test_arguments_of_another_type_are_not_taken_for_those_of_before() -> None:
-    with standby_of(2) as workers:
+def test_inputs_of_another_type_are_not_taken_for_those_of_before() -> None:
+    with workers_of(2) as workers:
         rows = np.zeros((2, 2), np.int64)
         workers.call((1, rows[0]))
         workers.call((2, rows[:, 1]))  # strided
@@ -117,7 +117,7 @@ def interrupted() -> Iterator[None]:
 @pytest.mark.parametrize("stays", [False, True])
 def test_an_interrupt_ends_the_waiting_and_the_next_call_comes_after_the_work(stays: bool) -> None:
     gate, passed = np.ones(1, np.int64), np.zeros((3, 2), np.int64)
-    with standby_of(2, wait_at_gate) as workers:
+    with workers_of(2, wait_at_gate) as workers:
         workers.call((gate, passed[0]))  # an interrupt of the compiler may be lost
         if not stays:
             workers.close()
@@ -136,7 +136,7 @@ def test_what_a_call_uses_is_kept_as_long_as_an_interrupted_one_may_run() -> Non
 
     gate, passed, memory = np.ones(1, np.int64), np.zeros(2, np.int64), Memory()
     alive = weakref.ref(memory)
-    with standby_of(2, wait_at_gate) as workers:
+    with workers_of(2, wait_at_gate) as workers:
         workers.call((gate, passed))
         gate[0] = 0
         with interrupted():
@@ -152,12 +152,12 @@ def test_what_a_call_uses_is_kept_as_long_as_an_interrupted_one_may_run() -> Non
 def test_a_failure_comes_out_and_the_next_call_runs() -> None:
     fails = [True]
 
-    def serve(ctx: ThreadContext, buffer: CommandBuffer, argument: tuple[int, Longs]) -> None:
+    def serve(ctx: ThreadContext, buffer: CommandBuffer, step_input: tuple[int, Longs]) -> None:
         if fails[0]:
             raise ArithmeticError(ctx.thread)
-        add_up(ctx, buffer, argument)
+        add_up(ctx, buffer, step_input)
 
-    with standby_of(3, serve) as workers:
+    with workers_of(3, serve) as workers:
         numbers = np.zeros(3, np.int64)
         with pytest.raises(ArithmeticError):
             workers.call((1, numbers))
@@ -166,27 +166,11 @@ def test_a_failure_comes_out_and_the_next_call_runs() -> None:
         np.testing.assert_array_equal(numbers, 1)
 
 
-def test_a_closed_team_takes_no_calls() -> None:
-    with standby_of(2) as workers:
+def test_a_closed_pool_takes_no_calls() -> None:
+    with workers_of(2) as workers:
         numbers = np.zeros(2, np.int64)
         workers.call((1, numbers))
     for _ in range(2):  # the second does not wait for the first
         with pytest.raises(RuntimeError, match="closed"):
             workers.call((1, numbers))
     np.testing.assert_array_equal(numbers, 1)
-
-
-def test_calls_of_several_threads_take_turns() -> None:
-    numbers = np.zeros((4, 2), np.int64)
-    with standby_of(2) as workers:
-
-        def call_often(row: int) -> None:
-            for _ in range(50):
-                workers.call((1, numbers[row]))
-
-        callers = [threading.Thread(target=call_often, args=(row,)) for row in range(4)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-    np.testing.assert_array_equal(numbers, 50)

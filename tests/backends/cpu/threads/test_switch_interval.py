@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bitnet_numba.backends.cpu.threads.switch_interval import SOON, PromptReturn
+from bitnet_numba.backends.cpu.threads.switch_interval import SHORT, PromptReturn
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +23,8 @@ def test_is_short_inside_and_as_before_after_the_last_block(microseconds: int) -
     for _ in range(100):
         with block:
             with block:
-                assert sys.getswitchinterval() == min(before, SOON / 1e6)
-            assert sys.getswitchinterval() == min(before, SOON / 1e6)
+                assert sys.getswitchinterval() == min(before, SHORT / 1e6)
+            assert sys.getswitchinterval() == min(before, SHORT / 1e6)
         assert sys.getswitchinterval() == before
 
 
@@ -56,5 +56,5 @@ def test_many_threads_leave_it_as_it_was() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == pytest.approx([SOON / 1e6] * 1600)
+    assert seen == pytest.approx([SHORT / 1e6] * 1600)
     assert sys.getswitchinterval() == pytest.approx(0.005)

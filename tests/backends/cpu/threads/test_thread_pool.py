@@ -91,15 +91,15 @@ def test_slots_are_shared_out_but_a_single_token_is_everybodys(n_threads: int, n
 
 
 def test_every_thread_has_its_own_number_and_the_caller_has_none() -> None:
-    places: dict[int, int] = {}
+    idents: dict[int, int] = {}
 
     def note(ctx: ThreadContext) -> None:
-        places[ctx.thread] = threading.get_ident()
+        idents[ctx.thread] = threading.get_ident()
 
     with team_of(3) as pool:
         pool.run(note)
-    assert sorted(places) == [0, 1, 2]
-    assert len({threading.get_ident(), *places.values()}) == 4
+    assert sorted(idents) == [0, 1, 2]
+    assert len({threading.get_ident(), *idents.values()}) == 4
 
 
 class TooHot(Exception):
@@ -115,7 +115,7 @@ def fail_on(*threads: int) -> Any:
 
 
 @pytest.mark.parametrize("thread", [0, 1, 2])
-def test_a_failure_comes_out_and_the_team_goes_on(thread: int) -> None:
+def test_a_failure_comes_out_and_the_pool_continues(thread: int) -> None:
     with team_of(3) as pool:
         with pytest.raises(TooHot) as failure:
             pool.run(fail_on(thread))
@@ -161,9 +161,9 @@ def test_closing_ends_the_threads() -> None:
     pool.close()  # again is no error
 
 
-def test_a_closed_team_runs_nothing() -> None:
-    pool, places = ThreadPool(2), []
+def test_a_closed_pool_runs_nothing() -> None:
+    pool, idents = ThreadPool(2), []
     pool.close()
     with pytest.raises(RuntimeError, match="closed"):
-        pool.run(places.append)
-    assert not places
+        pool.run(idents.append)
+    assert not idents
