@@ -1,1 +1,1 @@
-"""Models from the Hugging Face Hub: names, the cache on disk, and downloads that survive bad networks."""
+"""Hugging Face Hub: model ids, the shared cache on disk, and downloads that resume after network failures."""

@@ -1,7 +1,7 @@
-"""The cache on disk, in the layout that all programs on the hub's library share.
+"""The Hugging Face cache on disk, shared with transformers and other programs; nothing is downloaded here.
 
-A repository is a folder ``models--org--name``: contents lie in ``blobs`` under their ETag, ``snapshots`` has a folder
-of links to them for every commit, and ``refs`` names the commit that a branch or tag had last.
+A repository is a folder ``models--org--name``: ``blobs`` holds contents by ETag, ``snapshots`` has a folder of links to
+them for each commit, and ``refs`` the last known commit of each branch or tag.
 
 References
 ----------
@@ -9,44 +9,44 @@ https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 """
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
+from bitnet_numba.errors import BitNetError
 from bitnet_numba.files import atomic_write
-from bitnet_numba.hub.choice import choose_files
-from bitnet_numba.hub.library import constants
-from bitnet_numba.hub.model_id import HubReference
+from bitnet_numba.hub.model_id import HubReference, parse_reference
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_BESIDE_WEIGHTS = frozenset(
+    {
+        *("chat_template.jinja", "config.json", "generation_config.json", "model.safetensors.index.json"),
+        *("special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    }
+)
 
 
 class RepositoryCache:
-    """Where the files of one repository are kept.
+    """Cache folder of a repository ``org/name``, below ``HF_HUB_CACHE`` (default: ``~/.cache/huggingface/hub``)."""
 
-    Parameters
-    ----------
-    repo : str
-        ``org/name``.
-    root : Path, optional
-        The cache of all repositories; by default what ``HF_HUB_CACHE`` or ``HF_HOME`` say, else
-        ``~/.cache/huggingface/hub``.
-    """
+    def __init__(self, repo: str) -> None:
+        from bitnet_numba.hub.library import constants  # here, so that other models do not pay for this import
 
-    def __init__(self, repo: str, root: Path | None = None) -> None:
-        root = Path(constants.HF_HUB_CACHE) if root is None else root
+        root = Path(constants.HF_HUB_CACHE)
         name = f"models--{repo.replace('/', '--')}"
         self.folder = root / name
         self._locks = root / ".locks" / name
 
     def blob(self, etag: str) -> Path:
-        """Return where a content lies, or will lie."""
+        """Return the path of a content."""
         return self.folder / "blobs" / etag
 
     def partial(self, etag: str) -> Path:
-        """Return where a content is gathered until it is whole."""
+        """Return the path of a content while it is downloaded."""
         return self.folder / "blobs" / f"{etag}.incomplete"
 
     def lock(self, etag: str) -> Path:
-        """Return the file that a program locks while it gathers a content."""
+        """Return the file to lock while a content is downloaded."""
         return self._locks / f"{etag}.lock"
 
     def snapshot(self, commit: str) -> Path:
@@ -59,42 +59,38 @@ class RepositoryCache:
         self.lock(etag).parent.mkdir(parents=True, exist_ok=True)
 
     def link(self, commit: str, name: str, etag: str) -> Path:
-        """Let a file of a commit be the content that lies here, and return its path."""
+        """Link a file of a commit to its content, and return the link's path."""
         path = self.snapshot(commit) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.unlink(missing_ok=True)  # a link to a content that is gone
+            path.unlink(missing_ok=True)  # a dangling link
             path.symlink_to(Path(*[".."] * (len(path.relative_to(self.folder).parts) - 1), "blobs", etag))
         return path
 
-    def remember(self, revision: str, commit: str) -> None:
-        """Write down which commit a branch or tag has."""
+    def write_ref(self, revision: str, commit: str) -> None:
+        """Write the commit of a branch or tag."""
         if revision == commit:
             return
-        reference = self.folder / "refs" / revision
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(reference) as file:
+        ref = self.folder / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(ref) as file:
             file.write(commit.encode())
 
-    def commit_of(self, revision: str) -> str | None:
-        """Return the commit that a revision had last, or None if that was never asked."""
-        if _COMMIT.fullmatch(revision):
-            return revision
-        reference = self.folder / "refs" / revision
-        return reference.read_text(encoding="ascii").strip() if reference.is_file() else None
-
     def find(self, reference: HubReference) -> list[Path]:
-        """Return the files of a model as far as they lie here; empty if it was never fetched.
+        """Return the cached files of a model; empty if it was never downloaded.
 
         Raises
         ------
         BitNetError
-            If several models of the repository lie here, and the reference does not say which.
+            If the repository has several cached models, and the reference does not say which.
         """
-        commit = self.commit_of(reference.revision)
-        folder = None if commit is None else self.snapshot(commit)
-        if folder is None or not folder.is_dir():
-            return []
+        commit = reference.revision
+        if not _COMMIT.fullmatch(commit):
+            ref = self.folder / "refs" / commit
+            if not ref.is_file():
+                return []
+            commit = ref.read_text(encoding="ascii").strip()
+        folder = self.snapshot(commit)
         if reference.file is not None:
             path = folder / reference.file
             return [path] if path.is_file() else []
@@ -102,6 +98,48 @@ class RepositoryCache:
         return [folder / name for name in choose_files(names, str(reference))]
 
 
-def path_to_open(files: list[Path]) -> Path:
-    """Return what to open: the one file, or the folder of a Hugging Face directory."""
+def cached_model(name: str) -> Path | None:
+    """Return the path of a cached model, or None for a name that is no hub id.
+
+    Raises
+    ------
+    BitNetError
+        If the name is a hub id that is not cached.
+    """
+    reference = parse_reference(name)
+    if reference is None:
+        return None
+    files = RepositoryCache(reference.repo).find(reference)
+    if not files:
+        raise BitNetError(
+            f"{name}: no such model, and the hub's cache does not have it; correct the path, or fetch it with"
+            f" 'bitnet-numba pull {name}'"
+        )
+    return path_to_open(files)
+
+
+def path_to_open(files: Sequence[Path]) -> Path:
+    """Return the path to load a model from: its one file, or the folder of a Hugging Face directory."""
     return files[0] if len(files) == 1 else files[0].parent
+
+
+def choose_files(names: Sequence[str], place: str) -> list[str]:
+    """Choose the model among a repository's file names: one GGUF file, a Hugging Face directory's files, or nothing.
+
+    Of several GGUF files, the one with ``i2_s`` in its name is taken. ``place`` names the repository in errors.
+
+    Raises
+    ------
+    BitNetError
+        If there is more than one model.
+    """
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if len(ggufs) > 1:
+        ggufs = [name for name in ggufs if "i2_s" in PurePosixPath(name).name.lower()] or ggufs
+    if len(ggufs) > 1:
+        shown = ", ".join(sorted(ggufs)[:8])
+        raise BitNetError(f"{place}: holds {len(ggufs)} GGUF files ({shown}); choose one with --file or ':file'")
+    if ggufs:
+        return ggufs
+    weights = sorted(name for name in names if _WEIGHTS.fullmatch(name))
+    return sorted(_BESIDE_WEIGHTS.intersection(names)) + weights if "config.json" in names and weights else []

@@ -1,4 +1,4 @@
-"""What is used of the hub's library, which reads the environment while it is imported: its one import site."""
+"""The only import of huggingface_hub and its HTTP client; both read the environment while they are imported."""
 
 from bitnet_numba.errors import ParameterError
 
@@ -12,15 +12,5 @@ except ValueError as error:
         f"environment: {error}; correct or unset HF_ENDPOINT, HF_HUB_DOWNLOAD_TIMEOUT and HF_HUB_ETAG_TIMEOUT"
     ) from None
 
-__all__ = [
-    "HFValidationError",
-    "HfHubHTTPError",
-    "OfflineModeIsEnabled",
-    "WeakFileLock",
-    "build_hf_headers",
-    "constants",
-    "get_hf_file_metadata",
-    "get_session",
-    "hf_raise_for_status",
-    "httpx2",
-]
+__all__ = ["HFValidationError", "HfHubHTTPError", "OfflineModeIsEnabled", "WeakFileLock", "build_hf_headers"]
+__all__ += ["constants", "get_hf_file_metadata", "get_session", "hf_raise_for_status", "httpx2"]

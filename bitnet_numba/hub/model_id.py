@@ -1,7 +1,8 @@
-"""How a model on the hub is named: ``org/name[@revision][:file]``."""
+"""Hub model ids: ``org/name[@revision][:file]``."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from urllib.parse import quote
 
 from bitnet_numba.errors import ParameterError
 
@@ -13,17 +14,7 @@ _REFERENCE = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[\w./-]+))?(:
 
 @dataclass(frozen=True, slots=True)
 class HubReference:
-    """A repository on the hub, or one file of it.
-
-    Attributes
-    ----------
-    repo : str
-        ``org/name``.
-    revision : str
-        A branch, a tag or a commit.
-    file : str or None
-        A path inside the repository; None leaves the choice to what the repository holds.
-    """
+    """A repository ``org/name`` at a branch, tag or commit, and a path inside it (None: its only model)."""
 
     repo: str
     revision: str = DEFAULT_REVISION
@@ -33,36 +24,33 @@ class HubReference:
         revision = "" if self.revision == DEFAULT_REVISION else f"@{self.revision}"
         return f"{self.repo}{revision}" + ("" if self.file is None else f":{self.file}")
 
-    def with_file(self, file: str) -> "HubReference":
-        """Return the reference of one file in the same repository and revision."""
-        return replace(self, file=file)
+    def url(self, endpoint: str) -> str:
+        """Return the download address of the file."""
+        return f"{endpoint}/{self.repo}/resolve/{quote(self.revision, safe='')}/{quote(self.file or '')}"
 
 
 def parse_reference(text: str) -> HubReference | None:
-    """Read a hub id, or return None for a text that is not one.
-
-    A path with one slash looks the same: callers ask the file system first.
-    """
+    """Parse a hub id, or return None; a path with one slash looks the same, so check the file system first."""
     match = _REFERENCE.fullmatch(text)
-    if match is None or not all(stays_inside(path) for path in (match["revision"], match["file"]) if path is not None):
+    if match is None or not all(is_safe_path(path) for path in (match["revision"], match["file"]) if path is not None):
         return None
     return HubReference(match["repo"], match["revision"] or DEFAULT_REVISION, match["file"])
 
 
 def checked_reference(text: str, *, revision: str | None = None, file: str | None = None) -> HubReference:
-    """Read a hub id whose revision and file may be given apart from it.
+    """Parse a hub id together with options that name its revision or file.
 
     Raises
     ------
     ParameterError
-        If the text is no hub id, or states a revision or a file that contradicts the one given apart.
+        If the text is no hub id, or an option contradicts it.
     """
     base = parse_reference(text)
     if base is None:
         raise ParameterError(f"{text!r}: not a model on the hub; write org/name, org/name@revision or org/name:file")
-    for what, inside, apart in (("revision", base.revision, revision), ("file", base.file, file)):
-        if apart is not None and inside not in (None, DEFAULT_REVISION, apart):
-            raise ParameterError(f"{text!r}: the {what} is given twice, the other is {apart!r}; give one")
+    for what, inside, option in (("revision", base.revision, revision), ("file", base.file, file)):
+        if option is not None and inside not in (None, DEFAULT_REVISION, option):
+            raise ParameterError(f"{text!r}: the {what} is given twice, the other is {option!r}; give one")
     joined = str(HubReference(base.repo, revision or base.revision, file or base.file))
     whole = parse_reference(joined)
     if whole is None:
@@ -70,6 +58,6 @@ def checked_reference(text: str, *, revision: str | None = None, file: str | Non
     return whole
 
 
-def stays_inside(path: str) -> bool:
-    """Say whether a revision or file can be part of a path in the cache, and of a message, without doing harm."""
+def is_safe_path(path: str) -> bool:
+    """Tell whether a revision or file name is printable and stays inside the cache folder."""
     return path.isprintable() and not (path.startswith("/") or {"", ".", ".."} & set(path.split("/")))

@@ -1,36 +1,33 @@
-"""Fetch a model from the hub into the cache, and check that it is the one that was meant."""
+"""Download a model from the hub into the shared cache and verify it, or verify the copy that is already there."""
 
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from bitnet_numba.errors import BitNetError, DiskSpaceError, IntegrityError, NetworkError, ParameterError
 from bitnet_numba.files import sha256_file
-from bitnet_numba.hub.cache import RepositoryCache, path_to_open
-from bitnet_numba.hub.choice import choose_files
+from bitnet_numba.hub.cache import RepositoryCache, choose_files, path_to_open
 from bitnet_numba.hub.client import HubClient, RemoteFile
-from bitnet_numba.hub.known import known_sha256
 from bitnet_numba.hub.library import WeakFileLock, constants
-from bitnet_numba.hub.model_id import HubReference
-from bitnet_numba.hub.retry import RetryPolicy, Say, with_retries
-from bitnet_numba.hub.transfer import Progress, Report, gather
+from bitnet_numba.hub.model_id import DEFAULT_REVISION, HubReference
+from bitnet_numba.hub.retry import Result, RetryPolicy, Say, with_retries
+from bitnet_numba.hub.transfer import Report, download
 from bitnet_numba.settings import read_settings
+
+_KNOWN_SHA256 = {
+    (  # 1,187,801,280 bytes
+        "microsoft/bitnet-b1.58-2b-4t-gguf",
+        "ggml-model-i2_s.gguf",
+    ): "4221b252fdd5fd25e15847adfeb5ee88886506ba50b8a34548374492884c2162",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PulledFile:
-    """A file that lies in the cache, and was read once to the end.
-
-    Attributes
-    ----------
-    path : Path
-    sha256 : str
-        64 lowercase hexadecimal digits.
-    size : int
-        Bytes.
-    """
+    """A verified file in the cache: its path, SHA-256 (64 lowercase hexadecimal digits) and size in bytes."""
 
     path: Path
     sha256: str
@@ -39,14 +36,7 @@ class PulledFile:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A model that lies in the cache.
-
-    Attributes
-    ----------
-    path : Path
-        What to open: the GGUF file, or the Hugging Face directory.
-    files : list of PulledFile
-    """
+    """A verified model in the cache: the GGUF file or Hugging Face directory to open, and its files."""
 
     path: Path
     files: list[PulledFile]
@@ -59,15 +49,7 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the model must be.
-
-    Attributes
-    ----------
-    sha256 : str or None
-        Of its one file.
-    min_size : int
-        Bytes, of all files.
-    """
+    """What the user expects: the SHA-256 of the one file, and the minimum bytes of all files."""
 
     sha256: str | None = None
     min_size: int = 0
@@ -78,117 +60,132 @@ def pull(
     expected: Expected | None = None,
     *,
     offline: bool = False,
-    policy: RetryPolicy | None = None,
-    cache_root: Path | None = None,
-    endpoint: str | None = None,
     report: Report = lambda progress: None,
     say: Say = lambda text: None,
 ) -> Pulled:
-    """Fetch a model into the cache, unless it lies there, and check it.
+    """Download a model unless it is cached, and verify it.
 
     Parameters
     ----------
     reference : HubReference
-        Where it names no file, the repository's only model is taken.
+        Without a file: the repository's only model.
     expected : Expected, optional
-        What the model must be. A file whose SHA-256 this package knows must have that one, unless another is given.
+        A known SHA-256 is checked in any case, unless this states another.
     offline : bool
-        Look into the cache only. ``BITNET_OFFLINE`` and ``HF_HUB_OFFLINE`` ask for the same.
-    policy : RetryPolicy, optional
-        How often and when something is tried again; by default with the timeout of ``HF_HUB_DOWNLOAD_TIMEOUT``.
-    cache_root, endpoint : Path, str, optional
-        By default what the hub's own variables say.
+        Use the cache only, as with ``BITNET_OFFLINE`` or ``HF_HUB_OFFLINE``.
     report : callable
-        Told how far a download has come, at every piece of it.
+        Receives the progress after each chunk.
     say : callable
-        Told of failures that are followed by another attempt.
+        Receives a line before each retry.
 
     Raises
     ------
-    AuthenticationError, DiskSpaceError, IntegrityError, NetworkError, RateLimitError
-        As their names say.
     BitNetError
-        If there is no such model, or more than one.
+        If there is no such model, or more than one; a subclass for network, access, disk space and integrity.
     """
     expected = expected or Expected()
-    policy = policy or RetryPolicy(timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    cache = RepositoryCache(reference.repo, cache_root)
+    cache = RepositoryCache(reference.repo)
     if offline or read_settings().offline or constants.is_offline_mode():
         paths = cache.find(reference)
         if not paths:
-            raise NetworkError(
-                f"{reference}: not in the cache, and the network is not to be asked; pull it once online"
-            )
-        files = [_checked(path, _expected_sha256(reference, path.name, expected)) for path in paths]
+            raise NetworkError(f"{reference}: not in the cache, and this is offline mode; pull it once online")
+        files = [_verified(path, _expected_sha256(reference, path.name, expected)) for path in paths]
     else:
-        with _disk_failures_told(cache.folder):
-            files = _Pull(HubClient(policy.timeout, endpoint), cache, policy, report, say).run(reference, expected)
+        policy = RetryPolicy(timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        with _disk_errors(cache.folder):
+            files = _Pull(HubClient(policy.timeout), cache, policy, report, say).run(reference, expected)
     pulled = Pulled(path_to_open([file.path for file in files]), files)
-    _check_size(pulled, reference, expected)
+    if pulled.size < expected.min_size:
+        raise IntegrityError(
+            f"{reference}: has {pulled.size:,} bytes, expected at least {expected.min_size:,}; it may be another model"
+        )
     return pulled
 
 
 @dataclass(frozen=True, slots=True)
 class _Pull:
-    """One model on its way into the cache."""
+    """Download of one model."""
 
     client: HubClient
     cache: RepositoryCache
     policy: RetryPolicy
-    report: Callable[[Progress], None]
+    report: Report
     say: Say
 
     def run(self, reference: HubReference, expected: Expected) -> list[PulledFile]:
-        pinned, names = reference, [reference.file]
+        pinned, names = reference, [reference.file or ""]
         if reference.file is None:
-            commit, listed = with_retries(lambda: self.client.list_files(reference), self.policy, self.say)
-            pinned, names = replace(reference, revision=commit), [*choose_files(listed, str(reference))]
+            commit, listed = self._retry(lambda: self.client.list_files(reference))
+            pinned, names = replace(reference, revision=commit), choose_files(listed, str(reference))
             if not names:
                 raise BitNetError(
                     f"{reference}: holds no .gguf file, and no config.json with model.safetensors; take another model"
                 )
         if len(names) > 1 and expected.sha256 is not None:
-            raise ParameterError(
-                f"{reference}: --sha256 is that of one file, the model has {len(names)}; name the file"
-            )
-        remotes = [self._described(pinned.with_file(name)) for name in names if name is not None]
-        files = [self._fetched(remote, _expected_sha256(reference, remote.name, expected)) for remote in remotes]
-        self.cache.remember(reference.revision, remotes[0].commit)
+            raise ParameterError(f"{reference}: one --sha256, but the model has {len(names)} files; name the file")
+        remotes = [self._retry(partial(self.client.describe, replace(pinned, file=name))) for name in names]
+        files = [self._fetch(remote, _expected_sha256(reference, remote.name, expected)) for remote in remotes]
+        self.cache.write_ref(reference.revision, remotes[0].commit)
         return files
 
-    def _described(self, reference: HubReference) -> RemoteFile:
-        return with_retries(lambda: self.client.describe(reference), self.policy, self.say)
+    def _retry(self, action: Callable[[], Result]) -> Result:
+        return with_retries(action, self.policy, self.say)
 
-    def _fetched(self, remote: RemoteFile, sha256: str | None) -> PulledFile:
-        """Fetch one file unless it lies in the cache."""
-        wanted = sha256 or remote.sha256
+    def _fetch(self, remote: RemoteFile, sha256: str | None) -> PulledFile:
+        expected = sha256 or remote.sha256
         path, blob = self.cache.snapshot(remote.commit) / remote.name, self.cache.blob(remote.etag)
         if path.exists():
-            return _checked(path, wanted)
-        if remote.sha256 not in (None, wanted):
+            return _verified(path, expected)
+        if remote.sha256 not in (None, expected):
             raise IntegrityError(
-                f"{remote.reference}: the hub states the SHA-256 {remote.sha256}, expected {wanted};"
-                " take the revision that was meant, or state its SHA-256 with --sha256"
+                f"{remote.reference}: the hub states the SHA-256 {remote.sha256}, expected {expected};"
+                " name the revision you meant, or state its SHA-256 with --sha256"
             )
         self.cache.make_folders(remote.etag)
         with WeakFileLock(self.cache.lock(remote.etag)):
-            if not blob.exists():
-                partial = self.cache.partial(remote.etag)
-                gather(self.client, remote, partial, self.policy, self.report, self.say)
-                found = _check_gathered(partial, remote, wanted)
-                partial.replace(blob)
-                path = self.cache.link(remote.commit, remote.name, remote.etag)
-                return PulledFile(path, found, path.stat().st_size)
+            found = None if blob.exists() else self._download(remote, expected)
             path = self.cache.link(remote.commit, remote.name, remote.etag)
-        return _checked(path, wanted)
+        return PulledFile(path, found, path.stat().st_size) if found else _verified(path, expected)
+
+    def _download(self, remote: RemoteFile, expected: str | None) -> str:
+        """Download a content into its blob, and return its SHA-256."""
+        path = self.cache.partial(remote.etag)
+        self._retry(lambda: download(self.client, remote, path, self.report))
+        found = sha256_file(path)
+        if expected not in (None, found):
+            path.unlink()  # a wrong file cannot be resumed
+            raise _wrong_sha256(str(remote.reference), found, expected, "it was removed: pull it again")
+        path.replace(self.cache.blob(remote.etag))
+        return found
+
+
+def manual_download(reference: HubReference, sha256: str | None) -> str:
+    """Return instructions to download a model on another machine and copy it here."""
+    if reference.file is None:
+        return (
+            "To bring it here by hand, on a machine with a network take from\n"
+            f"    {constants.ENDPOINT}/{reference.repo}/tree/{reference.revision}\n"
+            "the .gguf file, or config.json, tokenizer.json and the .safetensors files into one folder. Copy that here,"
+            " and name it:\n"
+            "    bitnet-numba run -m PATH"
+        )
+    name = reference.file.rpartition("/")[2]
+    digest = _expected_sha256(reference, reference.file, Expected(sha256))
+    return (
+        "To bring it here by hand, on a machine with a network:\n"
+        f"    curl -fL -C - -o {name} {reference.url(constants.ENDPOINT)}\n"
+        f"    sha256sum {name}{'' if digest is None else f'    # {digest}'}\n"
+        "Copy the file here, and name it:\n"
+        f"    bitnet-numba run -m ./{name}"
+    )
 
 
 @contextmanager
-def _disk_failures_told(folder: Path) -> Iterator[None]:
-    """Turn what the file system says about the cache into our own errors."""
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Translate the file system's errors while the cache is written."""
     try:
         yield
-    except BrokenPipeError:  # of a reader of the messages, who has left
+    except BrokenPipeError:  # stderr was closed
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -199,34 +196,18 @@ def _disk_failures_told(folder: Path) -> Iterator[None]:
         ) from None
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
 def _expected_sha256(reference: HubReference, name: str, expected: Expected) -> str | None:
-    return expected.sha256 or known_sha256(reference, name)
+    """Return the SHA-256 from the user, else the known one of the default revision; the hub ignores case in names."""
+    is_default = reference.revision == DEFAULT_REVISION
+    return expected.sha256 or (_KNOWN_SHA256.get((reference.repo.lower(), name)) if is_default else None)
 
 
-def _check_gathered(partial: Path, remote: RemoteFile, wanted: str | None) -> str:
-    """Return the SHA-256 of what has come; a file that differs is removed, since nothing can go on with it."""
-    found = sha256_file(partial)
-    if wanted is not None and found != wanted:
-        partial.unlink()
-        raise IntegrityError(
-            f"{remote.reference}: has the SHA-256 {found}, expected {wanted}; it was removed: pull it again"
-        )
-    return found
-
-
-def _checked(path: Path, sha256: str | None) -> PulledFile:
+def _verified(path: Path, sha256: str | None) -> PulledFile:
     found = sha256_file(path)
-    if sha256 is not None and found != sha256:
-        raise IntegrityError(
-            f"{path}: has the SHA-256 {found}, expected {sha256}; if that is right, delete {path.resolve()} and pull"
-            " it again"
-        )
+    if sha256 not in (None, found):
+        raise _wrong_sha256(str(path), found, sha256, f"if that is right, delete {path.resolve()} and pull it again")
     return PulledFile(path, found, path.stat().st_size)
 
 
-def _check_size(pulled: Pulled, reference: HubReference, expected: Expected) -> None:
-    if pulled.size < expected.min_size:
-        raise IntegrityError(
-            f"{reference}: has {pulled.size:,} bytes, expected at least {expected.min_size:,}; it may be another model"
-        )
+def _wrong_sha256(place: str, found: str, expected: str | None, remedy: str) -> IntegrityError:
+    return IntegrityError(f"{place}: has the SHA-256 {found}, expected {expected}; {remedy}")

@@ -1,4 +1,4 @@
-"""Trying again: how often, and how long to wait in between."""
+"""Retries with exponential back-off, as downloads need them."""
 
 import time
 from collections.abc import Callable
@@ -9,25 +9,25 @@ from bitnet_numba.errors import BitNetError, RateLimitError
 
 Say = Callable[[str], None]
 
-_Result = TypeVar("_Result")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and when something is tried again.
+    """When to retry.
 
     Attributes
     ----------
     attempts : int
-        How often something is tried before its failure counts. It starts anew whenever bytes have come.
+        Attempts before a failure is final; counted anew whenever bytes arrived.
     first_wait : float
         Seconds before the second attempt; each later wait is twice as long.
     longest_wait : float
-        Seconds, where the server does not say how long to wait.
+        Seconds, where the server sends no ``Retry-After``.
     longest_retry_after : float
-        Seconds, where it does. A server that asks for more ends the attempts.
+        Seconds, where it does; a longer one makes the failure final.
     timeout : float
-        Seconds for which a server may be silent.
+        Seconds without a byte from the server before an attempt fails.
     """
 
     attempts: int = 6
@@ -37,40 +37,22 @@ class RetryPolicy:
     timeout: float = 10.0
 
     def wait(self, failures: int) -> float:
-        """Return how many seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after this number of failures in a row."""
         return float(min(self.first_wait * 2 ** (failures - 1), self.longest_wait))
 
 
 class TransientError(Exception):
-    """Something that may go well the next time.
+    """A failure to retry: the error to raise in the end, the server's ``Retry-After`` in seconds, and any progress."""
 
-    Parameters
-    ----------
-    error : BitNetError
-        What the user is told when it never does.
-    retry_after : float, optional
-        How many seconds the server wants to be left alone.
-    progressed : bool
-        Whether bytes have come before it failed.
-    """
-
-    def __init__(self, error: BitNetError, *, retry_after: float | None = None, progressed: bool = False) -> None:
+    def __init__(self, error: BitNetError, *, retry_after: float | None = None) -> None:
         super().__init__(str(error))
         self.error = error
         self.retry_after = retry_after
-        self.progressed = progressed
+        self.progressed = False
 
 
-def with_retries(action: Callable[[], _Result], policy: RetryPolicy, say: Say) -> _Result:
-    """Do something until it goes well, or has failed too often.
-
-    Parameters
-    ----------
-    action : callable
-        Raises :class:`TransientError` for what may go well the next time.
-    policy : RetryPolicy
-    say : callable
-        Told of every failure that is followed by another attempt.
+def with_retries(action: Callable[[], Result], policy: RetryPolicy, say: Say) -> Result:
+    """Call ``action`` until it raises no :class:`TransientError`, and tell ``say`` of each retry.
 
     Raises
     ------
@@ -92,7 +74,7 @@ def with_retries(action: Callable[[], _Result], policy: RetryPolicy, say: Say) -
 
 def _final(failure: TransientError, policy: RetryPolicy) -> BitNetError:
     if isinstance(failure.error, RateLimitError):
-        wish = "some time" if failure.retry_after is None else f"{failure.retry_after:.3g} s"
-        return RateLimitError(f"{failure.error}; try again after {wish}, or set HF_TOKEN, which raises the limit")
+        wait = "some time" if failure.retry_after is None else f"{failure.retry_after:.3g} s"
+        return RateLimitError(f"{failure.error}; try again after {wait}, or set HF_TOKEN, which raises the limit")
     tried = f"tried {policy.attempts} times" if policy.attempts > 1 else "tried once"
     return type(failure.error)(f"{failure.error}; {tried}: check the network and the proxy, then start it again")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.hub.find_cached import cached_model
+from bitnet_numba.hub.cache import cached_model
 from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.source import ModelSource

@@ -1,1 +1,1 @@
-"""Looking into models, holding them against rules, and correcting those that are known to be bad."""
+"""Model checks without and with generation: inspection, rulesets for weights, correction policies, validation."""

@@ -1,4 +1,4 @@
-"""Is a model what it should be? Stages from its bytes to the text it writes, each with an exit code of its own."""
+"""Validation of a model in stages, from its bytes to its generated text; each stage has its own exit code."""
 
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -16,7 +16,7 @@ from bitnet_numba.validate.probe import PROMPT, Probe, probe_model
 
 
 class Stage(IntEnum):
-    """The stages in their order; a number is the exit code of the first that fails."""
+    """Stages in their order; the number is the exit code if this is the first that fails."""
 
     INSPECTION = 10
     NORMS = 11
@@ -40,17 +40,7 @@ Status = Literal["passed", "failed", "skipped"]
 
 @dataclass
 class Validation:
-    """What the stages found.
-
-    Attributes
-    ----------
-    model : str
-        As the user named it.
-    inspection : Inspection or None
-    probe : Probe or None
-    findings : dict of Stage to list of str
-        Of the stages that ran; an empty list is a stage passed.
-    """
+    """Findings of the stages that ran; an empty list is a stage that passed."""
 
     model: str
     inspection: Inspection | None = None
@@ -59,26 +49,21 @@ class Validation:
 
     @property
     def exit_code(self) -> int:
-        """The number of the first stage that failed; 0 if all passed."""
+        """Return the number of the first stage that failed, or 0."""
         return next((int(stage) for stage in Stage if self.findings.get(stage)), 0)
 
     def status(self, stage: Stage) -> Status:
-        """Tell how a stage went."""
+        """Return the status of a stage."""
         if stage not in self.findings:
             return "skipped"
         return "failed" if self.findings[stage] else "passed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it."""
+        """Return a JSON-serializable dict."""
         statistics = None if self.inspection is None else self.inspection.statistics
         stages = [
-            {
-                "code": int(stage),
-                "meaning": meaning,
-                "status": self.status(stage),
-                "findings": self.findings.get(stage, []),
-            }
-            for stage, meaning in MEANINGS.items()
+            {"code": int(s), "meaning": meaning, "status": self.status(s), "findings": self.findings.get(s, [])}
+            for s, meaning in MEANINGS.items()
         ]
         return {
             "model": self.model,
@@ -92,26 +77,21 @@ class Validation:
 
 
 def validate_model(model: str | Path | None = None, *, tokenizer: Path | None = None) -> Validation:
-    """Check a model strictly, deterministically and without any correction, from its bytes to its text.
+    """Check a model strictly, deterministically and without correction, from its bytes to its generated text.
 
     Parameters
     ----------
     model : str, Path or None
-        As :func:`bitnet_numba.load` takes it.
+        As for :func:`bitnet_numba.load`.
     tokenizer : Path, optional
-        A ``tokenizer.json`` in the place of the model's own.
-
-    Returns
-    -------
-    Validation
-        With all that was found; stages that could not run for an earlier failure are not among its findings.
+        A ``tokenizer.json`` to use instead of the model's.
 
     Raises
     ------
     CorrectionRefusedError
-        If a correction variable is set in strict mode or under CI, where nobody sees what it would change.
+        If a correction variable is set in strict mode or under CI.
     """
-    refuse_corrections()
+    _refuse_corrections()
     validation = Validation(str(model or read_settings().model or "demo"))
     try:
         inspection = inspect_model(model, ln_stats=True, strict=True)
@@ -131,13 +111,8 @@ def validate_model(model: str | Path | None = None, *, tokenizer: Path | None = 
     return validation
 
 
-def refuse_corrections() -> None:
-    """Refuse to judge a model where the environment asks for corrections that nobody would see.
-
-    Raises
-    ------
-    CorrectionRefusedError
-    """
+def _refuse_corrections() -> None:
+    """Refuse corrections where nobody would see them."""
     settings = read_settings()
     variables = settings.correction_variables()
     if variables and (settings.in_ci or settings.strict):
@@ -155,7 +130,7 @@ def _outside(statistics: Statistics, kind: str) -> list[str]:
 
 
 def _run(validation: Validation, model: str | Path | None, tokenizer: Path | None) -> None:
-    """Load the model and let it write; note what keeps it from that."""
+    """Load the model and generate from it; add what fails to the findings."""
     try:
         loaded = load_model(model, open_model=partial(open_source, tokenizer=tokenizer))
     except BitNetError as error:

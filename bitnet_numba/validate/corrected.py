@@ -1,4 +1,4 @@
-"""Opening a model as the environment wants it: as it is, or corrected where everything allows that."""
+"""Open a model as the environment variables want it: as it is, or with runtime corrections of known bad weights."""
 
 from pathlib import Path
 
@@ -8,24 +8,17 @@ from bitnet_numba.model.open import model_path, open_source
 from bitnet_numba.model.source import ModelSource
 from bitnet_numba.settings import Settings, read_settings
 
-_FIX = "BITNET_FIX_LN_SCALE"
-
 
 def open_corrected(model: str | Path | None) -> ModelSource:
-    """Open a model, and correct it if the environment asks for that and allows it.
+    """Open a model, corrected if the environment asks for that and allows it.
 
-    A policy is applied where ``BITNET_CORRECTION_POLICY`` names it, ``BITNET_ALLOW_RUNTIME_CORRECTIONS`` is set, and it
+    A policy applies where ``BITNET_CORRECTION_POLICY`` names it, ``BITNET_ALLOW_RUNTIME_CORRECTIONS`` is set, and it
     has the model's fingerprint. ``BITNET_FIX_LN_SCALE`` needs the permission too.
-
-    Parameters
-    ----------
-    model : str, Path or None
-        As :func:`bitnet_numba.load` takes it.
 
     Raises
     ------
     CorrectionRefusedError
-        If corrections are asked for and allowed, but this is strict mode.
+        If corrections are asked for and allowed, but in strict mode.
     BitNetError
         If the model or the policy cannot be read.
     """
@@ -39,17 +32,16 @@ def open_corrected(model: str | Path | None) -> ModelSource:
     if settings.strict:
         names = ", ".join(settings.correction_variables())
         raise CorrectionRefusedError(f"no model is corrected in strict mode: unset {names}, or BITNET_STRICT_MODE")
-    return _corrected(model, settings)
+    return _corrected(model_path(model), settings)
 
 
-def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
+def _corrected(path: Path, settings: Settings) -> ModelSource:
     # here, so that other runs need neither YAML nor a digest
     from bitnet_numba.model.corrections import CorrectedSource, NormRescale
-    from bitnet_numba.validate.correction_policy import FACTOR_CLAMP, read_correction_policy
     from bitnet_numba.validate.inspect import model_sha256
     from bitnet_numba.validate.model_files import read_model_files
+    from bitnet_numba.validate.policies import FACTOR_CLAMP, read_correction_policy
 
-    path = model_path(model)
     source: ModelSource = open_source(path)
     if settings.correction_policy is not None:
         policy = read_correction_policy(settings.correction_policy)
@@ -57,7 +49,7 @@ def _corrected(model: str | Path | None, settings: Settings) -> ModelSource:
         if fingerprint in policy.models:
             source = CorrectedSource(source, policy.models[fingerprint], policy.fingerprint)
         else:
-            source.notes += (f"{settings.correction_policy} corrects nothing: it is not about {fingerprint}",)
+            source.notes += (f"{settings.correction_policy} corrects nothing: it does not list {fingerprint}",)
     if settings.fixes_norm_scale:
-        source = CorrectedSource(source, [NormRescale(1.0, FACTOR_CLAMP)], _FIX)
+        source = CorrectedSource(source, [NormRescale(1.0, FACTOR_CLAMP)], "BITNET_FIX_LN_SCALE")
     return source

@@ -159,7 +159,7 @@ def model_sha256(files: ModelFiles) -> str:
 
 def _ruleset(files: ModelFiles, gate: Gate, policy: Path | None, policy_key: str | None) -> Ruleset:
     if policy is not None:
-        from bitnet_numba.validate.ruleset_policy import read_ruleset  # here: others need no YAML
+        from bitnet_numba.validate.policies import read_ruleset  # here: others need no YAML
 
         return read_ruleset(policy, files.architecture if policy_key is None else policy_key)
     return auto_ruleset(files) if gate == "auto" else NO_RULES

@@ -1,4 +1,4 @@
-"""Is it language? What generated text, and nothing else, tells of the model that wrote it."""
+"""Judge generated text without a reference: is it prose, are the facts known, does the code parse?"""
 
 import ast
 import re
@@ -7,60 +7,26 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
-CAPITALS: Mapping[str, str] = {
-    "Italy": "Rome",
-    "Japan": "Tokyo",
-    "Germany": "Berlin",
-    "Russia": "Moscow",
-    "Spain": "Madrid",
-    "China": "Beijing",
-    "Egypt": "Cairo",
-    "Greece": "Athens",
-    "Portugal": "Lisbon",
-    "Austria": "Vienna",
-    "Ireland": "Dublin",
-    "Poland": "Warsaw",
-    "Cuba": "Havana",
-    "Norway": "Oslo",
-    "Sweden": "Stockholm",
-    "Turkey": "Ankara",
-    "India": "Delhi",
-    "Argentina": "Buenos Aires",
-    "Hungary": "Budapest",
-    "France": "Paris",
-    "Brazil": "Bras[ií]lia",
-    "Canada": "Ottawa",
-    "Thailand": "Bangkok",
-    "Kenya": "Nairobi",
-    "Peru": "Lima",
-    "Finland": "Helsinki",
-    "Belgium": "Brussels",
-    "Iran": "Tehran",
-    "Iraq": "Baghdad",
-    "Ukraine": "Kyiv|Kiev",
-    "Denmark": "Copenhagen",
-    "South Korea": "Seoul",
-    "Vietnam": "Hanoi",
-    "Colombia": "Bogot[aá]",
-    "Chile": "Santiago",
-    "Venezuela": "Caracas",
-    "Lebanon": "Beirut",
-    "Syria": "Damascus",
-    "Bulgaria": "Sofia",
-    "Romania": "Bucharest",
-}
-"""Questions that models either were never taught, or answer; a damaged one invents names. Answers are patterns."""
+# Capitals that a model knows, or was never taught; a damaged model invents names. Answers are regular expressions.
+_CAPITALS = (
+    "Italy: Rome, Japan: Tokyo, Germany: Berlin, Russia: Moscow, Spain: Madrid, China: Beijing, Egypt: Cairo, "
+    "Greece: Athens, Portugal: Lisbon, Austria: Vienna, Ireland: Dublin, Poland: Warsaw, Cuba: Havana, "
+    "Norway: Oslo, Sweden: Stockholm, Turkey: Ankara, India: Delhi, Argentina: Buenos Aires, Hungary: Budapest, "
+    "France: Paris, Brazil: Bras[ií]lia, Canada: Ottawa, Thailand: Bangkok, Kenya: Nairobi, Peru: Lima, "
+    "Finland: Helsinki, Belgium: Brussels, Iran: Tehran, Iraq: Baghdad, Ukraine: Kyiv|Kiev, Denmark: Copenhagen, "
+    "South Korea: Seoul, Vietnam: Hanoi, Colombia: Bogot[aá], Chile: Santiago, Venezuela: Caracas, "
+    "Lebanon: Beirut, Syria: Damascus, Bulgaria: Sofia, Romania: Bucharest"
+)
+CAPITALS = {country: capital for country, _, capital in (each.partition(": ") for each in _CAPITALS.split(", "))}
 
-MIN_KNOWN = 32
-"""Right answers of a healthy model that knows capitals at all."""
-MAX_IGNORANT = 0
-"""Right answers of a model that was never taught any; its prose is then held to more."""
+MIN_KNOWN = 32  # right answers of a healthy model that was taught capitals
+MAX_IGNORANT = 0  # right answers of one that was not; its prose then has a stricter limit
 
-MAX_UNREADABLE = 0.02  # characters
-MAX_MIXED = 0.05  # words of more than one script
-MAX_STUTTER = 0.12  # words that repeat the one before
-MAX_UNKNOWN = 0.30  # words that are no single token, where they are written in Latin letters
-MAX_UNKNOWN_ALONE = 0.10  # the same, where prose is all there is to judge by
+MAX_UNREADABLE = 0.02  # share of characters
+MAX_MIXED = 0.05  # share of words with more than one script
+MAX_STUTTER = 0.12  # share of words that repeat the one before
+MAX_UNKNOWN = 0.30  # share of Latin words that are no single token
+MAX_UNKNOWN_ALONE = 0.10  # the same for a model that knows no capitals
 MIN_WORDS = 20
 
 IsToken = Callable[[str], bool]
@@ -72,20 +38,10 @@ _DOCSTRING = re.compile(r"\"\"\"|'''")
 
 
 def judge_prose(texts: Sequence[str], is_token: IsToken, *, max_unknown: float = MAX_UNKNOWN) -> list[str]:
-    """Say what keeps texts from being prose in any language.
+    """Return why texts are not prose in any language; empty if they are.
 
-    Parameters
-    ----------
-    texts : sequence of str
-    is_token : callable
-        Tells whether the tokenizer has a word as one token: its vocabulary serves as a dictionary.
-    max_unknown : float
-        The share of words that it may not have.
-
-    Returns
-    -------
-    list of str
-        Empty if it is prose.
+    ``is_token`` uses the tokenizer's vocabulary as a dictionary: it tells whether a word is one token.
+    ``max_unknown`` is the share of words that may be missing there.
     """
     letters = "".join(texts)
     words = [_WORD.findall(text) for text in texts]
@@ -106,18 +62,9 @@ def judge_prose(texts: Sequence[str], is_token: IsToken, *, max_unknown: float =
 
 
 def judge_answers(answers: Mapping[str, str]) -> tuple[int, list[str]]:
-    """Count the capitals that are right, and say what keeps the answers from being a model's that knows any.
+    """Return the number of right capitals, and a problem unless most are right or none.
 
-    Parameters
-    ----------
-    answers : mapping of str to str
-        What followed ``The capital of X is``, for every country X of ``CAPITALS``.
-
-    Returns
-    -------
-    int
-    list of str
-        Empty if most answers are right, or none.
+    ``answers`` holds the text after ``The capital of X is`` for each country X of ``CAPITALS``.
     """
     wrong = [country for country, capital in CAPITALS.items() if not re.search(capital, answers[country])]
     n_right = len(CAPITALS) - len(wrong)
@@ -131,36 +78,24 @@ def judge_answers(answers: Mapping[str, str]) -> tuple[int, list[str]]:
 
 
 def judge_code(prompt: str, text: str, *, is_complete: bool) -> list[str]:
-    """Say what keeps a Python function from being one; a text that returns nothing does not claim to be code.
+    """Return a problem if ``prompt + text`` begins a Python function that cannot be parsed.
 
-    Parameters
-    ----------
-    prompt : str
-        The line that begins the function.
-    text : str
-        What was generated after it.
-    is_complete : bool
-        Whether the model ended the text itself; else its last line may be cut.
-
-    Returns
-    -------
-    list of str
-        Empty if the function can be parsed, or is none.
+    Text without a ``return`` is not taken for code. Unless ``is_complete``, the last line was cut by the token limit.
     """
     lines = text.split("\n")
     body = lines[:1]
     for line in lines[1:] if is_complete else lines[1:-1]:
         if line.strip() and not line[0].isspace():
-            break  # what follows the function
+            break  # the function has ended
         body.append(line)
     function = prompt + "\n".join(body)
     if not _CODE.search(function) or len(_DOCSTRING.findall(function)) % 2:
         return []
     try:
-        with warnings.catch_warnings(action="ignore"):  # such as for "\d" in a text
+        with warnings.catch_warnings(action="ignore"):  # "\d" in a string
             ast.parse(function)
-    except (SyntaxError, ValueError):  # the latter for a byte of zero
-        return ["a Python function that it wrote is no Python"]  # where is told differently by each version
+    except (SyntaxError, ValueError):  # ValueError: a NUL byte
+        return ["a Python function that it wrote is no Python"]  # Python versions differ in the place they report
     return []
 
 
@@ -171,7 +106,7 @@ def _is_unreadable(character: str) -> bool:
 
 
 def _is_mixed(word: str) -> bool:
-    """Tell whether letters of two alphabets stand in one word."""
+    """Tell whether a word mixes alphabets."""
     if word.isascii():
         return False
     scripts = {unicodedata.name(letter, "?").partition(" ")[0] for letter in word}

@@ -1,4 +1,4 @@
-"""A correction policy out of what an inspection found suspicious: something to begin with, for a person to judge."""
+"""Suggest a correction policy from suspicious statistics: a draft for a person to judge, which nothing applies."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from bitnet_numba.files import fingerprint_of
 from bitnet_numba.model.corrections import I2S_DEQUANT_OVERRIDE, LN_GAMMA_RESCALE_RMS, SCALE_LIMITS
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
-from bitnet_numba.validate.correction_policy import FACTOR_CLAMP
-from bitnet_numba.validate.inspect import Inspection, Statistics, TensorStatistic, inspect_model
+from bitnet_numba.validate.inspect import Inspection, Statistics, inspect_model
+from bitnet_numba.validate.policies import FACTOR_CLAMP
 from bitnet_numba.validate.policy_file import POLICY_VERSION, dump_policy
 from bitnet_numba.validate.statistics import i2s_scale
 
@@ -21,17 +21,7 @@ _HEADER = """\
 
 
 def suggest_policy(model: str | Path | None) -> str | None:
-    """Write a correction policy for a model.
-
-    Parameters
-    ----------
-    model : str, Path or None
-        As :func:`bitnet_numba.load` takes it.
-
-    Returns
-    -------
-    str or None
-        YAML; None where nothing is suspicious that a correction could mend.
+    """Return a correction policy for a model as YAML, or None if it has nothing suspicious to correct.
 
     Raises
     ------
@@ -55,33 +45,25 @@ def suggest_policy(model: str | Path | None) -> str | None:
 
 
 def _norm_rescales(statistics: Statistics) -> list[dict[str, Any]]:
-    """Suggest one correction of all norms if finite ones are suspicious."""
+    """Suggest one correction of all norms if a finite one is suspicious."""
     if not any(math.isfinite(norm.rms) for norm in statistics.of(LAYERNORM, suspicious=True)):
         return []
     return [{"type": LN_GAMMA_RESCALE_RMS, "target_rms": 1.0, "clamp": list(FACTOR_CLAMP)}]
 
 
 def _scale_overrides(inspection: Inspection, statistics: Statistics) -> list[dict[str, Any]]:
-    """Suggest the inverse for scales whose inverse would be healthy, and for the others a factor."""
+    """Suggest the inverse for scales whose inverse is within bounds, and a factor for the others."""
     inverted: list[str] = []
     rescaled: dict[float, list[str]] = {}
     for tensor in statistics.of(PROJECTION, suspicious=True):
         if not (math.isfinite(tensor.rms) and tensor.rms > 0):
             continue
-        if _is_inverted(inspection, statistics, tensor):
+        stored, bounds = inspection.files.tensors[tensor.name], statistics.bounds_of[tensor.name]
+        if stored.type == "I2_S" and bounds.holds(tensor.rms / i2s_scale(stored) ** 2):
             inverted.append(tensor.name)
             continue
-        bounds = statistics.bounds_of[tensor.name]
         middle = math.sqrt(max(bounds.minimum, SCALE_LIMITS[0]) * min(bounds.maximum, SCALE_LIMITS[1]))
         rescaled.setdefault(float(f"{middle / tensor.rms:.3g}"), []).append(tensor.name)
     overrides = [{"tensors": inverted, "inv": True, "k": 1.0}] if inverted else []
     overrides += [{"tensors": names, "inv": False, "k": k} for k, names in rescaled.items()]
     return [{"type": I2S_DEQUANT_OVERRIDE, **override} for override in overrides]
-
-
-def _is_inverted(inspection: Inspection, statistics: Statistics, tensor: TensorStatistic) -> bool:
-    stored = inspection.files.tensors[tensor.name]
-    if stored.type != "I2_S":
-        return False
-    scale = abs(i2s_scale(stored))
-    return statistics.bounds_of[tensor.name].holds(tensor.rms / scale**2)

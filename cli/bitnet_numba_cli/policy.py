@@ -28,7 +28,7 @@ def command(ctx: click.Context) -> None:
 @JSON_OPTION
 def check(file: Path, as_json: bool) -> None:
     """Check FILE: a correction policy, or a policy with rulesets for 'inspect --gate policy'."""
-    from bitnet_numba.validate.policy_check import check_policy  # here, because it imports numpy
+    from bitnet_numba.validate.policies import check_policy  # here, because it imports numpy
 
     summary = check_policy(file)
     if as_json:

@@ -13,7 +13,6 @@ from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._progress import ProgressLine, show_download
 
 if TYPE_CHECKING:
-    from bitnet_numba.hub.model_id import HubReference
     from bitnet_numba.hub.pull import Pulled
 
 TEST_MODEL_BYTES = 1_000_000_000
@@ -82,7 +81,7 @@ def command(
     network failed or is not to be asked, 130 stopped.
     """
     from bitnet_numba.hub.model_id import checked_reference
-    from bitnet_numba.hub.pull import Expected, pull  # here, so that the help text does not pay for it
+    from bitnet_numba.hub.pull import Expected, manual_download, pull  # here, so that the help text does not pay for it
 
     reference = checked_reference(model_id, revision=revision, file=file)
     with ProgressLine() as line:
@@ -90,7 +89,7 @@ def command(
             expected = Expected(sha256, min_size)
             pulled = pull(reference, expected, offline=offline, report=partial(show_download, line), say=line.say)
         except NetworkError:
-            line.say(_by_hand(reference, sha256))
+            line.say(manual_download(reference, sha256))
             raise
         except KeyboardInterrupt:
             line.say("stopped; what has come is kept, and the same command goes on from there")
@@ -109,10 +108,3 @@ def _write(pulled: "Pulled", as_json: bool) -> None:
     for each in pulled.files:
         _ui.say(f"{each.path.name}: {each.size:,} bytes, sha256 {each.sha256}")
     _text.write_text(f"{pulled.path}\n")
-
-
-def _by_hand(reference: "HubReference", sha256: str | None) -> str:
-    """Tell how to get a file to a machine without a network."""
-    from bitnet_numba.hub.by_hand import instructions
-
-    return instructions(reference, sha256)

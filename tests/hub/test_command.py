@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -80,7 +81,7 @@ def test_each_failure_has_its_exit_code(fault: Fault, code: int, told: str, cach
 
 
 def test_a_full_disk_is_10(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_numba.hub.transfer.free_bytes", lambda folder: 1_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000))
     result = run(ID)
     assert result.exit_code == 10
     assert "1 kB are free" in error_of(result)

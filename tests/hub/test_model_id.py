@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.hub.cache import RepositoryCache
-from bitnet_numba.hub.choice import choose_files
+from bitnet_numba.hub.cache import RepositoryCache, choose_files
 from bitnet_numba.hub.model_id import HubReference, checked_reference, parse_reference
 from bitnet_numba.model.open import open_source
 from tests.hub.server import COMMIT
@@ -82,7 +81,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RepositoryCache:
     cache.make_folders("content")
     cache.blob("content").symlink_to(demo_model_path())
     cache.link(COMMIT, "demo.gguf", "content")
-    cache.remember("main", COMMIT)
+    cache.write_ref("main", COMMIT)
     return cache
 
 

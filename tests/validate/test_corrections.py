@@ -14,8 +14,7 @@ from bitnet_numba.files import sha256_file
 from bitnet_numba.model.corrections import CorrectedSource, NormRescale, ScaleOverride
 from bitnet_numba.model.open import open_source
 from bitnet_numba.model.roles import LINEAR_ROLES
-from bitnet_numba.validate.correction_policy import read_correction_policy
-from bitnet_numba.validate.policy_check import check_policy
+from bitnet_numba.validate.policies import check_policy, read_correction_policy
 from bitnet_numba.validate.suggest import suggest_policy
 from tests.tiny import toy_model
 from tests.validate.sabotages import SABOTAGES
@@ -73,7 +72,7 @@ def test_inverted_scales_are_mended(inverted: Path, tmp_path: Path, monkeypatch:
         assert healthy.corrections == []
         assert np.allclose(model.logits([1, 2, 3]), healthy.logits([1, 2, 3]), atol=1e-4)
     with bitnet_numba.load("demo") as other:
-        assert any("corrects nothing: it is not about sha256-" in note for note in other.notes)
+        assert any("corrects nothing: it does not list sha256-" in note for note in other.notes)
 
 
 def test_norms_are_brought_to_an_rms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

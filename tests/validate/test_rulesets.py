@@ -10,7 +10,7 @@ from bitnet_numba.errors import BitNetError
 from bitnet_numba.model.families import FAMILIES
 from bitnet_numba.model.weight_rules import DEFAULT_BOUNDS, GENERIC_RULES, LAYERNORM, PROJECTION, Bounds, Ruleset
 from bitnet_numba.validate.model_files import ModelFiles
-from bitnet_numba.validate.ruleset_policy import read_ruleset
+from bitnet_numba.validate.policies import read_ruleset
 from bitnet_numba.validate.rulesets import NO_RULES, auto_ruleset
 
 F16_RULES = FAMILIES["bitnet-b1.58"].inspection.floats
