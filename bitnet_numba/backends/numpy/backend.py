@@ -14,7 +14,7 @@ from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.numpy import operators
 from bitnet_numba.backends.numpy.kv_cache import KVCache
 from bitnet_numba.backends.protocol import PAGE_POSITIONS, Candidates, Counts, Logits, TokenChunk
-from bitnet_numba.errors import ResourceError
+from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import ModelSource
@@ -55,6 +55,8 @@ class NumPyBackend:
     def forward(self, chunks: Chunks) -> list[list[Candidates]]:
         """Run one step; each position gets all its logits. Raises what :func:`checked_chunks` does."""
         chunks = checked_chunks(chunks, self.config.vocab_size, self.max_context)
+        for page_shape in {chunk.cache.page_shape for chunk in chunks} - {self._page_shape}:
+            raise ParameterError(f"cache: made for a model of other sizes, {page_shape}; take one from new_cache")
         *_, hidden = self.hidden_states(chunks)
         results, end = [], 0
         for chunk in chunks:
@@ -136,7 +138,8 @@ class NumPyBackend:
 
     def softmax(self, logits: Logits, counts: Counts) -> Logits:
         """Return the probabilities of logits; those below e**-64 times the highest are 0."""
-        terms = self.exp(logits - logits.max(), counts).astype(np.float64)
+        counts[OPERATORS.index("exp")] += 1
+        terms = operators.exp(logits.astype(np.float64) - logits.max())
         return np.asarray(terms / terms.sum(), np.float32)
 
     def exp(self, x: Logits, counts: Counts) -> Logits:
