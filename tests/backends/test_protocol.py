@@ -162,8 +162,9 @@ def test_softmax_and_exp(toy: Backend[Any]) -> None:
     counts = np.zeros(len(toy.kernel_names), np.int64)
     logits = np.random.default_rng(1).normal(0, 8, 1000).astype(np.float32)
     exact = np.exp(logits.astype(np.float64) - logits.max())
-    np.testing.assert_allclose(toy.softmax(logits, counts), exact / exact.sum(), rtol=5e-6)  # of differences as float32
-    np.testing.assert_allclose(toy.exp(logits - logits.max(), counts), exact, rtol=1e-6)
+    np.testing.assert_allclose(toy.softmax(logits, counts), exact / exact.sum(), rtol=5e-6)  # of float32 differences
+    below = -np.abs(logits)
+    np.testing.assert_allclose(toy.exp(below, counts), np.exp(below.astype(np.float64)), rtol=1e-6)
     assert toy.exp(np.array([0, -64.5, -1e9, -np.inf], np.float32), counts).tolist() == [1, 0, 0, 0]
     assert counts.sum() == 3
     assert toy.softmax(logits, counts).dtype == toy.exp(-np.abs(logits), counts).dtype == np.float32
@@ -192,7 +193,7 @@ def test_memory_adds_up(toy: Backend[Any]) -> None:
 PROMPTS = ("Once upon a time", "The dog", "One day, Tom and his mom went to the")
 
 
-def test_the_embedded_model_agrees_with_the_oracle(demo: LanguageModel, backend_kind: str) -> None:
+def test_the_embedded_model_agrees_with_the_oracle(demo: LanguageModel) -> None:
     source = open_source("demo")
     for prompt in PROMPTS:
         result = demo.generate(prompt, max_tokens=40)
