@@ -20,6 +20,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Compiled kernels of test runs stay out of the user's own cache; a clean clone compiles everything once.
 os.environ.setdefault("BITNET_CACHE_DIR", str(Path(__file__).parent.parent / ".cache"))
 
+# On busy cores, BLAS threads that spin for each other make a small product a hundred times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", params=["cpu", "numpy"])
 def backend_kind(request: pytest.FixtureRequest) -> str:
