@@ -13,7 +13,9 @@ from bitnet_numba.formats.packing import pack_hf, pack_i2s, pack_tq1_0, pack_tq2
 from bitnet_numba.model.config import ModelConfig, RopeScaling
 from bitnet_numba.model.families import FAMILIES, family_of
 from bitnet_numba.model.roles import Role
-from tests.reference_model import ReferenceModel, scaling_factors
+from bitnet_numba.model.source import Matrix, TernaryMatrix
+from tests.backends.cpu.kernels import twins
+from tests.oracle import oracle_logits
 from tests.tiny_files import (
     Bytes,
     Floats,
@@ -78,11 +80,29 @@ class ToyModel:
     embedding: StoredMatrix
     head: StoredMatrix | None
 
-    def reference(self) -> ReferenceModel:
-        """Return the model as the plain NumPy forward pass takes it."""
-        head = self.embedding if self.head is None else self.head
-        factors = scaling_factors(self.config)
-        return ReferenceModel(self.config, self.linears, self.norms, self.embedding.values, head.values, factors)
+    # ---- what the NumPy backend reads of a model source --------------------------------------------------------------
+    @property
+    def tied(self) -> bool:
+        return self.head is None
+
+    def linear(self, role: str, layer: int) -> TernaryMatrix:
+        weights, scale = self.linears[role, layer]
+        return TernaryMatrix(scale, weights=weights)
+
+    def norm(self, role: str, layer: int | None) -> Floats:
+        return self.norms[role, layer]
+
+    def matrix(self, role: str) -> Matrix:
+        stored = self.embedding if role == "token_embd" else self.head
+        assert stored is not None
+        return Matrix(stored.values, np.zeros((len(stored.values), 0), np.float32))
+
+    def rope_factors(self) -> None:
+        return None
+
+    def logits(self, tokens: npt.NDArray[np.int32], kv_type: str = "f16") -> Floats:
+        """Return the logits of every position as the NumPy backend computes them, float32[n_tokens, vocab_size]."""
+        return oracle_logits(self, tokens, kv_type)
 
     def tokens(self, n: int, seed: int = 0) -> npt.NDArray[np.int32]:
         """Return a random text, int32[n]."""
@@ -99,7 +119,8 @@ class ToyModel:
         tensors += [self._gguf_linear(place, linear_type) for place in self.linears]
         scaling = self.config.rope_scaling
         if scaling is not None and scaling.bands is not None:
-            factors = scaling_factors(self.config).astype(np.float32)
+            plain = twins.inverse_frequencies(self.config.head_dim, self.config.rope_theta)
+            factors = (plain / twins.stretch_llama3(plain, scaling.factor, *scaling.bands)).astype(np.float32)
             tensors.append(TensorSource(name_of(Role("rope_freqs")), TensorType.F32, factors.shape, lambda: factors))
         return GGUFModel(gguf_metadata(self.config), {tensor.name: tensor for tensor in tensors})
 

@@ -137,6 +137,11 @@ class Cache(Protocol):
         ...
 
     @property
+    def capacity(self) -> int:
+        """Number of positions that it has room for."""
+        ...
+
+    @property
     def pages(self) -> Sequence[Page]: ...
 
     def truncate(self, length: int) -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.backends.cpu.kv_cache import KVType
-from bitnet_numba.backends.protocol import PAGE_POSITIONS
+from bitnet_numba.backends.protocol import PAGE_POSITIONS, Backend
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate import engine as engine_module
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.prefix_cache import MIN_SHARED_TOKENS, PrefixCache
+from tests.both_backends import load_demo
 from tests.generate.fake_backend import FakeBackend, generated, random_logits, sequence_of
-from tests.generate.running import cpu_backend
 from tests.tiny import toy_model
 
 PAGE, MAX_SEQUENCES = 16, 4
@@ -305,9 +305,11 @@ def test_a_stream_that_failed_is_not_cached() -> None:
 
 
 @pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[KVType], Engine]]:
+def toys(
+    load_backend: Callable[..., Backend[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[KVType], Engine]]:
     path = toy_model(vocab_size=301, max_seq_len=700).gguf().write(tmp_path_factory.mktemp("toys") / "toy.gguf")
-    engines = {kind: Engine(cpu_backend(path, kv_type=kind)) for kind in ("f16", "f32", "int8")}
+    engines = {kind: Engine(load_backend(path, kv_type=kind)) for kind in ("f16", "f32", "int8")}
     yield engines.__getitem__
     for engine in engines.values():
         engine.close()
@@ -336,19 +338,13 @@ def test_logits_are_those_of_a_fresh_cache(
 
 
 # ---- the embedded model ----------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def model() -> Iterator[LanguageModel]:
-    with bitnet_numba.load("demo", threads=2) as model:
-        yield model
-
-
-def test_a_second_turn_reads_only_what_is_new(model: LanguageModel) -> None:
+def test_a_second_turn_reads_only_what_is_new(demo: LanguageModel, backend_kind: str) -> None:
     messages = [{"role": "user", "content": "What is the capital of Japan?"}]
     for question in ("And where is it?", "Hello!"):
-        turn = model.chat(messages, max_tokens=40)
+        turn = demo.chat(messages, max_tokens=40)
         messages += [{"role": "assistant", "content": turn.text}, {"role": "user", "content": question}]
-        following = model.chat(messages, max_tokens=40)
+        following = demo.chat(messages, max_tokens=40)
         assert following.cached_tokens >= turn.prompt_tokens + turn.generation_tokens - 1
         assert following.prompt_tokens - following.cached_tokens < 20
-        with bitnet_numba.load("demo", threads=1) as fresh:
+        with load_demo(backend_kind) as fresh:
             assert fresh.chat(messages, max_tokens=40).token_ids == following.token_ids

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
 from bitnet_numba.backends.cpu.forward.arrays import SCREENED_TOKENS
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.generate import engine as engine_module
@@ -19,6 +18,7 @@ from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
 from bitnet_numba.generate.sampling_params import MOST_PROPOSED
 from bitnet_numba.generate.speculation import MAX_NGRAM, PromptLookup
+from tests.both_backends import load
 from tests.generate.fake_backend import (
     CONTEXT,
     EOS,
@@ -28,7 +28,6 @@ from tests.generate.fake_backend import (
     generated,
     sequence_of,
 )
-from tests.generate.running import cpu_backend
 from tests.tiny import toy_model
 
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
@@ -181,10 +180,11 @@ def test_as_many_are_proposed_as_the_head_screens_with_the_token_before() -> Non
     assert MOST_PROPOSED == SCREENED_TOKENS - 1
 
 
-@pytest.fixture(scope="module", params=HEAD_TYPES)
+@pytest.fixture(scope="module", params=[("cpu", "exact"), ("cpu", "full"), ("numpy", "full")], ids="-".join)
 def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    kind, head = request.param
     path = toy_model(max_seq_len=300).gguf().write(tmp_path_factory.mktemp("toy") / "toy.gguf")
-    model = Engine(cpu_backend(path, head=request.param, kv_type="int8"))
+    model = Engine(load(kind, path, head=head, kv_type="int8"))
     yield model
     model.close()
 

@@ -36,7 +36,7 @@ def agrees(model: ToyModel, path: Path, kv_type: KVType = "f16", exact_positions
     activations of three tokens no rounding of these seeds lies so near.
     """
     tokens = model.tokens(24)
-    logits, expected = logits_of(cpu_backend(path, kv_type=kv_type), tokens), model.reference().logits(tokens, kv_type)
+    logits, expected = logits_of(cpu_backend(path, kv_type=kv_type), tokens), model.logits(tokens, kv_type)
     difference = np.abs(logits[:exact_positions] - expected[:exact_positions])
     assert difference.max(initial=0) <= 1e-5 * expected.std()
     assert np.corrcoef(logits.reshape(-1), expected.reshape(-1))[0, 1] >= 0.9995
@@ -167,7 +167,7 @@ def test_both_formats_give_the_same_bits(architecture: str, scaling: RopeScaling
         assert np.corrcoef(gguf.reshape(-1), directory.reshape(-1))[0, 1] >= 0.9995
     else:
         assert (gguf == directory).all()
-    expected = model.reference().logits(tokens)
+    expected = model.logits(tokens)
     assert np.corrcoef(directory.reshape(-1), expected.reshape(-1))[0, 1] >= 0.9995
 
 
@@ -191,4 +191,4 @@ def test_extreme_values_stay_finite(tmp_path: Path) -> None:
     tokens = np.array([END, 5, END, 7], np.int32)
     logits = logits_of(cpu_backend(model.gguf().write(tmp_path / "toy.gguf")), tokens)
     assert np.isfinite(logits).all()
-    assert np.abs(logits - model.reference().logits(tokens)).max() <= 1e-5 * logits.std()
+    assert np.abs(logits - model.logits(tokens)).max() <= 1e-5 * logits.std()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.cpu.batch import batch_indices
 from bitnet_numba.backends.cpu.candidates import HeadType, head_request, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
@@ -200,32 +201,12 @@ class CPUBackend(CPUSampling):
 
     # ---- the border that the kernels' memory safety rests on -------------------------------------------------------
     def _checked(self, chunks: Sequence[TokenChunk[KVCache]]) -> list[TokenChunk[KVCache]]:
-        """Return the chunks with their tokens as valid, contiguous int32 arrays."""
-        checked = [chunk._replace(tokens=self._checked_tokens(chunk.tokens, chunk.cache)) for chunk in chunks]
-        n_tokens = sum(chunk.tokens.size for chunk in checked)
-        if not 1 <= n_tokens <= MAX_STEP_TOKENS:
-            raise ParameterError(f"batch: {n_tokens} tokens in one step, expected 1 to {MAX_STEP_TOKENS}")
-        if len({id(chunk.cache) for chunk in checked}) < len(checked):
-            raise ParameterError("batch: two chunks of one cache; give its tokens in one chunk")
-        for chunk in checked:
-            if not 0 <= chunk.n_logits <= chunk.tokens.size:
-                raise ParameterError(f"batch: {chunk.n_logits} logits of {chunk.tokens.size} tokens asked for")
+        """Return the chunks with their tokens as int32 arrays of its own, which Numba sees as one type."""
+        checked = checked_chunks(chunks, self.config.vocab_size, self.max_context)
+        form = self.config.n_layers, self.config.n_kv_heads, self.sizes.head_dim, self.kv_type
+        for other in {chunk.cache.form for chunk in checked} - {form}:
+            raise ParameterError(f"cache: made for a model of other sizes, {other}; take one from new_cache")
         return checked
-
-    def _checked_tokens(self, tokens: npt.NDArray[np.int32], cache: KVCache) -> npt.NDArray[np.int32]:
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or tokens.size == 0:
-            raise ParameterError(f"tokens: expected at least one, in one dimension, got {tokens.shape}")
-        # before the cast, or 2**32 would pass for 0
-        if tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
-            raise ParameterError(f"tokens: expected whole numbers from 0 to {self.config.vocab_size - 1}")
-        if cache.form != (self.config.n_layers, self.config.n_kv_heads, self.sizes.head_dim, self.kv_type):
-            raise ParameterError(f"cache: made for a model of other sizes, {cache.form}; take one from new_cache")
-        if cache.length + tokens.size > min(cache.capacity, self.max_context):
-            raise ResourceError(
-                f"{cache.length + tokens.size:,} positions needed, the cache holds {cache.capacity:,}: make it larger"
-            )
-        return np.array(tokens, np.int32)  # a writable copy: Numba would compile anew for a read-only array
 
 
 def _shape(sizes: PaddedSizes, weights: Weights) -> Shape:

@@ -1,6 +1,7 @@
-"""What each kernel means, in plain NumPy: slow, and obviously right.
+"""The mathematics of a BitNet model in NumPy, a function for each operator: what other backends' kernels must equal.
 
-Integers are exact; real numbers are float64, but for the quantizer, whose float32 arithmetic is its definition.
+Integers are exact. Floats are float64, except in the quantizers, which float32 arithmetic defines. The last dimension
+is a token's or a head's vector, those before it are free.
 """
 
 from typing import Any
@@ -8,110 +9,55 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int8]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Longs = npt.NDArray[np.int64]
+
+_LN_2_HIGH, _LN_2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # few bits, so that n * high is exact
 
 
-# ---- ternary weights -------------------------------------------------------------------------------------------------
-def pack_i2s(weights: Codes) -> Bytes:
-    """Store -1, 0, +1 as codes 0, 1, 2; weights 32 apart share a byte, the first in its top bits.
-
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-        ``columns`` is a multiple of 128.
-
-    Returns
-    -------
-    uint8[rows, columns // 4]
-    """
-    rows, columns = weights.shape
-    codes = (weights + 1).astype(np.uint8).reshape(rows, columns // 128, 4, 32)
-    packed = codes[:, :, 0] << 6 | codes[:, :, 1] << 4 | codes[:, :, 2] << 2 | codes[:, :, 3]
-    return np.asarray(packed.reshape(rows, columns // 4), np.uint8)
+def embedding(matrix: npt.NDArray[Any], scales: Floats | None = None) -> Doubles:
+    """Return the numbers of an embedding or head; takes the fields of :class:`~bitnet_numba.model.source.Matrix`."""
+    if matrix.dtype == np.uint16:
+        return matrix.view(np.float16).astype(np.float64)
+    if matrix.dtype == np.int16:
+        return (matrix.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if matrix.dtype == np.int8 and scales is not None:
+        return matrix * np.repeat(scales.astype(np.float64), matrix.shape[1] // scales.shape[1], axis=1)
+    return matrix.astype(np.float64, copy=False)
 
 
-def pack_r16(i2s: Bytes) -> Bytes:
-    """Put four bytes of each of sixteen rows side by side: a line; then the next four of the same rows."""
-    rows, row_bytes = i2s.shape
-    lines = [
-        i2s[row, at : at + 4]
-        for block in range(0, rows, 16)
-        for at in range(0, row_bytes, 4)
-        for row in range(block, block + 16)
-    ]
-    return np.concatenate(lines)
+def rms_norm(x: npt.NDArray[Any], weight: Floats, eps: float, n: int) -> Doubles:
+    """Return ``x / sqrt(sum(x**2) / n + eps) * weight``."""
+    x = x.astype(np.float64)
+    return np.asarray(x / np.sqrt(np.sum(x**2, axis=-1, keepdims=True) / n + eps) * weight)
 
 
-def pack_fives(i2s: Bytes) -> Bytes:
-    """Pack as :func:`pack_r16` does, but of each five runs of columns the fifth goes to what bytes of the others leave.
-
-    A byte of the n-th of those four runs is 81 a + 27 b + 9 c + 3 d + e: its own four codes, from the top bits on, are
-    b to e, and a is what the fifth run's byte at its place holds in the n-th pair of bits.
-    """
-    rows, row_bytes = i2s.shape
-    n_grouped = row_bytes // 160 * 160
-    runs = i2s[:, :n_grouped].reshape(rows, -1, 5, 32)  # [row, group, run, byte]
-    b, c, d, e = (runs[:, :, :4] >> shift & 3 for shift in (6, 4, 2, 0))
-    a = np.stack([runs[:, :, 4] >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
-    fives = 81 * a + 27 * b + 9 * c + 3 * d + e
-    return pack_r16(np.concatenate([fives.reshape(rows, -1), i2s[:, n_grouped:]], axis=1))
-
-
-def unpack(packed: Bytes, rows: int, columns: int, n_grouped: int) -> Codes:
-    """Return the weights int8[rows, columns] of :func:`pack_fives`, or of :func:`pack_r16` with no columns grouped."""
-    in_rows = packed.reshape(rows // 16, -1, 16, 4).swapaxes(1, 2).reshape(rows, -1)
-    n_fives = n_grouped // 5
-    fives = in_rows[:, :n_fives].reshape(rows, -1, 4, 32)  # [row, group, run, byte]
-    own = np.stack([fives // worth % 3 for worth in (27, 9, 3, 1)], axis=3)  # [row, group, run, quarter, byte]
-    grouped = np.concatenate([own, fives[:, :, None] // 81], axis=2).reshape(rows, n_grouped)
-    rest = np.stack([in_rows[:, n_fives:].reshape(rows, -1, 32) >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
-    codes = np.concatenate([grouped, rest.reshape(rows, columns - n_grouped)], axis=1)
-    return codes.astype(np.int8) - np.int8(1)
-
-
-def ternary_product(weights: Codes, q: Codes) -> Longs:
-    """Multiply int8[rows, columns] with each token of int8[n_tokens, columns]: int64[n_tokens, rows]."""
-    return q.astype(np.int64) @ weights.astype(np.int64).T
-
-
-def unpack_lut(packed: Bytes, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the table's value of each two-bit code of runs of 128 weights, in the order of the weights."""
-    runs = table[packed.reshape(-1, 32)]  # [run, byte, quarter]
-    return runs.transpose(0, 2, 1).reshape(-1)
-
-
-# ---- activations -----------------------------------------------------------------------------------------------------
-def quantize_absmax(x: Floats) -> tuple[np.float32, Codes]:
-    """Return the scale 127 / max(max|x|, 1e-5) and int8 ``clip(rint(x * scale), -128, 127)``.
+def quantize_absmax(x: Floats) -> tuple[Any, Codes]:
+    """Return the scales 127 / max(max|x|, 1e-5) and the codes ``clip(rint(x * scale), -128, 127)``.
 
     NaN does not count for the maximum, and what has no product (NaN, or infinity times the scale 0) becomes -128.
     """
-    largest = np.max(np.abs(x), initial=0, where=~np.isnan(x))
-    scale = np.float32(127) / max(largest, np.float32(1e-5))
+    largest = np.max(np.abs(x), axis=-1, initial=0, where=~np.isnan(x))
+    scales = np.float32(127) / np.maximum(largest, np.float32(1e-5))
     with np.errstate(invalid="ignore"):
-        product = x * scale
-    whole = np.clip(np.rint(product), -128, 127)
-    return scale, np.where(np.isnan(product), -128, whole).astype(np.int8)
+        products = x * scales[..., None]
+    codes = np.clip(np.rint(products), -128, 127)
+    return scales, np.where(np.isnan(products), -128, codes).astype(np.int8)
 
 
-def rms_norm(x: Floats, weight: Floats, eps: float, n: int) -> Doubles:
-    """Return ``x / sqrt(sum(x**2) / n + eps) * weight``."""
-    x64 = x.astype(np.float64)
-    return np.asarray(x64 / np.sqrt(np.sum(x64**2) / n + eps) * weight)
+def ternary_product(weights: npt.NDArray[Any], q: Codes) -> npt.NDArray[np.int64]:
+    """Multiply weights [rows, columns] with each token of int8[n_tokens, columns]: int64[n_tokens, rows].
+
+    BLAS does it in floats, and exactly: float32 holds every sum of up to 2**17 terms of at most 128.
+    """
+    dtype: npt.DTypeLike = np.float32 if weights.shape[1] <= 1 << 17 else np.float64
+    return np.asarray(np.matmul(q, weights.T, dtype=dtype), np.int64)
 
 
-def scale(sums: npt.NDArray[np.int32], factor: float) -> Doubles:
-    """Return int32 sums times what one unit stands for."""
-    return sums.astype(np.float64) * factor
-
-
-def add_scaled(x: Floats, sums: npt.NDArray[np.int32], factor: float) -> Doubles:
-    """Return ``x + sums * factor``."""
-    return x.astype(np.float64) + scale(sums, factor)
+def scale(sums: npt.NDArray[Any], factor: Any) -> Doubles:
+    """Return integer sums times a scale."""
+    return np.asarray(sums.astype(np.float64) * factor)
 
 
 def gated_relu2(gate: Doubles, up: Doubles) -> Doubles:
@@ -125,127 +71,54 @@ def gated_silu(gate: Doubles, up: Doubles) -> Doubles:
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
-# ---- positions -------------------------------------------------------------------------------------------------------
-def inverse_frequencies(head_dim: int, theta: float) -> Doubles:
-    """Return ``theta ** (-2 * i / head_dim)`` for each pair i."""
-    return np.asarray(theta ** (-2 * np.arange(head_dim // 2) / head_dim))
-
-
-def stretch_llama3(
-    inverse_frequency: Doubles,
-    factor: float,
-    low_freq_factor: float,
-    high_freq_factor: float,
-    original_max_seq_len: int,
-) -> Doubles:
-    """Divide the frequencies of long waves by ``factor``, keep those of short waves, and blend between."""
-    stretched = []
-    for frequency in inverse_frequency:
-        wave_length = 2 * np.pi / frequency
-        if wave_length < original_max_seq_len / high_freq_factor:
-            stretched.append(frequency)
-        elif wave_length > original_max_seq_len / low_freq_factor:
-            stretched.append(frequency / factor)
-        else:
-            kept = (original_max_seq_len / wave_length - low_freq_factor) / (high_freq_factor - low_freq_factor)
-            stretched.append((1 - kept) * frequency / factor + kept * frequency)
-    return np.array(stretched)
-
-
 def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Doubles:
-    """Return cosines, then sines, of each position's angles; the pairs up to ``half`` turn by no angle."""
+    """Return cosines, then sines, of each position's angles; the pairs up to ``half`` have the angle 0."""
     angles = np.zeros((n_positions, half))
     angles[:, : inverse_frequency.size] = np.outer(np.arange(n_positions), inverse_frequency)
     return np.hstack([np.cos(angles), np.sin(angles)])
 
 
-def rope(head: Doubles, table: npt.NDArray[Any]) -> Doubles:
-    """Turn the pairs ``(head[i], head[half + i])``: a complex number times cosine + i * sine."""
-    half = head.size // 2
-    turned = (head[:half] + 1j * head[half:]) * (table[:half].astype(np.float64) + 1j * table[half:])
-    return np.concatenate([turned.real, turned.imag])
+def rope(heads: Doubles, table: npt.NDArray[Any]) -> Doubles:
+    """Rotate the pairs ``(head[i], head[half + i])``: a complex number times cosine + i * sine."""
+    half = heads.shape[-1] // 2
+    angle = table[..., :half].astype(np.float64) + 1j * table[..., half:]
+    rotated = (heads[..., :half] + 1j * heads[..., half:]) * angle
+    return np.concatenate([rotated.real, rotated.imag], axis=-1)
 
 
-# ---- attention -------------------------------------------------------------------------------------------------------
+def round_kv(rows: Floats, kv_type: str) -> Floats:
+    """Return rows as a cache of the type "f32", "f16" or "int8" (a scale for each row) gives them back."""
+    if kv_type == "int8":
+        largest = np.abs(rows).max(axis=-1, keepdims=True)
+        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
+        return np.asarray(np.rint(rows * inverse).clip(-127, 127) * (largest / np.float32(127)))
+    return rows.astype(np.float16).astype(np.float32) if kv_type == "f16" else rows
+
+
 def softmax(x: npt.NDArray[Any]) -> Doubles:
     """Return ``exp(x) / sum(exp(x))``."""
-    e = np.exp(x.astype(np.float64) - x.max())
-    return np.asarray(e / e.sum())
+    e = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
-def attend(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> Doubles:
-    """Return one query head's attention over the keys and values [n_positions, head_dim] of its group."""
-    return softmax(keys.astype(np.float64) @ query) @ values.astype(np.float64)
+def attend(query: npt.NDArray[Any], keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> Doubles:
+    """Return the attention of query heads [..., head_dim] over keys and values [..., n_positions, head_dim]."""
+    scores = query @ keys.astype(np.float64, copy=False).swapaxes(-1, -2)
+    return np.asarray(softmax(scores) @ values.astype(np.float64, copy=False))
 
 
-def block_keys(keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Lay out [capacity, head_dim] as the cache does: flat blocks of sixteen positions, each [head_dim][16]."""
-    return np.concatenate([keys[first : first + 16].T.reshape(-1) for first in range(0, len(keys), 16)])
+def head_product(matrix: npt.NDArray[Any], scales: Floats | None, hidden: npt.NDArray[Any]) -> Doubles:
+    """Return the logits [n_tokens, vocab_size]; each token alone, so that its bits do not depend on the others."""
+    numbers = embedding(matrix, scales)
+    return np.stack([numbers @ token for token in hidden.astype(np.float64)])
 
 
-def store_rows(rows: Floats, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], Floats, Floats]:
-    """Return rows in a cache's number format, the scale of each row (int8 only), and the numbers that they then are."""
-    none = np.zeros(0, np.float32)
-    if dtype == np.uint16:
-        halves = rows.astype(np.float16)
-        return halves.view(np.uint16), none, halves.astype(np.float32)
-    if dtype == np.int8:
-        largest = np.abs(rows).max(axis=1)
-        units = largest / np.float32(127)
-        factors = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 1e-30)
-        whole = np.clip(np.rint(rows * factors[:, None]), -127, 127)
-        return whole.astype(np.int8), units, (whole * units[:, None]).astype(np.float32)
-    return rows, none, rows
-
-
-# ---- embedding and head ----------------------------------------------------------------------------------------------
-def embedding(matrix: npt.NDArray[Any], scales: Floats) -> Doubles:
-    """Return the numbers [vocab_size, hidden_size] that stand in an embedding of any storage format.
-
-    Parameters
-    ----------
-    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
-    scales : float32[vocab_size, groups]
-        Of int8 elements; ``groups`` is 0 for the others.
-    """
-    if matrix.dtype == np.uint16:
-        return matrix.view(np.float16).astype(np.float64)
-    if matrix.dtype == np.int16:
-        return (matrix.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    if matrix.dtype == np.int8:
-        return matrix * np.repeat(scales.astype(np.float64), matrix.shape[1] // scales.shape[1], axis=1)
-    return matrix.astype(np.float64)
-
-
-def head_product(matrix: npt.NDArray[Any], scales: Floats, hidden: Floats) -> Doubles:
-    """Return the logits [n_tokens, vocab_size] of each token's hidden state."""
-    return hidden.astype(np.float64) @ embedding(matrix, scales).T
-
-
-def quantize_rows(matrix: npt.NDArray[Any]) -> tuple[Floats, Codes, Doubles, Doubles]:
-    """Return the int8 copy of a matrix of floats, and what is lost by it.
-
-    Returns
-    -------
-    scales : float32[vocab_size]
-        max(max|x|, 1e-30) / 127 of each row.
-    codes : int8[vocab_size, hidden_size]
-    norms, errors : float64[vocab_size]
-        Euclidean norms of scale times codes, and of the rest.
-    """
-    values = embedding(matrix, np.zeros((len(matrix), 0), np.float32))
-    largest = np.maximum(np.abs(values).max(axis=1), np.float32(1e-30)).astype(np.float32)
-    scales = largest / np.float32(127)
-    products = values.astype(np.float32) * (np.float32(127) / largest)[:, None]
-    codes = np.rint(np.clip(products, -127, 127)).astype(np.int8)
-    copies = scales.astype(np.float64)[:, None] * codes
-    return scales, codes, np.linalg.norm(copies, axis=1), np.linalg.norm(values - copies, axis=1)
-
-
-def needed_logits(logits: Floats, n_best: int, margin: float, always: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return which of a token's logits a screened head must compute."""
-    others = np.sort(logits[~always].astype(np.float64))[::-1]
-    if others.size == 0:
-        return np.ones_like(always)
-    nth = others[min(n_best, others.size) - 1] if n_best else -np.inf
-    return np.asarray(always | ((logits >= nth) & (logits >= others[0] - margin)), np.bool_)
+def exp(x: npt.NDArray[Any]) -> Doubles:
+    """Return ``exp(x)`` of numbers up to 0, 0 from -64 down: a Taylor series, whose bits no math library changes."""
+    clipped = np.maximum(x.astype(np.float64), -64)
+    n = np.rint(clipped / _LN_2_HIGH)
+    r = clipped - n * _LN_2_HIGH - n * _LN_2_LOW
+    series = np.ones_like(r)
+    for k in range(13, 0, -1):
+        series = 1 + series * r / k
+    return np.where(x > -64, np.ldexp(series, n.astype(np.int32)), 0)

@@ -19,8 +19,8 @@ from bitnet_numba.backends.cpu.kernels.head import int8_copy as head_rows
 from bitnet_numba.backends.cpu.kernels.head import int8_filter as head_screen
 from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.model.rope_scaling import inverse_frequencies
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import alone, normal, wide_sums
 
 Array = npt.NDArray[Any]

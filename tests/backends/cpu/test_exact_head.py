@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from bitnet_numba.backends.cpu.backend import CPUBackend
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
 from bitnet_numba.backends.cpu.kernels.jit import counted
-from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.formats.gguf import TensorType
+from tests.backends.cpu.kernels import twins as reference
 from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import toy_model
 

@@ -8,12 +8,12 @@ import pytest
 from bitnet_numba.backends.cpu.packed_sizes import grouped_columns
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights, load_weights
-from bitnet_numba.backends.numpy.operators import unpack
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.packing import pack_i2s
 from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.model.source import Matrix, TernaryMatrix, matrix_of, one_scale
+from tests.backends.cpu.kernels.twins import unpack
 from tests.tiny import ToyModel, toy_model
 
 ODD = {"hidden_size": 160, "n_heads": 5, "n_kv_heads": 1, "head_dim": 20, "intermediate_size": 540}

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.attention import BLOCK, TILE, HeadBlock, attend, attend_many, store_position
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
 
 CAPACITY = 704  # eleven tiles

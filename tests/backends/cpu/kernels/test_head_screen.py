@@ -22,7 +22,7 @@ from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
 )
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import REST, HeadRequest, approximate_head, screened_head
 from bitnet_numba.backends.cpu.kernels.jit import new_counts
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS, Floats, alone, normal
 from tests.backends.cpu.kernels.stored import Matrix, stored_floats
 from tests.backends.cpu.kernels.teams import SIZES, team_of

@@ -181,7 +181,8 @@ def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
 PROGRAM = """
 import json
 import numpy as np
-from bitnet_numba.backends.cpu.kernels import jit, reference, ternary
+from bitnet_numba.backends.cpu.kernels import jit, ternary
+from tests.backends.cpu.kernels import twins as reference
 from bitnet_numba.backends.cpu.kernels.ternary.product import _product
 from tests.backends.cpu.kernels.inputs import alone
 

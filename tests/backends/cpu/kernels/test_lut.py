@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.lut.bytes import ENTRIES, bytes_worker
 from bench.lut.shuffles import SHUFFLE, SPAN, TABLE_BYTES, shuffles_worker
 from bitnet_numba.backends.cpu.kernels.ternary import MAX_COLUMNS, pack_r16
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS
 from tests.backends.cpu.kernels.teams import team_of
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.residual import add_scaled, scale
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import MAGNITUDES, ROUNDING, SEEDS, UNDERFLOW, assert_within, normal, wide_sums
 
 FACTORS = st.sampled_from([0.0, 1e-42, 1e-30, 2.5e-4, -0.03, 1.0, 1e20])

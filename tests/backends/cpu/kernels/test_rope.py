@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.rope import rope, rope_table
-from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors, stretch_llama3
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_sums
 
 DOUBLE_ROUNDING = 2.0**-53

@@ -18,7 +18,7 @@ from bitnet_numba.backends.cpu.kernels.ternary import (
     ternary_product,
 )
 from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, grouped_columns
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS, alone
 from tests.backends.cpu.kernels.teams import SIZES, team_of
 

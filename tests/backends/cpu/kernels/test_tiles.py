@@ -11,8 +11,8 @@ from bitnet_numba.backends.cpu.kernels.jit import TERNARY_GEMM, TERNARY_TILES, n
 from bitnet_numba.backends.cpu.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, pack_r16, tile_check
 from bitnet_numba.backends.cpu.kernels.ternary.gemm import FEW_TOKENS, choosing_worker
 from bitnet_numba.backends.cpu.kernels.ternary.tiles import CHUNK, MANY_COLUMNS, TileScratch, tile_scratch, tile_worker
-from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.errors import UnsupportedError
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS, alone
 from tests.backends.cpu.kernels.teams import SIZES, team_of
 from tests.backends.cpu.kernels.test_ternary import Codes, Sums, activations, ternary

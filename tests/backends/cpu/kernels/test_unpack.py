@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.unpack import RUNS_A_TASK, unpack_lut, value_table
-from bitnet_numba.backends.numpy import operators as reference
+from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS, alone
 from tests.backends.cpu.kernels.teams import SIZES, team_of
 
