@@ -33,7 +33,15 @@ MARGIN_STEPS = 1024  # a margin is a multiple of 1/1024: one value on every CPU,
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural log probability of a sampled token, as the model gave it; ``top`` holds the most likely tokens first."""
+    """Log probability (natural logarithm) of a sampled token, as the model gave it.
+
+    Attributes
+    ----------
+    token_id : int
+    logprob : float
+    top : tuple of (int, float)
+        Ids and log probabilities of the most likely tokens, highest first.
+    """
 
     token_id: int
     logprob: float
