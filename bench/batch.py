@@ -19,7 +19,7 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.peak import PeakTest
 from bench.read import ReadTest
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.kernels.head.int8_filter import FEW_TOKENS
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import MEMORY_BOUND_TOKENS
 
 
 class Walls(NamedTuple):
@@ -64,7 +64,8 @@ def best_of_three(test: Callable[[], float]) -> float:
 def bound(model: LanguageModel, n_sequences: int, context: int, walls: Walls) -> float:
     """Return how many tokens a second there can be: of linear layers, the head's int8 copy, keys and values."""
     info, config = model.info(), model.config
-    memory, codes = info["memory"], 2 if n_sequences <= FEW_TOKENS else 1  # bytes of an element of the hidden state
+    memory = info["memory"]
+    codes = 2 if n_sequences <= MEMORY_BOUND_TOKENS else 1  # bytes of an element of the hidden state
     parts = (
         Work(memory["ternary_weights"], info["model"]["ternary_parameters"]),
         Work(memory["head_int8_copy"], codes * config.vocab_size * config.hidden_size),

@@ -20,24 +20,25 @@ import numpy.typing as npt
 from bench.common import interleaved
 from bench.peak import PeakTest
 from bench.read import ReadTest
-from bitnet_numba.backends.cpu.kernels.jit import jit, new_counts
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import (
     TOKENS,
     GemmScratch,
     gemm_scratch,
-    gemm_worker,
-    gemv_worker,
     pack,
-    packed_size,
+    ternary_gemm,
+    ternary_gemv,
 )
 from bitnet_numba.backends.cpu.memory import allocate
+from bitnet_numba.backends.cpu.packed_sizes import packed_size
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 SHAPES = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}  # rows, columns
 TOKEN_COUNTS = (1, 4, 8, 16, 128, 512)
 STREAM_BYTES = 160 << 20  # of copies: several times the last cache
-MACS_A_MEASUREMENT = 20e9  # enough for some ten milliseconds
+MACS_PER_MEASUREMENT = 20e9  # enough for some ten milliseconds
 
 
 class Layers:
@@ -53,14 +54,14 @@ class Layers:
     def __init__(self, pool: ThreadPool, rows: int, columns: int, n_tokens: int) -> None:
         rng = np.random.default_rng(0)
         size, macs = packed_size(rows, columns), rows * columns * n_tokens
-        n_layers = max(1, min(STREAM_BYTES // size, round(MACS_A_MEASUREMENT / macs)))
+        n_layers = max(1, min(STREAM_BYTES // size, round(MACS_PER_MEASUREMENT / macs)))
         weights = np.asarray(allocate((n_layers, size), np.uint8, "matrices"), np.uint8)
         codes = rng.integers(0, 3, (4, rows, columns // 4), np.uint8)
         weights[:] = pack(codes[0] << 6 | codes[1] << 4 | codes[2] << 2 | codes[3])
         slots = 1 if n_tokens == 1 else -(-n_tokens // TOKENS) * TOKENS
         q = rng.integers(-128, 128, (slots, columns), np.int8)
-        sums = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
-        arrays = new_counts(), weights, q, *sums, gemm_scratch(pool.n_threads, slots, columns)
+        q_sum, out = np.zeros(n_tokens, np.int32), np.zeros((n_tokens, rows), np.int32)
+        arrays = new_counts(), weights, q, q_sum, gemm_scratch(pool.n_threads, slots, columns), out
         self.bytes, self.macs = weights.size, n_layers * macs
         self._pool, self._work = pool, lambda ctx: _multiply(ctx, *arrays)
         self()
@@ -79,14 +80,14 @@ def _multiply(
     weights: npt.NDArray[np.uint8],
     q: npt.NDArray[np.int8],
     q_sum: npt.NDArray[np.int32],
-    out: npt.NDArray[np.int32],
     scratch: GemmScratch,
+    out: npt.NDArray[np.int32],
 ) -> None:
     for layer in range(len(weights)):
         if len(out) == 1:
-            gemv_worker(ctx, counts, weights[layer], q[0], q_sum[0], out[0])
+            ternary_gemv(ctx, counts, weights[layer], q[0], q_sum[0], out[0])
         else:
-            gemm_worker(ctx, counts, weights[layer], q, q_sum, out, scratch)
+            ternary_gemm(ctx, counts, weights[layer], q, q_sum, scratch, out)
         barrier(ctx)
 
 
@@ -116,7 +117,7 @@ def all_shapes(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure_threads(n_threads: int, token_counts: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Print a table of all products on so many threads, and return its rows."""
+    """Print a table of all products on ``n_threads``, and return its rows."""
     pool, read, peak = ThreadPool(n_threads), ReadTest(n_threads), PeakTest(n_threads)
     table = []
     for n_tokens in token_counts:

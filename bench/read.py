@@ -19,7 +19,7 @@ from bitnet_numba.backends.cpu.simd.vector import add_i32, zero_i32
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier, claim
 
 N_BYTES = 1 << 29
-AHEAD = 512  # int32s of prefetch
+PREFETCH_ELEMENTS = 512  # int32s of prefetch
 STEP = 32  # int32s a turn of each stream
 TASK = 1 << 16  # int32s of each stream that a thread claims at once
 
@@ -63,10 +63,10 @@ def _read(ctx: ThreadContext, array: npt.NDArray[np.int32], sums: npt.NDArray[np
     task = claim(ctx, half // TASK)
     while task >= 0:
         for i in range(task * TASK, (task + 1) * TASK, STEP):
-            prefetch(array, i + AHEAD)
-            prefetch(array, i + 16 + AHEAD)
-            prefetch(array, i + half + AHEAD)
-            prefetch(array, i + half + 16 + AHEAD)
+            prefetch(array, i + PREFETCH_ELEMENTS)
+            prefetch(array, i + 16 + PREFETCH_ELEMENTS)
+            prefetch(array, i + half + PREFETCH_ELEMENTS)
+            prefetch(array, i + half + 16 + PREFETCH_ELEMENTS)
             a, b = add_i32(a, load_i32(array, i)), add_i32(b, load_i32(array, i + 16))
             c, d = add_i32(c, load_i32(array, i + half)), add_i32(d, load_i32(array, i + half + 16))
         task = claim(ctx, half // TASK)

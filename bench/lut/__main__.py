@@ -3,7 +3,7 @@
     BITNET_ISA=avx2 python -m bench.lut --threads 2
     NUMBA_CPU_NAME=core2 NUMBA_CPU_FEATURES=+ssse3 python -m bench.lut --threads 1
 
-Two ways to look up, `bytes` and `shuffles` (where the compilation target has a byte shuffle), against the engine's
+Two lookup products, `bytes` and `shuffles` (where the compilation target has a byte shuffle), against the engine's
 matrix-vector product, on the same copies of each linear layer of bitnet-b1.58-2B-4T, interleaved with a read test.
 """
 
@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from bench.common import interleaved, options, print_result, print_table
 from bench.kernels import SHAPES, STREAM_BYTES
-from bench.lut.bytes import ENTRIES, bytes_worker
-from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_worker
+from bench.lut.bytes import ENTRIES, bytes_product
+from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_product
 from bench.read import ReadTest
-from bitnet_numba.backends.cpu.kernels.jit import jit, new_counts
-from bitnet_numba.backends.cpu.kernels.ternary import gemv_worker
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.kernels.registry import new_counts
+from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemv
 from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
@@ -35,25 +36,25 @@ def by_dot(
     ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, counts: npt.NDArray[np.int64]
 ) -> None:
     for layer in range(len(weights)):
-        gemv_worker(ctx, counts, weights[layer], q, q_sum, out)
+        ternary_gemv(ctx, counts, weights[layer], q, q_sum, out)
         barrier(ctx)
 
 
 @jit
 def by_bytes(ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Sums) -> None:
     for layer in range(len(weights)):
-        bytes_worker(ctx, weights[layer], q, q_sum, out, tables)
+        bytes_product(ctx, weights[layer], q, q_sum, out, tables)
         barrier(ctx)
 
 
 @jit
 def by_shuffles(ctx: ThreadContext, weights: Bytes, q: Activations, q_sum: int, out: Sums, tables: Bytes) -> None:
     for layer in range(len(weights)):
-        shuffles_worker(ctx, weights[layer], q, q_sum, out, tables)
+        shuffles_product(ctx, weights[layer], q, q_sum, out, tables)
         barrier(ctx)
 
 
-def ways(n_threads: int, columns: int) -> dict[str, tuple[Callable[..., None], npt.NDArray[Any]]]:
+def products(n_threads: int, columns: int) -> dict[str, tuple[Callable[..., None], npt.NDArray[Any]]]:
     """Return the products that this compilation target has, each with the memory that it works in."""
     found: dict[str, tuple[Callable[..., None], npt.NDArray[Any]]] = {
         "dot": (by_dot, new_counts()),
@@ -65,14 +66,14 @@ def ways(n_threads: int, columns: int) -> dict[str, tuple[Callable[..., None], n
 
 
 def measure(pool: ThreadPool, rows: int, columns: int, rounds: int, read: Callable[[], float]) -> dict[str, float]:
-    """Return GB/s of packed weights of each way, and of the read test, after comparing their results."""
+    """Return GB/s of packed weights of each product, and of the read test, after comparing their results."""
     rng = np.random.default_rng(0)
     size = rows * columns // 4
     weights = np.asarray(allocate((STREAM_BYTES // size, size), np.uint8, "matrices"), np.uint8)
     weights[:] = sum(rng.integers(0, 3, size, np.uint8) << shift for shift in (0, 2, 4, 6))
     q = rng.integers(-128, 128, columns, np.int8)
     q_sum, outs, runs = int(q.sum(dtype=np.int64)), {}, {}
-    for name, (product, memory) in ways(pool.n_threads, columns).items():
+    for name, (product, memory) in products(pool.n_threads, columns).items():
         outs[name] = np.zeros(rows, np.int32)
         runs[name] = timed(pool, product, (weights, q, q_sum, outs[name], memory), weights.size)
         runs[name]()

@@ -8,8 +8,9 @@ from llvmlite import ir
 from numba.core import types
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bench.lut.shuffles import LINE, ROWS, RUN_LINES, Bytes, pair_sums
+from bench.lut.shuffles import LINE, RUN_LINES, Bytes, pair_sums
 from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
 from bitnet_numba.backends.cpu.simd.memory import prefetch, store_i32
 from bitnet_numba.backends.cpu.simd.operation import I8, I32, I64, Builder, Value, address, array_op
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
@@ -17,7 +18,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 LINES = 4  # whose tables stay in the first cache, 16 KB, while many rows pass by
 ENTRIES = LINES * 4 * 256
 TASK_BLOCKS = 40  # of sixteen rows, which share the filling of tables
-BLOCKS_AHEAD = 6  # of prefetch
+PREFETCH_BLOCKS = 6  # of prefetch
 
 Sums = npt.NDArray[np.int32]
 
@@ -56,29 +57,31 @@ def fill_tables(q: npt.NDArray[np.int8], first_line: int, tables: Sums) -> None:
 
 
 @jit
-def bytes_worker(
+def bytes_product(
     ctx: ThreadContext, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: Sums, tables: Sums
 ) -> None:
-    """Write what ``gemv_worker`` writes. Tables are int32[n_threads, ENTRIES]."""
+    """Write what ``ternary_gemv`` writes. Tables are int32[n_threads, ENTRIES]."""
     own = tables[ctx.thread]
-    n_blocks, block_lines = out.size // ROWS, q.size // 16
+    n_blocks, block_lines = out.size // ROWS_PER_BLOCK, q.size // 16
     n_tasks = -(-n_blocks // TASK_BLOCKS)
     task = claim(ctx, n_tasks)
     while task >= 0:
         first, end = task * TASK_BLOCKS, min((task + 1) * TASK_BLOCKS, n_blocks)
-        out[first * ROWS : end * ROWS] = -q_sum
+        out[first * ROWS_PER_BLOCK : end * ROWS_PER_BLOCK] = -q_sum
         for line in range(0, block_lines, LINES):
             fill_tables(q, line, own)
             for block in range(first, end):
-                _add_block(weights, (block * block_lines + line) * LINE, block_lines * LINE, own, out, block * ROWS)
+                _add_block(
+                    weights, (block * block_lines + line) * LINE, block_lines * LINE, own, out, block * ROWS_PER_BLOCK
+                )
         task = claim(ctx, n_tasks)
 
 
 @jit
 def _add_block(weights: Bytes, at: int, block_bytes: int, tables: Sums, out: Sums, first_row: int) -> None:
     for line in range(LINES):
-        prefetch(weights, at + BLOCKS_AHEAD * block_bytes + LINE * line)
-    for row in range(ROWS):
+        prefetch(weights, at + PREFETCH_BLOCKS * block_bytes + LINE * line)
+    for row in range(ROWS_PER_BLOCK):
         total = out[first_row + row]
         for line in range(LINES):
             total = add_word(total, tables, 1024 * line, weights, at + LINE * line + 4 * row)

@@ -11,14 +11,15 @@ from numba.core import types
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.backends.cpu.simd.memory import AHEAD, load_bytes, prefetch, store_i32
+from bitnet_numba.backends.cpu.simd.memory import PREFETCH_BYTES, load_bytes, prefetch, store_i32
 from bitnet_numba.backends.cpu.simd.operation import I8, I32, Builder, Value, call, join, pick, splat, spread, vector_op
 from bitnet_numba.backends.cpu.simd.types import I16x32, I32x16, U8x64
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 from bitnet_numba.errors import UnsupportedError
 
-ROWS, LINE, RUN_LINES = 16, 64, 8  # of the layout R16
+LINE, RUN_LINES = 64, 8  # of the layout R16
 LINE_COLUMNS = 16
 TABLES = 4 * LINE  # bytes a line: two planes for the upper halves of its bytes, two for the lower
 TABLE_BYTES = TABLES // LINE_COLUMNS  # a column
@@ -101,7 +102,7 @@ def look_up(b: Builder, tables: Value, indices: Value) -> Value:
 @vector_op(U8x64, U8x64)
 def in_order(b: Builder, line: Value) -> Value:
     """A line of R16, four bytes of each row, as four lanes: a byte of each of the sixteen rows."""
-    return pick(b, line, [4 * row + column for column in COLUMN_OF_LANE for row in range(ROWS)])
+    return pick(b, line, [4 * row + column for column in COLUMN_OF_LANE for row in range(ROWS_PER_BLOCK)])
 
 
 @vector_op(U8x64, U8x64)
@@ -145,8 +146,8 @@ def rows_of(b: Builder, even: Value, odd: Value) -> Value:
     """Add up the four lanes of unsigned sums of even and odd rows, and put the rows in order."""
     total = splat(I32x16.llvm, 0)
     for lane in range(4):
-        rows = [8 * lane + row // 2 + row % 2 * I16x32.llvm.count for row in range(ROWS)]
-        mask = ir.Constant(ir.VectorType(I32, ROWS), rows)
+        rows = [8 * lane + row // 2 + row % 2 * I16x32.llvm.count for row in range(ROWS_PER_BLOCK)]
+        mask = ir.Constant(ir.VectorType(I32, ROWS_PER_BLOCK), rows)
         total = b.add(total, b.zext(b.shuffle_vector(even, odd, mask), I32x16.llvm))
     return total
 
@@ -158,20 +159,20 @@ def times_32(b: Builder, x: Value) -> Value:
 
 # ---- the product -----------------------------------------------------------------------------------------------------
 @jit
-def shuffles_worker(
+def shuffles_product(
     ctx: ThreadContext, weights: Bytes, q: npt.NDArray[np.int8], q_sum: int, out: npt.NDArray[np.int32], tables: Bytes
 ) -> None:
-    """Write what ``gemv_worker`` writes. Tables are uint8[n_threads, 16 * columns]: each thread fills its own."""
+    """Write what ``ternary_gemv`` writes. Tables are uint8[n_threads, 16 * columns]: each thread fills its own."""
     own = tables[ctx.thread]
     fill_tables(q, own)
-    half = out.size // (2 * ROWS)
-    block_bytes = q.size // 4 * ROWS
+    half = out.size // (2 * ROWS_PER_BLOCK)
+    block_bytes = q.size // 4 * ROWS_PER_BLOCK
     offset = v.broadcast_i32(np.int32(q_sum - q.size // 2 * LEAST))
     block = claim(ctx, half)
     while block >= 0:
         sums_1, sums_2 = _two_blocks(weights, block * block_bytes, (half + block) * block_bytes, block_bytes, own)
-        store_i32(out, block * ROWS, v.sub_i32(sums_1, offset))
-        store_i32(out, (half + block) * ROWS, v.sub_i32(sums_2, offset))
+        store_i32(out, block * ROWS_PER_BLOCK, v.sub_i32(sums_1, offset))
+        store_i32(out, (half + block) * ROWS_PER_BLOCK, v.sub_i32(sums_2, offset))
         block = claim(ctx, half)
 
 
@@ -185,8 +186,8 @@ def _two_blocks(weights: Bytes, first: int, second: int, block_bytes: int, table
         for quad in range(span, min(span + SPAN, block_bytes), QUAD):
             bytes_1 = bytes_2 = nothing, nothing
             for line in range(quad, quad + QUAD, LINE):
-                prefetch(weights, first + line + AHEAD)
-                prefetch(weights, second + line + AHEAD)
+                prefetch(weights, first + line + PREFETCH_BYTES)
+                prefetch(weights, second + line + PREFETCH_BYTES)
                 at = line // LINE * TABLES
                 bytes_1 = _add_line(bytes_1, load_bytes(weights, first + line), tables, at)
                 bytes_2 = _add_line(bytes_2, load_bytes(weights, second + line), tables, at)

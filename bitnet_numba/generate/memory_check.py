@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK
+from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
 from bitnet_numba.backends.cpu.padded_sizes import round_up
 from bitnet_numba.generate.peak_memory import peak_memory_mb
 
@@ -44,7 +44,7 @@ def check_memory(
         "ternary_weights": memory["ternary_weights"],
         "head_int8_copy": memory["head_int8_copy"],
         "embedding_and_head_copied": memory["embedding_and_head_copied"],
-        "kv_cache": memory["kv_cache_per_position"] * round_up(n_positions, BLOCK),
+        "kv_cache": memory["kv_cache_per_position"] * round_up(n_positions, POSITIONS_PER_BLOCK),
         "kept_prefixes": kept_bytes,
         "file_pages_touched": touched,
         "everything_else": ALLOWANCE,

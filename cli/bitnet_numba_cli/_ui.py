@@ -55,9 +55,9 @@ def compilation_notice() -> Iterator[None]:
     Nothing is said when compiled kernels lie ready, or when the block ends within ``NOTICE_DELAY`` seconds. On a
     terminal the line counts the seconds and disappears at the end; elsewhere it is written once.
     """
-    from bitnet_numba.backends.cpu.kernels import jit  # here, because it imports numba
+    from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
 
-    if jit.is_warm():
+    if kernel_cache.is_warm():
         yield
         return
     over = threading.Event()

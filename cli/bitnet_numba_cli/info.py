@@ -75,10 +75,10 @@ def _cpu() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """Describe the cache as this command finds it, before loading fills it."""
-    from bitnet_numba.backends.cpu.kernels import jit  # here, because it imports numba
+    from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
 
-    folder = jit.cache_dir()
-    return {"folder": None if folder is None else str(folder), "warm": jit.is_warm()}
+    folder = kernel_cache.cache_dir()
+    return {"folder": None if folder is None else str(folder), "warm": kernel_cache.is_warm()}
 
 
 def _kernels(model: "LanguageModel") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_numba.backends.cpu.kernels import jit
+from bitnet_numba.backends.cpu.kernels import kernel_cache
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.generate import memory_check
@@ -62,7 +62,7 @@ def test_a_process_holds_no_more_than_its_model_needs() -> None:
 
 
 def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "is_warm", lambda: True)
+    monkeypatch.setattr(kernel_cache, "is_warm", lambda: True)
     monkeypatch.setattr(memory_check, "touched_bytes", lambda path: 0)
     monkeypatch.setattr(memory_check, "peak_memory_mb", lambda: 5000.0)
     result = invoke("info", "-m", "demo", "--memory")
@@ -73,7 +73,7 @@ def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.
 
 
 def test_what_cannot_be_checked_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "is_warm", lambda: False)
+    monkeypatch.setattr(kernel_cache, "is_warm", lambda: False)
     result = invoke("info", "-m", "demo", "--memory")
     assert result.exit_code == 0
     assert UNTOLD in result.stdout
@@ -94,7 +94,7 @@ def test_the_kernels_are_those_that_ran(sections: dict[str, Any]) -> None:
 
 
 def test_the_cache_is_where_kernels_are_kept(sections: dict[str, Any]) -> None:
-    assert sections["kernel_cache"]["folder"] == str(jit.cache_dir())
+    assert sections["kernel_cache"]["folder"] == str(kernel_cache.cache_dir())
     assert isinstance(sections["kernel_cache"]["warm"], bool)
 
 
@@ -116,5 +116,5 @@ def test_people_get_tables(invoke: Invoke) -> None:
 
 
 def test_a_cache_that_cannot_be_had_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "cache_dir", lambda: None)
+    monkeypatch.setattr(kernel_cache, "cache_dir", lambda: None)
     assert "folder  none" in invoke("info", "-m", "demo").stdout

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from bitnet_numba import settings
-from bitnet_numba.backends.cpu.kernels.jit import KERNELS
+from bitnet_numba.backends.cpu.kernels.registry import KERNEL_IDS
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.formats.gguf_types import LAYOUTS
 from docs.generate_python_reference import public_errors
@@ -31,7 +31,7 @@ def test_kernels_are_those_of_the_registry() -> None:
     documented = first_cells[2 : first_cells.index("instruction set")]
     isa = cpu.vector_isa() if cpu.has_tiles() else cpu.isa()
     filled = [kernel.replace("{isa}", isa).replace("{vectors}", cpu.vector_isa()) for kernel in documented]
-    assert filled == list(KERNELS)
+    assert filled == list(KERNEL_IDS.values())
 
 
 def test_instruction_sets_are_those_that_can_be_chosen() -> None:

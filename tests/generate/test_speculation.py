@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.forward.arrays import SCREENED_TOKENS
+from bitnet_numba.backends.cpu.forward.arrays import MAX_CANDIDATE_TOKENS
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.generate import engine as engine_module
 from bitnet_numba.generate.engine import Engine
@@ -177,7 +177,7 @@ def test_text_comes_piece_by_piece_as_before() -> None:
 
 # ---- models ----------------------------------------------------------------------------------------------------------
 def test_as_many_are_proposed_as_the_head_screens_with_the_token_before() -> None:
-    assert MOST_PROPOSED == SCREENED_TOKENS - 1
+    assert MOST_PROPOSED == MAX_CANDIDATE_TOKENS - 1
 
 
 @pytest.fixture(scope="module", params=[("cpu", "exact"), ("cpu", "full"), ("numpy", "full")], ids="-".join)

@@ -14,19 +14,19 @@ import numpy.typing as npt
 
 from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.cpu.batch import batch_indices
-from bitnet_numba.backends.cpu.candidates import HeadType, head_request, read_candidates
+from bitnet_numba.backends.cpu.candidates import HeadType, candidate_queries, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
+    CANDIDATE_HEAD,
     FULL_HEAD,
-    SCREENED_HEAD,
-    SCREENED_TOKENS,
+    MAX_CANDIDATE_TOKENS,
     Shape,
     StepInput,
     Weights,
 )
 from bitnet_numba.backends.cpu.forward.step import forward
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
-from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
-from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
+from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
+from bitnet_numba.backends.cpu.kernels.registry import Kernel
 from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
@@ -34,15 +34,16 @@ from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.persistent_workers import PersistentWorkers
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadPool
+from bitnet_numba.backends.cpu.weights import check_weights
 from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CandidateQuery, Candidates, Counts, Logits, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.config import ModelConfig
 
 _HEAD_KERNELS = {
-    np.dtype(np.uint16): HEAD_F16,
-    np.dtype(np.int16): HEAD_BF16,
-    np.dtype(np.float32): HEAD_F32,
-    np.dtype(np.int8): HEAD_INT8,
+    np.dtype(np.uint16): Kernel.HEAD_F16,
+    np.dtype(np.int16): Kernel.HEAD_BF16,
+    np.dtype(np.float32): Kernel.HEAD_F32,
+    np.dtype(np.int8): Kernel.HEAD_INT8,
 }
 
 
@@ -74,6 +75,7 @@ class CPUBackend(CPUSampling):
         max_context: int,
         head: HeadType = "exact",
     ) -> None:
+        check_weights(weights, sizes, max_context)
         self.config: ModelConfig = sizes.config
         self.max_context = max_context
         self.threads = threads
@@ -116,8 +118,8 @@ class CPUBackend(CPUSampling):
         partial = [query for query in queries if query is not None and query.is_partial]
         is_filtered = (
             self.head == "exact"
-            and self.weights.head_screen.size > 0
-            and 0 < len(partial) == len(queries) <= SCREENED_TOKENS
+            and self.weights.head_int8.size > 0
+            and 0 < len(partial) == len(queries) <= MAX_CANDIDATE_TOKENS
         )
         rows = self._filtered(chunks, partial) if is_filtered else self._full(chunks, len(queries))
         for chunk in chunks:
@@ -140,17 +142,17 @@ class CPUBackend(CPUSampling):
         copied += 0 if is_tied else _copied(config, weights.head, weights.head_scales)
         every = sum({id(array): array.nbytes for array in weights}.values())
         block_bytes = head_block_bytes(self.sizes.head_dim, KV_DTYPES[self.kv_type])
-        per_position = config.n_layers * config.n_kv_heads * block_bytes // BLOCK
-        prefixes = per_position * BLOCK * prefix_pages
-        full_cache = per_position * round_up(self.max_context, BLOCK)
+        per_position = config.n_layers * config.n_kv_heads * block_bytes // POSITIONS_PER_BLOCK
+        prefixes = per_position * POSITIONS_PER_BLOCK * prefix_pages
+        full_cache = per_position * round_up(self.max_context, POSITIONS_PER_BLOCK)
         scratch = n_bytes(self._state)
         return {
             "ternary_weights": ternary,
             "embedding": embedding,
             "head": head,
             "embedding_and_head_copied": copied,
-            "head_int8_copy": weights.head_screen.nbytes,
-            "norms_scales_and_rope": every - ternary - embedding - head - weights.head_screen.nbytes,
+            "head_int8_copy": weights.head_int8.nbytes,
+            "norms_scales_and_rope": every - ternary - embedding - head - weights.head_int8.nbytes,
             "scratch": scratch,
             "kv_cache_per_position": per_position,
             "kv_cache_of_full_context": full_cache,
@@ -178,22 +180,24 @@ class CPUBackend(CPUSampling):
         """Run a step that returns candidates."""
         logits = np.empty((0, self.config.vocab_size), np.float32)
         with self._lock:
-            self._run(chunks, SCREENED_HEAD, head_request(queries, self.config.vocab_size), logits)
-            return read_candidates(self._state.screen, queries)
+            self._run(chunks, CANDIDATE_HEAD, candidate_queries(queries, self.config.vocab_size), logits)
+            return read_candidates(self._state.head_filter, queries)
 
     def _full(self, chunks: Sequence[TokenChunk[KVCache]], n_logits: int) -> list[Candidates]:
         """Run a step that returns all logits."""
         logits = np.empty((n_logits, self.config.vocab_size), np.float32)
         with self._lock:
-            self._run(chunks, FULL_HEAD, head_request([], self.config.vocab_size), logits)
+            self._run(chunks, FULL_HEAD, candidate_queries([], self.config.vocab_size), logits)
         return [Candidates(row) for row in logits]
 
-    def _run(self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, request: HeadRequest, logits: Logits) -> None:
+    def _run(
+        self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, queries: CandidateQueries, logits: Logits
+    ) -> None:
         inputs = StepInput(
             shape=self._shape,
             pages=page_table([chunk.cache for chunk in chunks]),
-            head_way=head_mode,
-            request=request,
+            head_mode=head_mode,
+            queries=queries,
             logits=logits,
             **batch_indices(chunks)._asdict(),
         )
@@ -217,13 +221,13 @@ def _shape(sizes: PaddedSizes, weights: Weights) -> Shape:
         n_kv_heads=config.n_kv_heads,
         head_dim=sizes.head_dim,
         hidden_size=np.float32(config.hidden_size),
-        attended_size=np.float32(config.n_heads * config.head_dim),
+        attn_size=np.float32(config.n_heads * config.head_dim),
         ffn_size=np.float32(config.intermediate_size),
         rms_norm_eps=np.float32(config.rms_norm_eps),
         query_scale=np.float32(1 / np.sqrt(config.head_dim)),
         relu2=config.activation == "relu2",
         sub_norms=config.sub_norms,
-        head_kernel=_HEAD_KERNELS[weights.head.dtype],
+        head_kernel=int(_HEAD_KERNELS[weights.head.dtype]),
     )
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from bitnet_numba.backends.cpu.kernels.head.bounds import ScreenState
-from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
+from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates
 
 HeadType = Literal["exact", "full"]
@@ -16,13 +16,13 @@ MAX_BETA = 2.0**100  # largest inverse temperature: it and its reciprocal are no
 TAIL_SLACK = 1 + 1e-4  # covers the roundings of the kernel's exponentials and of the sampler's own
 
 
-def head_request(queries: Sequence[CandidateQuery], vocab_size: int) -> HeadRequest:
+def candidate_queries(queries: Sequence[CandidateQuery], vocab_size: int) -> CandidateQueries:
     """Return the queries as arrays with one row a query."""
     always = np.zeros((len(queries), vocab_size if any(query.always.size for query in queries) else 0), np.uint8)
     for row, query in zip(always, queries, strict=True):
         if query.always.size:
             row[:] = query.always
-    return HeadRequest(
+    return CandidateQueries(
         np.array([query.n_best for query in queries], np.int64),
         np.array([query.margin for query in queries], np.float64),
         always,
@@ -38,16 +38,16 @@ def _beta(temperature: float) -> float:
     return beta if beta * MAX_BETA >= 1 else 0.0
 
 
-def read_candidates(state: ScreenState, queries: Sequence[CandidateQuery]) -> list[Candidates]:
+def read_candidates(state: FilterState, queries: Sequence[CandidateQuery]) -> list[Candidates]:
     """Copy the candidates that the int8 filter left for each query."""
     candidates = []
     for row, query in enumerate(queries):
-        count = int(state.rescored[row])
-        tail_mass = state.left_out[row].sum(dtype=np.float64) * TAIL_SLACK if query.temperature else 0
+        count = int(state.n_candidates[row])
+        tail_mass = state.tail_mass[row].sum(dtype=np.float64) * TAIL_SLACK if query.temperature else 0
         candidates.append(
             Candidates(
                 logits=state.logits[row, :count].copy(),
-                ids=state.known[row, :count].astype(np.int64),
+                ids=state.candidates[row, :count].astype(np.int64),
                 rescored_rows=count,
                 threshold=float(state.thresholds[row]),
                 tail_mass=float(tail_mass),

@@ -5,7 +5,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
+from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.memory import allocate, available_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
@@ -21,7 +21,7 @@ Page = npt.NDArray[np.uint8]
 
 
 class KVCache:
-    """Keys and values of one sequence, in pages of ``BLOCK`` positions of all layers and heads.
+    """Keys and values of one sequence, in pages of ``POSITIONS_PER_BLOCK`` positions of all layers and heads.
 
     Parameters
     ----------
@@ -65,10 +65,10 @@ class KVCache:
         """Drop the positions from ``length`` on; ParameterError if fewer are filled."""
         if not 0 <= length <= self.length:
             raise ParameterError(f"cache: cannot cut {self.length} positions to {length}")
-        whole = length // BLOCK
+        whole = length // POSITIONS_PER_BLOCK
         if whole < self._n_shared:  # the next write would go to a shared page
             pages = self._allocate(len(self.pages) - whole, self.capacity)
-            if length % BLOCK:
+            if length % POSITIONS_PER_BLOCK:
                 pages[0][:] = self.pages[whole]
             self._set_pages(self.pages[:whole] + pages, whole)
         self.length = length
@@ -98,9 +98,9 @@ class KVCache:
             raise ParameterError(f"cache: cannot begin with {length} of {self.length} positions and hold {capacity}")
         other = type(self).__new__(type(self))
         other.form, other.capacity, other.length = self.form, capacity, length
-        whole = length // BLOCK
+        whole = length // POSITIONS_PER_BLOCK
         own = self._allocate(_n_pages(capacity) - whole, capacity)
-        if length % BLOCK:
+        if length % POSITIONS_PER_BLOCK:
             own[0][:] = self.pages[whole]
         self._n_shared = max(self._n_shared, whole)
         other._set_pages(self.pages[:whole] + own, whole)
@@ -142,7 +142,7 @@ class KVCache:
 
 
 def _n_pages(capacity: int) -> int:
-    return -(-capacity // BLOCK)
+    return -(-capacity // POSITIONS_PER_BLOCK)
 
 
 def page_table(caches: list[KVCache]) -> npt.NDArray[np.int64]:

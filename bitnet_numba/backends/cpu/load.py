@@ -4,10 +4,11 @@ import numpy as np
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
 from bitnet_numba.backends.cpu.candidates import HeadType
-from bitnet_numba.backends.cpu.kernels.ternary import RUN, pack
+from bitnet_numba.backends.cpu.kernels.ternary import pack
 from bitnet_numba.backends.cpu.kernels.ternary.tile_check import check_tiles
 from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.backends.cpu.memory import Allocate, allocate
+from bitnet_numba.backends.cpu.packed_sizes import RUN
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.weights import load_weights

@@ -4,10 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_numba.backends.cpu.forward.arrays import QUERY_TILE, SCREENED_TOKENS, RunState
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK, ROWS, attention_scratch, new_results
-from bitnet_numba.backends.cpu.kernels.head.bounds import new_screen_state
-from bitnet_numba.backends.cpu.kernels.jit import new_counts
+from bitnet_numba.backends.cpu.forward.arrays import MAX_CANDIDATE_TOKENS, QUERY_TILE, RunState
+from bitnet_numba.backends.cpu.kernels.attention import (
+    POSITIONS_PER_BLOCK,
+    QUERIES_PER_TILE,
+    attention_scratch,
+    new_results,
+)
+from bitnet_numba.backends.cpu.kernels.head.bounds import new_filter_state
+from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import TOKENS, gemm_scratch
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 
@@ -16,7 +21,7 @@ def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: 
     """Allocate the buffers of steps of up to ``chunk`` tokens that attend to up to ``max_context`` positions."""
     config = sizes.config
     slots = round_up(max(chunk, n_threads), TOKENS)
-    n_blocks = round_up(max_context, BLOCK) // BLOCK
+    n_blocks = round_up(max_context, POSITIONS_PER_BLOCK) // POSITIONS_PER_BLOCK
     group = config.n_heads // config.n_kv_heads
     return RunState(
         counts=new_counts(),
@@ -25,21 +30,21 @@ def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: 
         scale=np.ones(slots, np.float32),
         q_sum=np.zeros(slots, np.int32),
         q_hidden=np.zeros((slots, sizes.hidden), np.int8),
-        q_attended=np.zeros((slots, sizes.attended), np.int8),
+        q_attn=np.zeros((slots, sizes.attended), np.int8),
         q_ffn=np.zeros((slots, sizes.ffn), np.int8),
         qkv=np.zeros((chunk, sizes.qkv_rows), np.int32),
         attn_output=np.zeros((chunk, sizes.hidden), np.int32),
         gate_up=np.zeros((chunk, 2 * sizes.ffn), np.int32),
         down=np.zeros((chunk, sizes.hidden), np.int32),
-        query=np.zeros((slots * config.n_heads + ROWS) * sizes.head_dim, np.float32),
-        attended=np.zeros((slots, sizes.attended), np.float32),
+        query=np.zeros((slots * config.n_heads + QUERIES_PER_TILE) * sizes.head_dim, np.float32),
+        attn=np.zeros((slots, sizes.attended), np.float32),
         gated=np.zeros((slots, sizes.ffn), np.float32),
         key=np.zeros((n_threads, sizes.head_dim), np.float32),
         value=np.zeros((n_threads, sizes.head_dim), np.float32),
         attention=attention_scratch(n_threads, max(QUERY_TILE * group, config.n_heads), sizes.head_dim),
         blocks=new_results(n_blocks, config.n_heads, sizes.head_dim),
         gemm=gemm_scratch(n_threads, slots, max(sizes.hidden, sizes.attended, sizes.ffn)),
-        screen=new_screen_state(config.vocab_size, sizes.hidden, SCREENED_TOKENS, n_threads),
+        head_filter=new_filter_state(config.vocab_size, sizes.hidden, MAX_CANDIDATE_TOKENS, n_threads),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.kernels import softmax
-from bitnet_numba.backends.cpu.kernels.jit import KERNELS
+from bitnet_numba.backends.cpu.kernels.registry import KERNEL_IDS, new_counts
 from bitnet_numba.backends.cpu.kernels.sampling import exponential_race_worker, mark_favoured_worker
 from bitnet_numba.backends.protocol import Counts, Logits, Rivals
 
@@ -17,7 +17,7 @@ class CPUSampling:
     """Fulfils :class:`bitnet_numba.backends.protocol.SamplingOperations`, whose methods say what these do."""
 
     head: str = "exact"
-    kernel_names = KERNELS
+    kernel_names = tuple(KERNEL_IDS.values())
 
     def softmax(self, logits: Logits, counts: Counts) -> Logits:
         out = np.empty_like(logits)
@@ -45,7 +45,7 @@ class CPUSampling:
 
     def compile_sampling(self) -> None:
         """Compile the kernels of sampling, or load them from the kernel cache."""
-        one, counts = np.zeros(1, np.float32), np.zeros(len(self.kernel_names), np.int64)
+        one, counts = np.zeros(1, np.float32), new_counts()
         self.softmax(one, counts)
         weights = self.exp(one, counts).astype(np.float64)
         self.mark_favoured(0, 1.0, np.zeros(1, np.uint8))

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_check import check_array
 from bitnet_numba.backends.cpu.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
-from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, quantize_rows, screen_shape
+from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, int8_copy_shape, quantize_rows
 from bitnet_numba.backends.cpu.kernels.rope import rope_table
-from bitnet_numba.backends.cpu.kernels.ternary import pack, packed_size
+from bitnet_numba.backends.cpu.kernels.ternary import pack
 from bitnet_numba.backends.cpu.memory import Allocate, allocate, available_bytes
+from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, packed_size
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, RowIndex
+from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
@@ -81,12 +84,54 @@ def load_weights(
         embedding_scales=embedding.scales,
         head=head.values,
         head_scales=head.scales,
-        head_screen=int8_copy(head.values, threads, allocate) if with_int8_copy else _no_copy(),
+        head_int8=int8_copy(head.values, threads, allocate) if with_int8_copy else _no_copy(),
         rope=_rope(source, sizes, max_context),
     )
     for array in weights:
         array.flags.writeable = False  # Numba's types tell this apart: one compilation serves every source
     return weights
+
+
+def check_weights(weights: Weights, sizes: PaddedSizes, max_context: int) -> None:
+    """Check that all weights are as kernels, which check no index, assume them: memory safety rests on it.
+
+    Raises
+    ------
+    ValueError
+        If an array's dtype, shape or memory layout differs from what :class:`Weights` states.
+    """
+    config, hidden, attended, ffn = sizes.config, sizes.hidden, sizes.attended, sizes.ffn
+    n_layers, n_sub_norms = config.n_layers, config.n_layers if config.sub_norms else 0
+    int8_shape = int8_copy_shape(config.vocab_size, hidden) if weights.head_int8.size else _no_copy().shape
+    expected: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
+        "qkv": (np.uint8, (n_layers, packed_size(sizes.qkv_rows, hidden))),
+        "attn_output": (np.uint8, (n_layers, packed_size(hidden, attended))),
+        "gate_up": (np.uint8, (n_layers, packed_size(2 * ffn, hidden))),
+        "down": (np.uint8, (n_layers, packed_size(hidden, ffn))),
+        "scales": (np.float32, (n_layers, 7)),
+        "attn_norm": (np.float32, (n_layers, hidden)),
+        "ffn_norm": (np.float32, (n_layers, hidden)),
+        "attn_sub_norm": (np.float32, (n_sub_norms, attended)),
+        "ffn_sub_norm": (np.float32, (n_sub_norms, ffn)),
+        "output_norm": (np.float32, (hidden,)),
+        "head_int8": (np.uint32, int8_shape),
+        "rope": (np.float32, (max_context, sizes.head_dim)),
+    }
+    for name, (dtype, shape) in expected.items():
+        check_array(name, getattr(weights, name), dtype, shape)
+    for name in ("embedding", "head"):
+        _check_matrix(name, getattr(weights, name), getattr(weights, f"{name}_scales"), (config.vocab_size, hidden))
+
+
+def _check_matrix(name: str, matrix: npt.NDArray[np.generic], scales: Floats, shape: tuple[int, int]) -> None:
+    """Check an embedding or head; int8 needs scales, each of a multiple of sixteen elements."""
+    if matrix.dtype not in (np.float32, np.uint16, np.int16, np.int8):
+        raise ValueError(f"{name}: expected float32, float16, bfloat16 or int8 elements, got {matrix.dtype}")
+    check_array(name, matrix, matrix.dtype, shape)
+    groups = scales.shape[-1] if scales.ndim else 0
+    if (matrix.dtype == np.int8) != (groups > 0) or (groups and shape[1] % (groups * LANES)):
+        raise ValueError(f"{name}_scales: {groups} groups do not fit {matrix.dtype}{shape}")
+    check_array(f"{name}_scales", scales, np.float32, (shape[0], groups))
 
 
 class _Packer:
@@ -219,12 +264,12 @@ def int8_copy(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = alloc
     """
     if matrix.dtype == np.int8 or matrix.shape[1] > MAX_HIDDEN:
         return _no_copy()
-    copy = np.asarray(allocate(screen_shape(*matrix.shape), np.uint32, "int8 copy of the head"), np.uint32)
+    copy = np.asarray(allocate(int8_copy_shape(*matrix.shape), np.uint32, "int8 copy of the head"), np.uint32)
     matrix = matrix.view()
     matrix.flags.writeable = False  # as the kernels see it later: one compilation serves both
 
     def work(ctx: ThreadContext) -> None:
-        quantize_rows(ctx, matrix, copy)
+        quantize_rows(ctx, matrix, np.zeros((ROWS_PER_BLOCK, matrix.shape[1]), np.int8), copy)
 
     pool = ThreadPool(threads)
     try:
@@ -235,7 +280,7 @@ def int8_copy(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = alloc
 
 
 def _no_copy() -> npt.NDArray[np.uint32]:
-    return np.zeros((0, *screen_shape(0, 0)[1:]), np.uint32)
+    return np.zeros((0, *int8_copy_shape(0, 0)[1:]), np.uint32)
 
 
 # ---- RoPE ------------------------------------------------------------------------------------------------------------

@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels import attention, ffn, norm, quantize, residual, rope, softmax, ternary, unpack
-from bitnet_numba.backends.cpu.kernels.head import bounds as head_bounds
-from bitnet_numba.backends.cpu.kernels.head import full as head
-from bitnet_numba.backends.cpu.kernels.head import int8_copy as head_rows
-from bitnet_numba.backends.cpu.kernels.head import int8_filter as head_screen
+from bitnet_numba.backends.cpu.kernels import attention, ffn, norm, quantize, residual, rope, softmax, ternary
+from bitnet_numba.backends.cpu.kernels.attention.store import store_position
+from bitnet_numba.backends.cpu.kernels.head.bounds import new_filter_state
+from bitnet_numba.backends.cpu.kernels.head.full import embedding_row
+from bitnet_numba.backends.cpu.kernels.head.int8_copy import HEADER_LINES
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.model.rope_scaling import inverse_frequencies
 from tests.backends.cpu.kernels import twins as reference
-from tests.backends.cpu.kernels.inputs import alone, normal, wide_sums
+from tests.backends.cpu.kernels.inputs import normal, wide_integers
+from tests.backends.cpu.kernels.running import (
+    attend,
+    attend_many,
+    candidate_head,
+    full_head,
+    int8_copy_of,
+    ternary_product,
+)
 
 Array = npt.NDArray[Any]
 SHAPES = (32, 96, 640)
@@ -31,11 +40,7 @@ def ternary_products(rng: np.random.Generator) -> Iterator[Array]:
     for rows, columns, n_tokens in ((32, 128, 1), (64, 640, 1), (96, 384, 5), (32, 256, 16), (64, 640, 39)):
         weights = rng.integers(-1, 2, (rows, columns)).astype(np.int8)
         q = rng.integers(-128, 128, (1 if n_tokens == 1 else (n_tokens + 7) // 8 * 8, columns)).astype(np.int8)
-        out = np.zeros((n_tokens, rows), np.int32)
-        packed = ternary.pack(reference.pack_i2s(weights))
-        scratch = ternary.gemm_scratch(1, *q.shape)
-        ternary.ternary_product(alone(), packed, q, q[:n_tokens].sum(axis=1, dtype=np.int32), out, scratch)
-        yield out
+        yield ternary_product(ternary.pack(reference.pack_i2s(weights)), q, n_tokens)
 
 
 def quantized(rng: np.random.Generator) -> Iterator[Array]:
@@ -51,17 +56,17 @@ def normalized(rng: np.random.Generator) -> Iterator[Array]:
     for n in SHAPES:
         for magnitude in (1e-30, 1e-2, 1e4, 1e17):
             out = np.zeros(n, np.float32)
-            norm.rms_norm(normal(rng, n, magnitude), normal(rng, n), 1e-5, n, out)
+            norm.rms_norm(normal(rng, n, magnitude), normal(rng, n), np.float32(1e-5), np.float32(n), out)
             yield out
 
 
-def turned(rng: np.random.Generator) -> Iterator[Array]:
+def rotated(rng: np.random.Generator) -> Iterator[Array]:
     for head_dim, half in ((32, 16), (80, 48), (128, 64)):
         table = rope.rope_table(inverse_frequencies(head_dim, 500_000.0), 300, half)
         yield table
         out = np.zeros(2 * half, np.float32)
         for position in (0, 1, 299):
-            rope.rope(wide_sums(rng, 2 * half), 3.1e-4, table[position], out)
+            rope.rope(wide_integers(rng, 2 * half), np.float32(3.1e-4), table[position], out)
             yield out.copy()
 
 
@@ -84,7 +89,7 @@ def random_draws(rng: np.random.Generator) -> Iterator[Array]:
         yield from draw.exponential_race(weights.astype(np.float64), None, offset)
 
 
-def attended(rng: np.random.Generator) -> Iterator[Array]:
+def attention_outputs(rng: np.random.Generator) -> Iterator[Array]:
     for dtype in (np.float32, np.uint16, np.int8):
         for head_dim in (32, 96, 128):
             n_scales = 704 if dtype == np.int8 else 0
@@ -92,32 +97,28 @@ def attended(rng: np.random.Generator) -> Iterator[Array]:
             cache = attention.HeadBlock(*numbers, *scales)
             for position in range(704):
                 key, value = normal(rng, head_dim, 10.0 ** rng.integers(-8, 1)), normal(rng, head_dim)
-                attention.store_position(cache, position, key, value)
+                store_position(key, value, position, cache)
             yield from cache
             for n in (1, 65, 256, 700):
-                out = np.zeros(head_dim, np.float32)
-                attention.attend(normal(rng, head_dim, 0.5), cache, n, out)
-                yield out
+                yield attend(normal(rng, head_dim, 0.5), cache, n)
             for n_queries, n, group in ((4, 1, 4), (15, 254, 3), (9, 65, 1)):
-                together = np.zeros((n_queries, head_dim), np.float32)
-                attention.attend_many(normal(rng, (n_queries, head_dim), 0.5), cache, n, group, together)
-                yield together
+                yield attend_many(normal(rng, (n_queries, head_dim), 0.5), cache, n, group)
 
 
 def gated(rng: np.random.Generator) -> Iterator[Array]:
     for n in SHAPES:
         for factor in (1e-9, 1e-4):
-            gate_up, out = wide_sums(rng, 2 * n), np.zeros(n, np.float32)
+            gate_up, out = wide_integers(rng, 2 * n), np.zeros(n, np.float32)
             for kernel in (ffn.gated_relu2, ffn.gated_silu):
-                kernel(gate_up, factor, 2.7e-3, out)
+                kernel(gate_up, np.float32(factor), np.float32(2.7e-3), out)
                 yield out.copy()
 
 
 def added(rng: np.random.Generator) -> Iterator[Array]:
     for n in SHAPES:
-        x, sums, out = normal(rng, n), wide_sums(rng, n), np.zeros(n, np.float32)
-        residual.add_scaled(x, sums, 1.7e-4)
-        residual.scale(sums, 1.7e-4, out)
+        x, acc, out = normal(rng, n), wide_integers(rng, n), np.zeros(n, np.float32)
+        residual.add_scaled(acc, np.float32(1.7e-4), x)
+        residual.scale(acc, np.float32(1.7e-4), out)
         yield x
         yield out
 
@@ -134,33 +135,28 @@ def stored_matrices(rng: np.random.Generator, shape: tuple[int, int]) -> Iterato
 def logits(rng: np.random.Generator) -> Iterator[Array]:
     for vocab_size, hidden_size in ((1, 32), (150, 672)):
         for matrix, scales in stored_matrices(rng, (vocab_size, hidden_size)):
-            out, row = np.zeros((2, vocab_size), np.float32), np.zeros(hidden_size, np.float32)
-            head.head_product(alone(), matrix, scales, normal(rng, (2, hidden_size)), out)
-            head.embedding_row(matrix, scales, vocab_size - 1, row)
-            yield out
+            row = np.zeros(hidden_size, np.float32)
+            embedding_row(matrix, scales, vocab_size - 1, row)
+            yield full_head(matrix, scales, normal(rng, (2, hidden_size)))
             yield row
 
 
-def screened_logits(rng: np.random.Generator) -> Iterator[Array]:
+def candidate_logits(rng: np.random.Generator) -> Iterator[Array]:
     for matrix, scales in stored_matrices(rng, (150, 672)):
         if scales.shape[1]:
             continue
-        screen = np.zeros(head_rows.screen_shape(150, 672), np.uint32)
-        head_rows.quantize_rows(alone(), matrix, screen)
-        yield np.nan_to_num(screen.view(np.float32)[:, : head_rows.HEADER], nan=-1.0)
-        yield screen[:, head_rows.HEADER :]
-        state = head_bounds.new_screen_state(150, 672, 2, 1)
-        asked = head_screen.HeadRequest(
+        copy = int8_copy_of(matrix)
+        yield np.nan_to_num(copy.view(np.float32)[:, :HEADER_LINES], nan=-1.0)
+        yield copy[:, HEADER_LINES:]
+        state = new_filter_state(150, 672, 2, 1)
+        queries = CandidateQueries(
             np.array([1, 5]), np.array([np.inf, 0.1]), np.zeros((2, 0), np.uint8), np.ones(2, np.float32)
         )
-        out = np.zeros((2, 150), np.float32)
-        head_screen.screened_head(alone(), matrix, screen, normal(rng, (2, 672)), asked, state, out)
+        logits = candidate_head(matrix, copy, normal(rng, (2, 672)), queries, state)
         yield state.lower[:, :150]
         yield state.upper[:, :150]
-        yield state.left_out
-        yield out.copy()
-        head_screen.approximate_head(alone(), matrix, screen, normal(rng, (2, 672)), state, out)
-        yield out
+        yield state.tail_mass
+        yield logits
 
 
 def every_half(_: np.random.Generator) -> Iterator[Array]:
@@ -168,45 +164,35 @@ def every_half(_: np.random.Generator) -> Iterator[Array]:
     numbers = np.resize(halves[~np.isnan(halves.view(np.float16))], (1990, 32))
     row = np.zeros(32, np.float32)
     for token in range(len(numbers)):
-        head.embedding_row(numbers, np.zeros((len(numbers), 0), np.float32), token, row)
+        embedding_row(numbers, np.zeros((len(numbers), 0), np.float32), token, row)
         yield row.copy()
 
 
-def unpacked(rng: np.random.Generator) -> Iterator[Array]:
-    packed = rng.integers(0, 256, 32 * 300).astype(np.uint8)
-    for dtype in (np.int8, np.float32):
-        table = unpack.value_table(dtype, 1.0 if dtype is np.int8 else 0.3)
-        out = np.zeros(4 * packed.size, dtype)
-        unpack.unpack_lut(alone(), packed, table, out)
-        yield out
-
-
-ROOMS: tuple[Callable[[np.random.Generator], Iterator[Array]], ...] = (
+SECTIONS: tuple[Callable[[np.random.Generator], Iterator[Array]], ...] = (
     ternary_products,
     quantized,
     normalized,
-    turned,
+    rotated,
     normalized_exponentials,
     random_draws,
-    attended,
+    attention_outputs,
     gated,
     added,
     logits,
-    screened_logits,
+    candidate_logits,
     every_half,
-    unpacked,
 )
 
 
 def digests() -> dict[str, str]:
-    """Return a SHA-256 of all that each room's kernels compute."""
+    """Return a SHA-256 of all that each section's kernels compute."""
     found = {}
-    for room in ROOMS:
+    for section in SECTIONS:
         state = hashlib.sha256()
-        for array in room(np.random.default_rng(2024)):
+        for array in section(np.random.default_rng(2024)):
             state.update(f"{array.dtype}{array.shape}".encode())
             state.update(array.tobytes())
-        found[room.__name__] = state.hexdigest()
+        found[section.__name__] = state.hexdigest()
     return found
 
 

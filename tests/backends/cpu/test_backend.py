@@ -12,8 +12,9 @@ import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK
-from bitnet_numba.backends.cpu.kernels.jit import counted, is_warm
+from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
+from bitnet_numba.backends.cpu.kernels.kernel_cache import is_warm
+from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType
 from bitnet_numba.backends.protocol import (
     MAX_PREFILL_CHUNK,
@@ -193,8 +194,8 @@ def test_a_step_that_raises_changes_no_cache(model: CPUBackend) -> None:
 
 
 def test_pages_are_those_of_the_protocol() -> None:
-    assert BLOCK == PAGE_POSITIONS
-    assert (MAX_PREFILL_CHUNK, MAX_STEP_TOKENS) == (BLOCK, 2 * BLOCK)
+    assert POSITIONS_PER_BLOCK == PAGE_POSITIONS
+    assert (MAX_PREFILL_CHUNK, MAX_STEP_TOKENS) == (POSITIONS_PER_BLOCK, 2 * POSITIONS_PER_BLOCK)
 
 
 def test_steps_of_several_python_threads_take_turns(model: CPUBackend) -> None:

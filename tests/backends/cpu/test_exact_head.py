@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
 from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
-from bitnet_numba.backends.cpu.kernels.jit import counted
+from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.formats.gguf import TensorType
 from tests.backends.cpu.kernels import twins as reference
@@ -102,7 +102,7 @@ def test_all_logits_are_exact_with_every_head(heads: Heads, query: CandidateQuer
 
 def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
     model = cpu_backend(toy_model(embedding_type=TensorType.Q8_0, vocab_size=VOCAB).gguf().write(tmp_path / "toy.gguf"))
-    assert model.weights.head_screen.size == 0
+    assert model.weights.head_int8.size == 0
     [row] = candidates_of(model, 0, CandidateQuery(n_best=1))
     assert (row.ids, row.rescored_rows) == (None, 0)
     assert counted(model.counts())["int8_head_gemv"] == 1

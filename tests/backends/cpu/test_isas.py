@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bitnet_numba.backends.cpu.simd import cpu
-from tests.backends.cpu.isa_digest import ROOMS
+from tests.backends.cpu.isa_digest import SECTIONS
 from tests.subprocesses import ISAS, for_each_isa, run_python
 
 
@@ -27,7 +27,7 @@ def digest(isa: str) -> dict[str, Any]:
 def test_every_kernel_gives_the_same_bits(isa: str, results: dict[str, dict[str, Any]]) -> None:
     result = results[isa]
     assert result["isa"] == isa
-    assert list(result["digests"]) == [room.__name__ for room in ROOMS]
+    assert list(result["digests"]) == [section.__name__ for section in SECTIONS]
     assert result["digests"] == results["generic"]["digests"]
 
 

@@ -13,10 +13,10 @@ from bitnet_numba.backends.cpu.kernels.norm import rms_norm
 from bitnet_numba.backends.cpu.kernels.quantize import quantize_absmax
 from bitnet_numba.backends.cpu.kernels.rope import rope, rope_table
 from bitnet_numba.backends.cpu.kernels.softmax import softmax
-from bitnet_numba.backends.cpu.kernels.ternary import gemm_scratch, pack, ternary_product
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadPool
+from bitnet_numba.backends.cpu.kernels.ternary import pack
 from bitnet_numba.model.rope_scaling import inverse_frequencies
 from bitnet_numba.model.source import ModelSource
+from tests.backends.cpu.kernels.running import ternary_product
 from tests.cut_references import OPERATORS, POSITIONS
 from tests.generate.running import FIXTURES, needs_fixtures, open_model
 from tests.reference_logits import DATA
@@ -55,13 +55,10 @@ class Operators:
         assert matrix.i2s is not None
         rows, packed = matrix.i2s.shape[0], pack(matrix.i2s)
         out = np.empty((len(x), rows), np.float32)
-        pool, scratch = ThreadPool(1), gemm_scratch(1, 1, x.shape[1])
         for row, activations in zip(out, np.ascontiguousarray(x), strict=True):
-            q, sums = np.empty((1, x.shape[1]), np.int8), np.empty((1, rows), np.int32)
-            scale, total = quantize_absmax(activations, q[0])
-            q_sum = np.array([total], np.int32)
-            pool.run(lambda ctx, q=q, q_sum=q_sum, sums=sums: ternary_product(ctx, packed, q, q_sum, sums, scratch))
-            row[:] = sums[0].astype(np.float32) * (matrix.scale / scale)
+            q = np.empty((1, x.shape[1]), np.int8)
+            scale, _ = quantize_absmax(activations, q[0])
+            row[:] = ternary_product(packed, q, 1)[0].astype(np.float32) * (matrix.scale / np.float32(scale))
         return out
 
 
@@ -128,7 +125,7 @@ def test_output_and_down_projections(ops: Operators) -> None:
 def normed(ops: Operators, role: str, x: Floats) -> Floats:
     weight, out = ops.source.norm(role, ops.layer), np.empty_like(x)
     for row, ours in zip(np.ascontiguousarray(x), out, strict=True):
-        rms_norm(row, weight, ops.source.config.rms_norm_eps, row.size, ours)
+        rms_norm(row, weight, np.float32(ops.source.config.rms_norm_eps), np.float32(row.size), ours)
     return out
 
 
@@ -154,8 +151,8 @@ def test_rope(ops: Operators, name: str) -> None:
     sums = np.rint(heads.astype(np.float64) / unit).astype(np.int32)
     ours = np.empty(sums.shape, np.float32)
     for position, token, out in zip(ops.positions, sums, ours, strict=True):
-        for head, turned in zip(token, out, strict=True):
-            rope(head, unit, table[position], turned)
+        for head, rotated in zip(token, out, strict=True):
+            rope(head, unit, table[position], rotated)
     assert relative_to_rows(ours, after) <= 2e-6
 
 

@@ -1,1 +1,1 @@
-"""The jitted part of the engine: everything here goes into machine code, and into the name of its cache."""
+"""The jitted forward pass: one call runs a step of all layers."""

@@ -1,4 +1,4 @@
-"""What kernels see of a model: its sizes, weights, cache and scratch memory, as tuples of arrays."""
+"""The arguments of the forward pass: model sizes, weights, scratch memory and step input, as tuples of arrays."""
 
 from typing import Any, NamedTuple
 
@@ -6,23 +6,23 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.kernels.attention import Results, Scratch
-from bitnet_numba.backends.cpu.kernels.head.bounds import ScreenState
-from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
+from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.cpu.kernels.ternary import GemmScratch
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Sums = npt.NDArray[np.int32]
+Int32s = npt.NDArray[np.int32]
 Int8s = npt.NDArray[np.int8]
 
-FULL_HEAD, SCREENED_HEAD, APPROXIMATE_HEAD = range(3)
-"""Ways to compute logits: all of them exactly, only those that are needed, all of them roughly."""
+FULL_HEAD, CANDIDATE_HEAD = range(2)
+"""Head modes: compute all logits, or only those that a query needs."""
 
 Q, K, V, OUTPUT, GATE, UP, DOWN = range(7)
 """Columns of ``Weights.scales``."""
 
-SCREENED_TOKENS = 16  # tokens of one step whose logits a screened head computes; for more, the matrix is read once
-QUERY_TILE = 16  # tokens whose queries share each tile of keys and values that is made float32
+MAX_CANDIDATE_TOKENS = 16  # of one step with the candidate head; for more, one pass of the full head is faster
+QUERY_TILE = 16  # tokens whose queries share each tile of keys and values that is converted to float32
 
 
 class Weights(NamedTuple):
@@ -32,14 +32,15 @@ class Weights(NamedTuple):
     ----------
     qkv : uint8[n_layers, packed_size(qkv_rows, hidden)]
         Query, key and value projections, one below the other, from ``pack``.
-    attn_output : uint8[n_layers, packed_size(hidden, attended)]
+    attn_output : uint8[n_layers, packed_size(hidden, attn)]
+        The output projection.
     gate_up : uint8[n_layers, packed_size(2 * ffn, hidden)]
         Gate projection, then up projection.
     down : uint8[n_layers, packed_size(hidden, ffn)]
     scales : float32[n_layers, 7]
-        What one unit of each matrix stands for; columns ``Q`` to ``DOWN``.
+        Scale of each matrix; columns ``Q`` to ``DOWN``.
     attn_norm, ffn_norm : float32[n_layers, hidden]
-    attn_sub_norm : float32[n_layers, attended]
+    attn_sub_norm : float32[n_layers, attn]
         No layers where the family has no sub-norms.
     ffn_sub_norm : float32[n_layers, ffn]
         Likewise.
@@ -48,8 +49,8 @@ class Weights(NamedTuple):
         ``[vocab_size, hidden]``.
     head, head_scales
         The same arrays as the embedding where the head is tied to it.
-    head_screen : uint32[n_blocks, 4 + hidden // 4, 16]
-        The head's int8 copy, of no blocks where there is none.
+    head_int8 : uint32[n_blocks, 4 + hidden // 4, 16]
+        The head's int8 copy, from ``quantize_rows``; no blocks where there is none.
     rope : float32[max_context, head_dim]
         Cosines and sines of each position.
     """
@@ -68,25 +69,25 @@ class Weights(NamedTuple):
     embedding_scales: Floats
     head: npt.NDArray[Any]
     head_scales: Floats
-    head_screen: npt.NDArray[np.uint32]
+    head_int8: npt.NDArray[np.uint32]
     rope: Floats
 
 
 class Shape(NamedTuple):
-    """A model's sizes as the step uses them; those of buffers are in the buffers.
+    """A model's sizes and flags as the step uses them; padded lengths are those of the arrays.
 
     Attributes
     ----------
     n_layers, n_heads, n_kv_heads, head_dim : int
         ``head_dim`` is padded.
-    hidden_size, attended_size, ffn_size : float32
+    hidden_size, attn_size, ffn_size : float32
         The true lengths, over which norms take their means.
     rms_norm_eps, query_scale : float32
         ``query_scale`` is 1 / sqrt(true head_dim).
     relu2, sub_norms : bool
-        The family's gate (SiLU if not relu squared), and whether it has norms before output and down projections.
+        Whether the activation is squared ReLU, not SiLU, and whether norms precede output and down projections.
     head_kernel : int
-        Number of the kernel that computes logits.
+        ``Kernel`` of the full head.
     """
 
     n_layers: int
@@ -94,7 +95,7 @@ class Shape(NamedTuple):
     n_kv_heads: int
     head_dim: int
     hidden_size: np.float32
-    attended_size: np.float32
+    attn_size: np.float32
     ffn_size: np.float32
     rms_norm_eps: np.float32
     query_scale: np.float32
@@ -104,10 +105,10 @@ class Shape(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """Buffers of a step of up to ``chunk`` tokens on ``n_threads`` threads.
+    """Scratch memory of a step of up to ``chunk`` tokens on ``n_threads`` threads.
 
-    Where an array has ``slots``, a slot is a token; but a single token has a slot for each thread, so that every thread
-    computes what is small on a copy of its own instead of waiting for another.
+    A slot is the index of a token in a buffer. A step of a single token uses a slot for each thread: every thread
+    computes what is small on its own copy, which is faster than waiting for another.
 
     Attributes
     ----------
@@ -118,51 +119,52 @@ class RunState(NamedTuple):
     normed : float32[slots, hidden]
     scale, q_sum : float32[slots], int32[slots]
         Of the activations quantized last.
-    q_hidden, q_attended, q_ffn : int8[slots, ...]
+    q_hidden, q_attn, q_ffn : int8[slots, ...]
         Quantized inputs of the linear layers.
     qkv, attn_output, gate_up, down : int32[chunk, ...]
-        Sums that the linear layers leave.
+        Accumulators of the linear layers.
     query : float32[n]
-        Turned queries, ``[n_kv_heads][slots][n_heads / n_kv_heads][head_dim]``, and room for some after the last.
-    attended : float32[slots, attended]
+        Rotated queries, ``[n_kv_heads][slots][n_heads / n_kv_heads][head_dim]``, padded for a register tile after the
+        last.
+    attn : float32[slots, attn]
+        Attention outputs of all heads.
     gated : float32[slots, ffn]
     key, value : float32[n_threads, head_dim]
         On their way to the cache.
     attention : Scratch
-        Of the queries of a tile of tokens, or of a single token's.
+        For the queries of a tile of tokens, or of a single token.
     blocks : Results
-        A single token's attention results, of each block of positions.
+        A single token's attention results, for each block of positions.
     gemm : GemmScratch
-        Of the linear layers, for many tokens.
-    screen : ScreenState
-        Of the head, for the logits of a few tokens.
+    head_filter : FilterState
+        For the logits of up to ``MAX_CANDIDATE_TOKENS``.
     """
 
     counts: npt.NDArray[np.int64]
     x: Floats
     normed: Floats
     scale: Floats
-    q_sum: Sums
+    q_sum: Int32s
     q_hidden: Int8s
-    q_attended: Int8s
+    q_attn: Int8s
     q_ffn: Int8s
-    qkv: Sums
-    attn_output: Sums
-    gate_up: Sums
-    down: Sums
+    qkv: Int32s
+    attn_output: Int32s
+    gate_up: Int32s
+    down: Int32s
     query: Floats
-    attended: Floats
+    attn: Floats
     gated: Floats
     key: Floats
     value: Floats
     attention: Scratch
     blocks: Results
     gemm: GemmScratch
-    screen: ScreenState
+    head_filter: FilterState
 
 
 class StepInput(NamedTuple):
-    """What one call of the forward pass is to do: where its tokens stand, and what of them is wanted.
+    """Input of one forward pass: its tokens, their positions and KV cache pages, and which logits to return.
 
     The tokens may be of several sequences; those of one sequence are neighbours, in their order.
 
@@ -170,43 +172,43 @@ class StepInput(NamedTuple):
     ----------
     shape : Shape
     pages : int64[n_sequences, n_pages]
-        Addresses of the keys and values of each sequence. A page holds 256 positions of every layer and head: one
+        Addresses of the KV cache pages of each sequence. A page holds 256 positions of every layer and head: one
         ``HeadBlock`` after the other, ``[n_layers][n_kv_heads]``.
     tokens, positions, sequences : int32[n_tokens]
         Each token's id, its position in its sequence, and that sequence's row in ``pages``.
     tiles : int32[n_tiles, 4]
-        First token and number of tokens of runs that attention takes together: neighbours of one sequence, at most
-        ``QUERY_TILE``; then the number of that sequence's first tile, and how many tiles it has.
+        Neighbouring tokens of one sequence, at most ``QUERY_TILE``, whose queries attend together: the first token,
+        the number of tokens, the index of that sequence's first tile, and its number of tiles.
     wanted : int32[n_logits]
-        The tokens whose logits are asked for.
-    head_way : int
-        ``FULL_HEAD``, ``SCREENED_HEAD`` or ``APPROXIMATE_HEAD``.
-    request : HeadRequest
-        What a screened head must compute.
+        The tokens whose logits are returned.
+    head_mode : int
+        ``FULL_HEAD`` or ``CANDIDATE_HEAD``.
+    queries : CandidateQueries
+        For ``CANDIDATE_HEAD``.
     logits : float32[n_logits, vocab_size]
-        Of the wanted tokens, to be written; the screened head leaves what it computes in ``screen``, and this empty.
+        Output of ``FULL_HEAD``; empty for ``CANDIDATE_HEAD``, whose output is in ``RunState.head_filter``.
     """
 
     shape: Shape
     pages: npt.NDArray[np.int64]
-    tokens: Sums
-    positions: Sums
-    sequences: Sums
-    tiles: Sums
-    wanted: Sums
-    head_way: int
-    request: HeadRequest
+    tokens: Int32s
+    positions: Int32s
+    sequences: Int32s
+    tiles: Int32s
+    wanted: Int32s
+    head_mode: int
+    queries: CandidateQueries
     logits: Floats
 
 
 class Step(NamedTuple):
-    """An order, and what every step of a model works with.
+    """All arguments of one step.
 
     Attributes
     ----------
     weights : Weights
     element : float32, uint16 or int8 [0]
-        Its dtype is the number format of the cache's pages.
+        Its dtype is the number format of the KV cache.
     state : RunState
     inputs : StepInput
     """

@@ -1,7 +1,7 @@
-"""The forward pass: one jitted call takes a chunk of tokens through the whole model, on every thread of the thread pool.
+"""The forward pass: one jitted call takes a step's tokens through the whole model, on every thread of the pool.
 
-Everything that is small is done once a token: for one token by every thread on its own copy, which is cheaper than
-waiting; for many tokens by one thread each, and then the thread pool meets. Matrices and attention are shared by tasks.
+Matrices and attention are shared among the threads by tasks. What is small is done once a slot (see ``RunState``): for
+one token by every thread on its own copy, for many tokens by one thread each, after which the threads meet.
 """
 
 from typing import Any
@@ -10,13 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.forward.arrays import (
-    APPROXIMATE_HEAD,
+    CANDIDATE_HEAD,
     DOWN,
-    FULL_HEAD,
     GATE,
     OUTPUT,
-    SCREENED_HEAD,
-    SCREENED_TOKENS,
     UP,
     RunState,
     Step,
@@ -24,15 +21,15 @@ from bitnet_numba.backends.cpu.forward.arrays import (
     Weights,
 )
 from bitnet_numba.backends.cpu.forward.attention import attention
-from bitnet_numba.backends.cpu.kernels.ffn import gated_relu2_worker, gated_silu_worker
-from bitnet_numba.backends.cpu.kernels.head.bounds import approximate_worker
-from bitnet_numba.backends.cpu.kernels.head.full import embedding_worker, head_worker
-from bitnet_numba.backends.cpu.kernels.head.int8_filter import screened_head_worker
-from bitnet_numba.backends.cpu.kernels.jit import EMBEDDING, FFN_RELU2, FFN_SILU, QUANTIZE, RMS_NORM, jit, jit_inline
-from bitnet_numba.backends.cpu.kernels.norm import rms_norm_worker
-from bitnet_numba.backends.cpu.kernels.quantize import quantize_worker
-from bitnet_numba.backends.cpu.kernels.residual import add_scaled_worker
-from bitnet_numba.backends.cpu.kernels.ternary import gemm_worker, gemv_worker
+from bitnet_numba.backends.cpu.kernels.ffn import gated_relu2, gated_silu
+from bitnet_numba.backends.cpu.kernels.head.full import embedding_row, head_product
+from bitnet_numba.backends.cpu.kernels.head.int8_filter import candidate_logits
+from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.kernels.norm import rms_norm
+from bitnet_numba.backends.cpu.kernels.quantize import quantize_absmax
+from bitnet_numba.backends.cpu.kernels.registry import Kernel
+from bitnet_numba.backends.cpu.kernels.residual import add_scaled
+from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemm, ternary_gemv
 from bitnet_numba.backends.cpu.simd.by_reference import by_reference
 from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end
@@ -40,7 +37,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Int8s = npt.NDArray[np.int8]
-Sums = npt.NDArray[np.int32]
+Accumulators = npt.NDArray[np.int32]
 
 
 @jit
@@ -52,7 +49,7 @@ def forward(
     state: RunState,
     inputs: StepInput,
 ) -> None:
-    """Run a step, and then those that are called for; see ``PersistentWorkers``."""
+    """Run a step, then each further one that arrives in the command buffer; see ``PersistentWorkers``."""
     begin(buffer, inputs)
     n_calls = 1
     while True:
@@ -66,7 +63,7 @@ def forward(
 
 @jit_inline
 def run_step(ctx: ThreadContext, step: Step) -> None:
-    """Run the tokens; write the logits of those that are wanted."""
+    """Run the tokens, and write the logits of those that are wanted."""
     embed(ctx, step)
     for layer in range(step.inputs.shape.n_layers):
         attention_block(ctx, step, layer)
@@ -77,130 +74,130 @@ def run_step(ctx: ThreadContext, step: Step) -> None:
 
 @jit_inline
 def embed(ctx: ThreadContext, step: Step) -> None:
-    weights, state = step.weights, step.state
+    """x = embedding[token]."""
+    weights, state, tokens = step.weights, step.state, step.inputs.tokens
+    for slot in slots(ctx, tokens.size):
+        token = tokens[min(slot, tokens.size - 1)]
+        embedding_row(weights.embedding, weights.embedding_scales, token, state.x[slot])
     if ctx.thread == 0:
-        state.counts[EMBEDDING] += 1
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        token = step.inputs.tokens[min(slot, step.inputs.tokens.size - 1)]
-        embedding_worker(weights.embedding, weights.embedding_scales, token, state.x[slot])
+        state.counts[Kernel.EMBEDDING] += 1
 
 
 @jit_inline
 def attention_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     """x += output(norm(attention(qkv(norm(x)))))."""
-    weights, state = step.weights, step.state
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        norm_hidden(step, slot, weights.attn_norm[layer], slot)
+    weights, state, shape = step.weights, step.state, step.inputs.shape
+    for slot in slots(ctx, step.inputs.tokens.size):
+        rms_norm(state.x[slot], weights.attn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(ctx, step.inputs.tokens.size)
     linear(ctx, step, weights.qkv[layer], state.q_hidden, state.qkv)
 
     attention(ctx, step, layer)
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        attended = state.attended[slot]
-        if step.inputs.shape.sub_norms:
-            norm, size = weights.attn_sub_norm[layer], step.inputs.shape.attended_size
-            rms_norm_worker(attended, norm, step.inputs.shape.rms_norm_eps, size, attended)
-        quantize(state, slot, attended, state.q_attended[slot])
-    meet_for(ctx, step.inputs.tokens.size)
-    linear(ctx, step, weights.attn_output[layer], state.q_attended, state.attn_output)
+    for slot in slots(ctx, step.inputs.tokens.size):
+        sub_norm(step, weights.attn_sub_norm, layer, shape.attn_size, state.attn[slot])
+        quantize(state, slot, state.attn[slot], state.q_attn[slot])
+    linear(ctx, step, weights.attn_output[layer], state.q_attn, state.attn_output)
 
     add_residual(ctx, step, state.attn_output, weights.scales[layer, OUTPUT])
-    if ctx.thread == 0:
-        state.counts[RMS_NORM] += 2 if step.inputs.shape.sub_norms else 1
-        state.counts[QUANTIZE] += 2
+    count_block(ctx, step)
 
 
 @jit_inline
 def ffn_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
-    weights, state = step.weights, step.state
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        norm_hidden(step, slot, weights.ffn_norm[layer], slot)
+    weights, state, shape = step.weights, step.state, step.inputs.shape
+    for slot in slots(ctx, step.inputs.tokens.size):
+        rms_norm(state.x[slot], weights.ffn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
         quantize(state, slot, state.normed[slot], state.q_hidden[slot])
-    meet_for(ctx, step.inputs.tokens.size)
     linear(ctx, step, weights.gate_up[layer], state.q_hidden, state.gate_up)
 
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        gated = state.gated[slot]
-        gate(step, slot, layer, gated)
-        if step.inputs.shape.sub_norms:
-            norm, size = weights.ffn_sub_norm[layer], step.inputs.shape.ffn_size
-            rms_norm_worker(gated, norm, step.inputs.shape.rms_norm_eps, size, gated)
-        quantize(state, slot, gated, state.q_ffn[slot])
-    meet_for(ctx, step.inputs.tokens.size)
+    for slot in slots(ctx, step.inputs.tokens.size):
+        gate(step, layer, slot, state.gated[slot])
+        sub_norm(step, weights.ffn_sub_norm, layer, shape.ffn_size, state.gated[slot])
+        quantize(state, slot, state.gated[slot], state.q_ffn[slot])
     linear(ctx, step, weights.down[layer], state.q_ffn, state.down)
 
     add_residual(ctx, step, state.down, weights.scales[layer, DOWN])
+    count_block(ctx, step)
     if ctx.thread == 0:
-        state.counts[FFN_RELU2 if step.inputs.shape.relu2 else FFN_SILU] += 1
-        state.counts[RMS_NORM] += 2 if step.inputs.shape.sub_norms else 1
-        state.counts[QUANTIZE] += 2
+        state.counts[Kernel.FFN_RELU2 if shape.relu2 else Kernel.FFN_SILU] += 1
 
 
 @jit_inline
 def output(ctx: ThreadContext, step: Step) -> None:
-    """Logits of the wanted tokens; their activations stay float32."""
-    weights, state, order, logits = step.weights, step.state, step.inputs, step.inputs.logits
-    n_tokens, n_wanted = order.tokens.size, order.wanted.size
-    meet_for(ctx, n_tokens)  # whoever finished a token need not be who goes on with it here
-    for slot in range(ctx.thread, slots_end(ctx, n_wanted), ctx.n_threads):
-        of_token = ctx.thread if n_tokens == 1 else order.wanted[min(slot, n_wanted - 1)]
-        norm_hidden(step, of_token, weights.output_norm, slot)
-    if ctx.thread == 0:
-        state.counts[RMS_NORM] += 1
-        state.counts[order.shape.head_kernel] += order.head_way == FULL_HEAD
+    """logits = head(norm(x)) of the wanted tokens; activations stay float32."""
+    weights, state, inputs, shape = step.weights, step.state, step.inputs, step.inputs.shape
+    n_tokens, n_wanted = inputs.tokens.size, inputs.wanted.size
+    meet_for(ctx, n_tokens)  # a token's slot and its row of logits may be different threads'
+    for slot in slots(ctx, n_wanted):
+        token = ctx.thread if n_tokens == 1 else inputs.wanted[min(slot, n_wanted - 1)]
+        rms_norm(state.x[token], weights.output_norm, shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
     meet_for(ctx, n_wanted)
     hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[ctx.thread : ctx.thread + 1]
-    if order.head_way == SCREENED_HEAD:
-        screened_head_worker(ctx, state.counts, weights.head, weights.head_screen, hidden, order.request, state.screen)
-    elif order.head_way == APPROXIMATE_HEAD:
-        for first in range(0, n_wanted, SCREENED_TOKENS):  # as many as there is scratch memory for
-            some = slice(first, min(first + SCREENED_TOKENS, n_wanted))
-            approximate_worker(ctx, state.counts, weights.head_screen, hidden[some], state.screen, logits[some])
-            barrier(ctx)
+    if inputs.head_mode == CANDIDATE_HEAD:
+        head_filter = state.head_filter
+        candidate_logits(ctx, state.counts, weights.head, weights.head_int8, hidden, inputs.queries, head_filter)
     else:
-        head_worker(ctx, weights.head, weights.head_scales, hidden, logits)
+        head_product(ctx, weights.head, weights.head_scales, hidden, inputs.logits)
     barrier(ctx)
+    if ctx.thread == 0:
+        state.counts[Kernel.RMS_NORM] += 1
+        state.counts[shape.head_kernel] += inputs.head_mode != CANDIDATE_HEAD
 
 
-# ---- what the blocks are made of -------------------------------------------------------------------------------------
+# ---- parts of the blocks ---------------------------------------------------------------------------------------------
 @jit_inline
-def norm_hidden(step: Step, slot: int, weight: Floats, out_slot: int) -> None:
-    shape, state = step.inputs.shape, step.state
-    rms_norm_worker(state.x[slot], weight, shape.rms_norm_eps, shape.hidden_size, state.normed[out_slot])
+def slots(ctx: ThreadContext, n_tokens: int) -> range:
+    """Return the slots that this thread fills."""
+    return range(ctx.thread, slots_end(ctx, n_tokens), ctx.n_threads)
+
+
+@jit_inline
+def sub_norm(step: Step, weight: Floats, layer: int, n: np.float32, x: Floats) -> None:
+    """Normalize ``x`` in place, in families with norms before output and down projections."""
+    if step.inputs.shape.sub_norms:
+        rms_norm(x, weight[layer], step.inputs.shape.rms_norm_eps, n, x)
 
 
 @jit_inline
 def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
-    state.scale[slot], state.q_sum[slot] = quantize_worker(x, out)
+    state.scale[slot], state.q_sum[slot] = quantize_absmax(x, out)
 
 
 @jit_inline
-def linear(ctx: ThreadContext, step: Step, weights: Bytes, q: Int8s, out: Sums) -> None:
-    """BitLinear without its scales: exact sums, which whoever reads them multiplies by what one unit stands for."""
+def linear(ctx: ThreadContext, step: Step, weights: Bytes, q: Int8s, out: Accumulators) -> None:
+    """BitLinear up to its int32 accumulators, whose readers multiply them by the scales; a barrier before and after."""
     state, n_tokens = step.state, step.inputs.tokens.size
+    meet_for(ctx, n_tokens)
     if n_tokens == 1:
-        gemv_worker(ctx, state.counts, weights, q[ctx.thread], state.q_sum[ctx.thread], out[0])
+        ternary_gemv(ctx, state.counts, weights, q[ctx.thread], state.q_sum[ctx.thread], out[0])
     else:
-        gemm_worker(ctx, state.counts, weights, q, state.q_sum[:n_tokens], out[:n_tokens], state.gemm)
+        ternary_gemm(ctx, state.counts, weights, q, state.q_sum[:n_tokens], state.gemm, out[:n_tokens])
     barrier(ctx)
 
 
 @jit_inline
-def gate(step: Step, slot: int, layer: int, gated: Floats) -> None:
-    state = step.state
-    sums = state.gate_up[min(slot, step.inputs.tokens.size - 1)]
-    gate_factor = step.weights.scales[layer, GATE] / state.scale[slot]
-    up_factor = step.weights.scales[layer, UP] / state.scale[slot]
+def gate(step: Step, layer: int, slot: int, out: Floats) -> None:
+    """act(gate) * up of one slot."""
+    state, scales = step.state, step.weights.scales
+    acc = state.gate_up[min(slot, step.inputs.tokens.size - 1)]
+    gate_scale, up_scale = scales[layer, GATE] / state.scale[slot], scales[layer, UP] / state.scale[slot]
     if step.inputs.shape.relu2:
-        gated_relu2_worker(sums, gate_factor, up_factor, gated)
+        gated_relu2(acc, gate_scale, up_scale, out)
     else:
-        gated_silu_worker(sums, gate_factor, up_factor, gated)
+        gated_silu(acc, gate_scale, up_scale, out)
 
 
 @jit_inline
-def add_residual(ctx: ThreadContext, step: Step, sums: Sums, scale: np.float32) -> None:
-    state = step.state
-    for slot in range(ctx.thread, slots_end(ctx, step.inputs.tokens.size), ctx.n_threads):
-        add_scaled_worker(state.x[slot], sums[min(slot, step.inputs.tokens.size - 1)], scale / state.scale[slot])
+def add_residual(ctx: ThreadContext, step: Step, acc: Accumulators, scale: np.float32) -> None:
+    state, n_tokens = step.state, step.inputs.tokens.size
+    for slot in slots(ctx, n_tokens):
+        add_scaled(acc[min(slot, n_tokens - 1)], scale / state.scale[slot], state.x[slot])
+
+
+@jit_inline
+def count_block(ctx: ThreadContext, step: Step) -> None:
+    """Count a block's norms and quantizations."""
+    if ctx.thread == 0:
+        step.state.counts[Kernel.RMS_NORM] += 2 if step.inputs.shape.sub_norms else 1
+        step.state.counts[Kernel.QUANTIZE_ABSMAX] += 2

@@ -1,1 +1,1 @@
-"""The mathematics, one file an operator; every kernel has a NumPy twin in reference.py."""
+"""The jitted kernels, one file an operator; each has a NumPy twin in ``backends/numpy/operators.py``."""

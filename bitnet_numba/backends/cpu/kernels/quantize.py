@@ -1,9 +1,8 @@
-"""Activations to int8, one scale a token."""
+"""Activation quantization to int8, one scale a token."""
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.checks import check_array, check_lanes
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
 from bitnet_numba.backends.cpu.simd.types import LANES
@@ -26,41 +25,27 @@ _LARGEST = np.float32(127)
 _SMALLEST_MAXIMUM = np.float32(1e-5)
 
 
-def quantize_absmax(x: npt.NDArray[np.float32], out: npt.NDArray[np.int8]) -> tuple[np.float32, int]:
+@jit
+def quantize_absmax(x: npt.NDArray[np.float32], out: npt.NDArray[np.int8]) -> tuple[np.float32, np.int32]:
     """Write ``clip(rint(x * scale), -128, 127)`` to ``out``, with scale = 127 / max(max|x|, 1e-5).
 
     Parameters
     ----------
     x : float32[n]
-        C-contiguous; ``n`` is a multiple of 16.
+        ``n`` is a multiple of 16.
     out : int8[n]
-        The quantized activations.
 
     Returns
     -------
     scale : float32
-        Divide by it to come back.
-    total : int
-        The sum of ``out``, which a product with codes 0..2 instead of -1..1 has too much.
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or layouts differ from the above.
+        Dequantized activations are ``out / scale``.
+    q_sum : int32
+        Sum of ``out``: what a product with codes 0..2 exceeds that with weights -1..1 by.
 
     References
     ----------
     Ma et al., "The Era of 1-bit LLMs", 2024; transformers, ``integrations/bitnet.py``, ``ActQuant``.
     """
-    check_lanes("x", x.size)
-    check_array("x", x, np.float32, (x.size,))
-    check_array("out", out, np.int8, (x.size,), written=True)
-    scale, total = quantize_worker(x, out)
-    return np.float32(scale), int(total)
-
-
-@jit
-def quantize_worker(x: npt.NDArray[np.float32], out: npt.NDArray[np.int8]) -> tuple[np.float32, np.int32]:
     largest = zero_f32()
     for i in range(0, x.size, LANES):
         largest = max_f32(abs_f32(load_f32(x, i)), largest)

@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.checks import check_array, check_lanes
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import load_f32, load_i32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
@@ -12,7 +11,7 @@ from bitnet_numba.backends.cpu.simd.vector import add_f32, broadcast_f32, mul_f3
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-# pi / 2 in three parts: the first two have 27 bits less than a float64, so that a whole multiple of them is exact
+# pi / 2 in three parts: the first two have 27 bits less than a float64, so that integer multiples of them are exact
 _HALF_PI = (1.5707963109016418, 1.5893254712295857e-08, 6.123233995736766e-17)
 _SINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 2)) for k in range(9))  # Taylor, for |r| <= pi / 4
 _COSINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 1)) for k in range(10))
@@ -21,8 +20,7 @@ _COSINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 1)) for k in range(
 def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Floats:
     """Return the cosines and sines of every position's angles.
 
-    Angles, cosines and sines are computed in float64 from additions and products alone, so that every system has the
-    same table. (Programs that multiply angles in float32 differ from it, and among themselves, by rounding.)
+    They are computed in float64 from additions and products alone, so that every system has the same table.
 
     Parameters
     ----------
@@ -30,7 +28,7 @@ def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Float
     n_positions : int
         Positions 0 to ``n_positions - 1``.
     half : int
-        ``pairs`` padded to a multiple of 16; the padding turns by no angle.
+        ``pairs`` padded to a multiple of 16; padding is not rotated.
 
     Returns
     -------
@@ -39,15 +37,15 @@ def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Float
     """
     pairs = inverse_frequency.size
     angle = np.arange(n_positions, dtype=np.float64)[:, None] * inverse_frequency
-    quarter = np.rint(angle * (2 / np.pi))  # any whole number near it serves: the rest is corrected below
-    rest = ((angle - quarter * _HALF_PI[0]) - quarter * _HALF_PI[1]) - quarter * _HALF_PI[2]
-    square = rest * rest
-    sine, cosine = rest * _polynomial(_SINE, square), _polynomial(_COSINE, square)
-    turn = quarter.astype(np.int64) % 4
+    quarter = np.rint(angle * (2 / np.pi))  # any integer near it serves: the remainder makes up for it
+    remainder = ((angle - quarter * _HALF_PI[0]) - quarter * _HALF_PI[1]) - quarter * _HALF_PI[2]
+    square = remainder * remainder
+    sine, cosine = remainder * _polynomial(_SINE, square), _polynomial(_COSINE, square)
+    quadrant = quarter.astype(np.int64) % 4
     table = np.zeros((n_positions, 2 * half), np.float32)
     table[:, :half] = 1
-    table[:, :pairs] = np.choose(turn, (cosine, -sine, -cosine, sine))
-    table[:, half : half + pairs] = np.choose(turn, (sine, cosine, -sine, -cosine))
+    table[:, :pairs] = np.choose(quadrant, (cosine, -sine, -cosine, sine))
+    table[:, half : half + pairs] = np.choose(quadrant, (sine, cosine, -sine, -cosine))
     return table
 
 
@@ -58,42 +56,29 @@ def _polynomial(terms: tuple[float, ...], x: Doubles) -> Doubles:
     return total
 
 
-def rope(sums: npt.NDArray[np.int32], factor: float, table: Floats, out: Floats) -> None:
-    """Turn one head: pair i is ``(head[i], head[half + i])``, turned by the position's angle i.
+@jit
+def rope(acc: npt.NDArray[np.int32], scale: np.float32, table: Floats, out: Floats) -> None:
+    """Rotate one head: pair i is ``(head[i], head[half + i])``, rotated by the position's angle i.
 
     Parameters
     ----------
-    sums : int32[2 * half]
-        The head as it leaves its projection; ``half`` is a multiple of 16.
-    factor : float
-        What one unit of a sum stands for.
+    acc : int32[2 * half]
+        The head as its projection leaves it; ``half`` is a multiple of 16.
+    scale : float32
+        The head is ``acc * scale``.
     table : float32[2 * half]
         The position's row of :func:`rope_table`.
     out : float32[2 * half]
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or layouts differ from the above.
 
     References
     ----------
     Su et al., "RoFormer", 2021; the half-split pairing is that of Hugging Face transformers' ``rotate_half``.
     """
-    check_lanes("out", out.size, 2 * LANES)
-    check_array("sums", sums, np.int32, (out.size,))
-    check_array("table", table, np.float32, (out.size,))
-    check_array("out", out, np.float32, (out.size,), written=True)
-    rope_worker(sums, np.float32(factor), table, out)
-
-
-@jit
-def rope_worker(sums: npt.NDArray[np.int32], factor: np.float32, table: Floats, out: Floats) -> None:
     half = table.size // 2
-    of_sum = broadcast_f32(factor)
+    factor = broadcast_f32(scale)
     for i in range(0, half, LANES):
-        first = mul_f32(to_f32(load_i32(sums, i)), of_sum)
-        second = mul_f32(to_f32(load_i32(sums, half + i)), of_sum)
+        first = mul_f32(to_f32(load_i32(acc, i)), factor)
+        second = mul_f32(to_f32(load_i32(acc, half + i)), factor)
         cosine, sine = load_f32(table, i), load_f32(table, half + i)
         store_f32(out, i, sub_f32(mul_f32(first, cosine), mul_f32(second, sine)))
         store_f32(out, half + i, add_f32(mul_f32(second, cosine), mul_f32(first, sine)))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.checks import check_array
-from bitnet_numba.backends.cpu.kernels.jit import SOFTMAX, jit, new_counts
+from bitnet_numba.backends.cpu.array_check import check_array
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.simd.vector import (
@@ -100,7 +101,7 @@ def _exp_of(x: Any, y: Any) -> Any:
 @jit
 def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
     """Replace x by its softmax."""
-    counts[SOFTMAX] += 1
+    counts[Kernel.SOFTMAX] += 1
     largest = load_f32(x, 0)
     for i in range(LANES, x.size, LANES):
         largest = max_f32(load_f32(x, i), largest)
@@ -118,6 +119,6 @@ def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
 @jit
 def _exp_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
     """Replace x, of numbers up to 0, by its exponentials."""
-    counts[SOFTMAX] += 1
+    counts[Kernel.SOFTMAX] += 1
     for i in range(0, x.size, LANES):
         store_f32(x, i, exp_to_1(load_f32(x, i)))

@@ -32,7 +32,7 @@ _I16x16 = ir.VectorType(I16, 16)
 _F16x16 = ir.VectorType(F16, 16)
 _COLUMN_STRIDE = 16
 
-AHEAD = 4096
+PREFETCH_BYTES = 4096
 """Distance from a load to what is prefetched meanwhile; hides the latency of memory."""
 
 

@@ -13,7 +13,7 @@ from numba.core.types.containers import UniTuple
 
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.dot import dot
-from bitnet_numba.backends.cpu.simd.memory import AHEAD, emit_prefetch
+from bitnet_numba.backends.cpu.simd.memory import PREFETCH_BYTES, emit_prefetch
 from bitnet_numba.backends.cpu.simd.operation import (
     I8,
     I16,
@@ -175,7 +175,7 @@ def _loading(n_codes: int, unpacked: Callable[[Builder, Value], list[Value]]) ->
         def load(b: Builder, at: Value) -> list[Value]:
             vectors = b.bitcast(at, U8x64.llvm.as_pointer())
             if packed:
-                emit_prefetch(b, b.gep(at, [ir.Constant(I32, AHEAD)]))
+                emit_prefetch(b, b.gep(at, [ir.Constant(I32, PREFETCH_BYTES)]))
                 return unpacked(b, b.load(vectors, align=1))
             return [b.load(b.gep(vectors, [ir.Constant(I32, code)]), align=1) for code in range(n_codes)]
 

@@ -1,7 +1,7 @@
 """Compile the product of many tokens for a CPU with AMX, and print its assembly.
 
-``python -m tests.backends.cpu.kernels.compiled_tiles``, with ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES``. Nothing that is compiled
-runs, so the CPU that is here need not have AMX.
+``python -m tests.backends.cpu.kernels.compiled_tiles``, with ``NUMBA_CPU_NAME`` and
+``NUMBA_CPU_FEATURES``. Nothing that is compiled runs, so this CPU need not have AMX.
 """
 
 import sys
@@ -15,15 +15,15 @@ from bitnet_numba.backends.cpu.simd import cpu
 
 def main() -> None:
     with patch.object(cpu, "_tile_refusal", lambda: None):
-        from bitnet_numba.backends.cpu.kernels.jit import new_counts
-        from bitnet_numba.backends.cpu.kernels.ternary import gemm_scratch, gemm_worker
+        from bitnet_numba.backends.cpu.kernels.registry import new_counts
+        from bitnet_numba.backends.cpu.kernels.ternary import gemm_scratch, ternary_gemm
         from bitnet_numba.backends.cpu.threads.thread_pool import alone
 
     weights, q = np.zeros(64 * 128 // 4, np.uint8), np.zeros((24, 128), np.int8)
-    sums = np.zeros(20, np.int32), np.zeros((20, 64), np.int32)
-    arguments = alone(), new_counts(), weights, q, *sums, gemm_scratch(1, *q.shape)
-    gemm_worker.compile(tuple(map(numba.typeof, arguments)))  # type: ignore[attr-defined]
-    [assembly] = gemm_worker.inspect_asm().values()  # type: ignore[attr-defined]
+    q_sum, out = np.zeros(20, np.int32), np.zeros((20, 64), np.int32)
+    arguments = alone(), new_counts(), weights, q, q_sum, gemm_scratch(1, *q.shape), out
+    ternary_gemm.compile(tuple(map(numba.typeof, arguments)))  # type: ignore[attr-defined]
+    [assembly] = ternary_gemm.inspect_asm().values()  # type: ignore[attr-defined]
     sys.stdout.write(f"# {cpu.isa()}\n{assembly}")
 
 

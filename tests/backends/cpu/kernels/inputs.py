@@ -23,7 +23,7 @@ def normal(rng: np.random.Generator, shape: int | tuple[int, ...], magnitude: fl
     return (rng.standard_normal(shape) * magnitude).astype(np.float32)
 
 
-def wide_sums(rng: np.random.Generator, shape: int | tuple[int, ...]) -> npt.NDArray[np.int32]:
+def wide_integers(rng: np.random.Generator, shape: int | tuple[int, ...]) -> npt.NDArray[np.int32]:
     """Draw int32 of every length in bits: most need more than the 24 bits that a float32 holds, or far less."""
     bits = rng.integers(0, 32, shape)
     return (rng.integers(-(2**31), 2**31, shape) >> bits).astype(np.int32)

@@ -8,15 +8,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.attention import BLOCK, TILE, HeadBlock, attend, attend_many, store_position
+from bitnet_numba.backends.cpu.kernels.attention.store import (
+    POSITIONS_PER_BLOCK,
+    POSITIONS_PER_TILE,
+    HeadBlock,
+    store_position,
+)
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, Floats, assert_within, normal
+from tests.backends.cpu.kernels.running import attend, attend_many
 
 CAPACITY = 704  # eleven tiles
 EXP_ERROR = 2e-7  # relative, of the kernels' own exponential
 DTYPES = st.sampled_from([np.float32, np.uint16, np.int8])
 HEAD_DIMS = st.integers(1, 9).map(lambda blocks: 16 * blocks)
-BORDERS = [n + near for n in (16, TILE, BLOCK, 2 * BLOCK) for near in (-1, 0, 1)]
+BORDERS = [
+    n + near for n in (16, POSITIONS_PER_TILE, POSITIONS_PER_BLOCK, 2 * POSITIONS_PER_BLOCK) for near in (-1, 0, 1)
+]
 LENGTHS = st.sampled_from(BORDERS) | st.integers(1, 700)
 
 
@@ -61,7 +69,7 @@ def bound(query: Floats, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> fl
     terms = np.abs(keys.astype(np.float64)) @ np.abs(query.astype(np.float64))
     scores = keys.astype(np.float64) @ query
     of_scores = 2 * query.size * ROUNDING * terms.max() + ROUNDING * np.ptp(scores)
-    of_sums = (BLOCK + 3 * (len(keys) / BLOCK + 1) + 8) * ROUNDING
+    of_sums = (POSITIONS_PER_BLOCK + 3 * (len(keys) / POSITIONS_PER_BLOCK + 1) + 8) * ROUNDING
     lost = len(keys) * float(np.exp(-64.0))
     return float(2 * (np.expm1(of_scores) + 2 * EXP_ERROR + of_sums + lost) * np.abs(values).max())
 
@@ -72,8 +80,7 @@ def test_matches_its_twin_whatever_lies_behind(n: int, head_dim: int, dtype: Any
     rng = np.random.default_rng(seed)
     query = normal(rng, head_dim, sharpness / np.sqrt(head_dim))
     cache, keys, values = stored(normal(rng, (CAPACITY, head_dim)), normal(rng, (CAPACITY, head_dim)), dtype)
-    out = np.empty(head_dim, np.float32)
-    attend(query, garbage_after(cache, n), n, out)
+    out = attend(query, garbage_after(cache, n), n)
     expected = reference.attend(query, keys[:n], values[:n])
     assert_within(out, expected, bound(query, keys[:n], values[:n]))
 
@@ -84,9 +91,8 @@ def test_later_positions_change_no_bit(n: int, dtype: Any) -> None:
     rng = np.random.default_rng(n)
     query = normal(rng, 32, 0.3)
     cache, _, _ = stored(normal(rng, (CAPACITY, 32)), normal(rng, (CAPACITY, 32)), dtype)
-    full, short = np.empty(32, np.float32), np.empty(32, np.float32)
-    attend(query, cache, n, full)
-    attend(query, garbage_after(cache, n, (n + TILE - 1) // TILE * TILE), n, short)
+    full = attend(query, cache, n)
+    short = attend(query, garbage_after(cache, n, -(-n // POSITIONS_PER_TILE) * POSITIONS_PER_TILE), n)
     np.testing.assert_array_equal(short.view(np.uint32), full.view(np.uint32))
 
 
@@ -106,11 +112,10 @@ def test_queries_together_have_the_bits_of_each_alone(
     rng = np.random.default_rng(seed)
     queries = normal(rng, (n_tokens * group, head_dim), 2 / np.sqrt(head_dim))
     cache, _, _ = stored(normal(rng, (CAPACITY, head_dim)), normal(rng, (CAPACITY, head_dim)), dtype)
-    together, alone = np.empty_like(queries), np.empty_like(queries)
-    attend_many(queries, garbage_after(cache, n + n_tokens - 1), n, group, together)
+    together, alone = attend_many(queries, garbage_after(cache, n + n_tokens - 1), n, group), np.empty_like(queries)
     for query in range(n_tokens * group):
-        n_seen = n + query // group
-        attend(queries[query], garbage_after(cache, n_seen), n_seen, alone[query])
+        limit = n + query // group
+        alone[query] = attend(queries[query], garbage_after(cache, limit), limit)
     np.testing.assert_array_equal(together.view(np.uint32), alone.view(np.uint32))
 
 
@@ -118,156 +123,33 @@ def test_queries_together_have_the_bits_of_each_alone(
 def test_one_overwhelming_score_selects_its_value(last: int) -> None:
     keys, values = np.zeros((CAPACITY, 16), np.float32), normal(np.random.default_rng(0), (CAPACITY, 16))
     keys[last, 3] = 1e4
-    query, out = np.zeros(16, np.float32), np.empty(16, np.float32)
+    query = np.zeros(16, np.float32)
     query[3] = 1
-    attend(query, stored(keys, values, np.float32)[0], 700, out)
+    out = attend(query, stored(keys, values, np.float32)[0], 700)
     np.testing.assert_array_equal(out, values[last])
 
 
-@given(head_dim=HEAD_DIMS, dtype=DTYPES, positions=st.permutations(range(2 * TILE)), seed=SEEDS)
+@given(head_dim=HEAD_DIMS, dtype=DTYPES, positions=st.permutations(range(2 * POSITIONS_PER_TILE)), seed=SEEDS)
 def test_positions_are_stored_where_the_layout_has_them(
     head_dim: int, dtype: Any, positions: list[int], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    keys, values = normal(rng, (2 * TILE, head_dim), 1e-3), normal(rng, (2 * TILE, head_dim), 1e3)
-    cache = empty_cache(2 * TILE, head_dim, dtype)
+    keys, values = (
+        normal(rng, (2 * POSITIONS_PER_TILE, head_dim), 1e-3),
+        normal(rng, (2 * POSITIONS_PER_TILE, head_dim), 1e3),
+    )
+    cache = empty_cache(2 * POSITIONS_PER_TILE, head_dim, dtype)
     for position in positions:
-        store_position(cache, position, keys[position], values[position])
+        store_position(keys[position].copy(), values[position].copy(), position, cache)
     for array, expected in zip(cache, stored(keys, values, dtype)[0], strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize("largest", [0.0, 1e-38, 1e-31, 1e38])
 def test_int8_scales_hold_for_every_magnitude(largest: float) -> None:
-    cache = empty_cache(TILE, 16, np.int8)
+    cache = empty_cache(POSITIONS_PER_TILE, 16, np.int8)
     value = np.linspace(-largest, largest, 16, dtype=np.float32)
-    store_position(cache, 0, np.zeros(16, np.float32), value)
+    store_position(np.zeros(16, np.float32), value.copy(), 0, cache)
     kept = cache.values[:16] * cache.value_scales[0]
     assert np.abs(kept - value).max() <= max(1e-30, largest / 127 / 2 * (1 + 1e-6))
     assert not cache.keys.any()
-
-
-def ones(n_positions: int, head_dim: int, dtype: Any) -> HeadBlock:
-    """Return a cache of ones without scales."""
-    numbers, scales = np.ones((2, n_positions * head_dim), dtype), np.ones((2, 0), np.float32)
-    return HeadBlock(*numbers, *scales)
-
-
-def with_wrong(arguments: dict[str, Any], name: str, wrong: Any) -> dict[str, Any]:
-    """Return arguments of which one, or one array of the cache, is another."""
-    if name in HeadBlock._fields:
-        return {**arguments, "cache": arguments["cache"]._replace(**{name: wrong})}
-    return {**arguments, name: wrong}
-
-
-ATTEND: dict[str, Any] = {
-    "query": np.ones(16, np.float32),
-    "cache": ones(64, 16, np.float32),
-    "n_positions": 64,
-    "out": np.ones(16, np.float32),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("query", np.ones(0, np.float32)),
-        ("query", np.ones(24, np.float32)),
-        ("query", np.ones(16, np.float64)),
-        ("query", np.ones((1, 16), np.float32)),
-        ("query", np.ones(32, np.float32)[::2]),
-        ("keys", np.ones(0, np.float32)),
-        ("keys", np.ones(32 * 16, np.float32)),
-        ("keys", np.ones(64 * 16, np.float64)),
-        ("keys", np.ones((64, 16), np.float32)),
-        ("keys", np.ones(128 * 16, np.float32)[::2]),
-        ("values", np.ones(128 * 16, np.float32)),
-        ("values", np.ones(64 * 16, np.uint16)),
-        ("values", np.ones(128 * 16, np.float32)[::2]),
-        ("n_positions", 0),
-        ("n_positions", 65),
-        ("out", np.ones(32, np.float32)),
-        ("out", np.ones(16, np.uint16)),
-        ("out", np.ones(32, np.float32)[::2]),
-    ],
-)
-def test_attend_refuses(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        attend(**with_wrong(ATTEND, name, wrong))
-
-
-STORE: dict[str, Any] = {
-    "cache": ones(64, 16, np.uint16),
-    "position": 0,
-    "key": np.ones(16, np.float32),
-    "value": np.ones(16, np.float32),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("keys", np.ones(128 * 16, np.uint16)[::2]),
-        ("keys", np.ones((64, 16), np.uint16)),
-        ("keys", np.ones(32 * 16, np.uint16)),
-        ("values", np.ones(64 * 16, np.float32)),
-        ("values", np.ones(128 * 16, np.uint16)),
-        ("values", np.ones(128 * 16, np.uint16)[::2]),
-        ("position", -1),
-        ("position", 64),
-        ("key", np.ones(0, np.float32)),
-        ("key", np.ones(24, np.float32)),
-        ("key", np.ones(16, np.float64)),
-        ("key", np.ones(32, np.float32)[::2]),
-        ("value", np.ones(32, np.float32)),
-        ("value", np.ones(16, np.uint16)),
-    ],
-)
-def test_store_refuses(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        store_position(**with_wrong(STORE, name, wrong))
-
-
-def test_store_refuses_a_cache_of_another_format() -> None:
-    with pytest.raises(ValueError, match=r"^keys: expected"):
-        store_position(ones(64, 16, np.float64), 0, np.ones(16, np.float32), np.ones(16, np.float32))
-
-
-@pytest.mark.parametrize(("dtype", "n_scales"), [(np.int8, 0), (np.int8, 63), (np.float32, 64)])
-@pytest.mark.parametrize("name", ["key_scales", "value_scales"])
-def test_int8_alone_has_scales(name: str, dtype: Any, n_scales: int) -> None:
-    cache = empty_cache(64, 16, dtype)._replace(**{name: np.zeros(n_scales, np.float32)})
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        store_position(cache, 0, np.ones(16, np.float32), np.ones(16, np.float32))
-
-
-MANY: dict[str, Any] = {
-    "queries": np.ones((4, 16), np.float32),
-    "cache": ones(64, 16, np.float32),
-    "n_positions": 63,
-    "group": 2,
-    "out": np.ones((4, 16), np.float32),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("queries", np.ones((4, 8), np.float32)),
-        ("queries", np.ones((3, 16), np.float32)),
-        ("queries", np.ones((0, 16), np.float32)),
-        ("queries", np.ones(16, np.float32)),
-        ("n_positions", 0),
-        ("n_positions", 64),
-        ("out", np.ones((3, 16), np.float32)),
-    ],
-)
-def test_many_refuse(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        attend_many(**{**MANY, name: wrong})
-
-
-@pytest.mark.parametrize("group", [0, -1])
-def test_a_token_has_queries(group: int) -> None:
-    with pytest.raises(ValueError, match=r"^group: expected"):
-        attend_many(**{**MANY, "group": group})

@@ -1,7 +1,6 @@
 """The gates of the feed-forward network against their twins."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.ffn import gated_relu2, gated_silu
 from bitnet_numba.backends.numpy import operators as reference
-from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_sums
+from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_integers
 
 EXP_ERROR = 2e-7  # relative, of the kernels' own exponential
 EXP_END = 1.65e38  # exp(88): a larger exponential stays there
@@ -22,7 +21,7 @@ Doubles = npt.NDArray[np.float64]
 
 def run(kernel: Callable[..., None], gate_up: npt.NDArray[np.int32], *factors: float) -> npt.NDArray[np.float32]:
     out = np.empty(gate_up.size // 2, np.float32)
-    kernel(gate_up, *factors, out)
+    kernel(gate_up, *map(np.float32, factors), out)
     return out
 
 
@@ -33,7 +32,7 @@ def halves(gate_up: npt.NDArray[np.int32], gate_factor: float, up_factor: float)
 
 @given(blocks=st.integers(1, 20), gate_factor=FACTORS, up_factor=FACTORS, seed=SEEDS)
 def test_relu2_matches_its_twin(blocks: int, gate_factor: float, up_factor: float, seed: int) -> None:
-    gate_up = wide_sums(np.random.default_rng(seed), 32 * blocks)
+    gate_up = wide_integers(np.random.default_rng(seed), 32 * blocks)
     gate, up = halves(gate_up, gate_factor, up_factor)
     expected = reference.gated_relu2(gate, up)
     # gate: to float32 and times its factor, twice because squared; the square; up: two; the last product
@@ -43,7 +42,7 @@ def test_relu2_matches_its_twin(blocks: int, gate_factor: float, up_factor: floa
 
 @given(blocks=st.integers(1, 20), gate_factor=FACTORS, up_factor=FACTORS, seed=SEEDS)
 def test_silu_matches_its_twin(blocks: int, gate_factor: float, up_factor: float, seed: int) -> None:
-    gate_up = wide_sums(np.random.default_rng(seed), 32 * blocks)
+    gate_up = wide_integers(np.random.default_rng(seed), 32 * blocks)
     gate, up = halves(gate_up, gate_factor, up_factor)
     expected = reference.gated_silu(gate, up)
     # gate and up two roundings each, the denominator's sum, the quotient, the product; exp's own error, and that of
@@ -58,21 +57,3 @@ def test_a_closed_gate_lets_nothing_through(kernel: Callable[..., None]) -> None
     gate_up = np.repeat(np.array([-(2**31), 2**31 - 1], np.int32), 16)
     np.testing.assert_allclose(run(kernel, gate_up, 1.0, 1.0), 0, atol=1e-19)
     np.testing.assert_array_equal(run(kernel, np.zeros(32, np.int32), 1.0, 1.0), 0)
-
-
-@pytest.mark.parametrize("kernel", [gated_relu2, gated_silu])
-@pytest.mark.parametrize(
-    ("gate_up", "out", "name"),
-    [
-        (np.ones(32, np.int32), np.ones(32, np.float32), "gate_up"),
-        (np.ones(64, np.int16), np.ones(32, np.float32), "gate_up"),
-        (np.ones((2, 32), np.int32), np.ones(32, np.float32), "gate_up"),
-        (np.ones(0, np.int32), np.ones(0, np.float32), "out"),
-        (np.ones(48, np.int32), np.ones(24, np.float32), "out"),
-        (np.ones(64, np.int32), np.ones(32, np.float64), "out"),
-        (np.ones(64, np.int32), np.ones(64, np.float32)[::2], "out"),
-    ],
-)
-def test_refuses(kernel: Callable[..., None], gate_up: Any, out: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        kernel(gate_up, 1.0, 1.0, out)

@@ -1,10 +1,7 @@
 """RMSNorm against its twin."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +9,7 @@ from bitnet_numba.backends.cpu.kernels.norm import rms_norm
 from bitnet_numba.backends.numpy import operators as reference
 from tests.backends.cpu.kernels.inputs import MAGNITUDES, ROUNDING, SEEDS, UNDERFLOW, assert_within, normal
 
-EPS = 1e-5
+EPS = np.float32(1e-5)
 
 
 def bound(expected: npt.NDArray[np.float64], weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -30,7 +27,7 @@ def test_matches_its_twin(blocks: int, padding: int, magnitude: float, seed: int
     x, weight = normal(rng, 16 * blocks, magnitude), normal(rng, 16 * blocks)
     x[n:] = 0
     out = np.empty_like(x)
-    rms_norm(x, weight, EPS, n, out)
+    rms_norm(x, weight, EPS, np.float32(n), out)
     expected = reference.rms_norm(x, weight, EPS, n)
     assert_within(out, expected, bound(expected, weight))
 
@@ -39,49 +36,27 @@ def test_may_write_over_its_input() -> None:
     rng = np.random.default_rng(0)
     x, weight = normal(rng, 48), normal(rng, 48)
     out = np.empty_like(x)
-    rms_norm(x, weight, EPS, 48, out)
-    rms_norm(x, weight, EPS, 48, x)
+    rms_norm(x, weight, EPS, np.float32(48), out)
+    rms_norm(x, weight, EPS, np.float32(48), x)
     np.testing.assert_array_equal(x, out)
+
+
+def test_reads_weights_that_are_read_only() -> None:
+    x, out = np.ones(32, np.float32), np.zeros(32, np.float32)
+    weight = np.ones(32, np.float32)
+    weight.flags.writeable = False
+    rms_norm(x, weight, np.float32(0), np.float32(32), out)
+    np.testing.assert_array_equal(out, 1)
 
 
 def test_zeros_stay_zeros() -> None:
     x = np.zeros(32, np.float32)
     out = np.ones(32, np.float32)
-    rms_norm(x, np.ones(32, np.float32), EPS, 32, out)
+    rms_norm(x, np.ones(32, np.float32), EPS, np.float32(32), out)
     np.testing.assert_array_equal(out, 0)
 
 
 def test_squares_beyond_float32_give_zeros_and_never_nan() -> None:
     x = np.full(32, 1e30, np.float32)
-    rms_norm(x, np.ones(32, np.float32), EPS, 32, x)
+    rms_norm(x, np.ones(32, np.float32), EPS, np.float32(32), x)
     np.testing.assert_array_equal(x, 0)
-
-
-VALID: dict[str, Any] = {
-    "x": np.ones(32, np.float32),
-    "weight": np.ones(32, np.float32),
-    "eps": EPS,
-    "n": 32,
-    "out": np.ones(32, np.float32),
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("x", np.ones(0, np.float32)),
-        ("x", np.ones(31, np.float32)),
-        ("x", np.ones((2, 16), np.float32)),
-        ("x", np.ones(64, np.float32)[::2]),
-        ("weight", np.ones(48, np.float32)),
-        ("weight", np.ones(32, np.float64)),
-        ("weight", np.ones(32, ">f4")),
-        ("out", np.ones(16, np.float32)),
-        ("out", np.ones(32, np.float32)[::-1]),
-        ("n", 0),
-        ("n", 33),
-    ],
-)
-def test_refuses(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
-        rms_norm(**{**VALID, name: wrong})

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.jit import SOFTMAX, jit, new_counts
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
 from bitnet_numba.backends.cpu.kernels.softmax import LOWEST, exp, exp_f32, exp_to_1, softmax
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.numpy import operators as reference
@@ -67,7 +68,7 @@ def test_the_sampler_has_the_same_exponential(seed: int, n: int, magnitude: floa
     x = -np.abs(normal(np.random.default_rng(seed), n, magnitude))
     counts = new_counts()
     np.testing.assert_array_equal(exp(x, counts), exp_of(x))
-    assert counts.tolist() == [number == SOFTMAX for number in range(counts.size)]
+    assert counts.tolist() == [number == Kernel.SOFTMAX for number in range(counts.size)]
 
 
 def test_may_write_over_its_input() -> None:

@@ -8,26 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.ternary import (
-    MAX_COLUMNS,
-    TOKENS,
-    gemm_scratch,
-    pack,
-    pack_r16,
-    packed_size,
-    ternary_product,
-)
-from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, grouped_columns
+from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
+from bitnet_numba.backends.cpu.kernels.ternary.layout import MAX_COLUMNS, TOKENS, pack, pack_r16
+from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, grouped_columns, packed_size
 from tests.backends.cpu.kernels import twins as reference
-from tests.backends.cpu.kernels.inputs import SEEDS, alone
-from tests.backends.cpu.kernels.teams import SIZES, team_of
+from tests.backends.cpu.kernels.inputs import SEEDS
+from tests.backends.cpu.kernels.running import SIZES, ternary_product
 
 BLOCKS = st.integers(1, 4)  # of 32 rows
 RUNS = st.integers(1, 11)  # of 128 columns
 FILLS = st.sampled_from([None, -128, 127, 0])
 
 Codes = npt.NDArray[np.int8]
-Sums = npt.NDArray[np.int32]
+Int32s = npt.NDArray[np.int32]
 
 
 def ternary(rng: np.random.Generator, rows: int, columns: int) -> Codes:
@@ -43,13 +36,8 @@ def activations(rng: np.random.Generator, n_tokens: int, columns: int, fill: int
     return q
 
 
-def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1) -> Sums:
-    out = np.zeros((n_tokens, weights.shape[0]), np.int32)
-    q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
-    packed, scratch = pack(reference.pack_i2s(weights)), gemm_scratch(n_threads, *q.shape)
-    with team_of(n_threads) as pool:
-        pool.run(lambda ctx: ternary_product(ctx, packed, q, q_sum, out, scratch))
-    return out
+def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1) -> Int32s:
+    return ternary_product(pack(reference.pack_i2s(weights)), q, n_tokens, n_threads=n_threads)
 
 
 @given(blocks=BLOCKS, runs=RUNS, seed=SEEDS)
@@ -123,63 +111,39 @@ def test_any_number_of_threads_gives_the_same(n_tokens: int) -> None:
         np.testing.assert_array_equal(product(weights, q, n_tokens, n_threads), expected)
 
 
-VALID: dict[str, Any] = {
-    "weights": np.zeros(32 * 128 // 4, np.uint8),
-    "q": np.zeros((8, 128), np.int8),
-    "q_sum": np.zeros(2, np.int32),
-    "out": np.zeros((2, 32), np.int32),
-    "scratch": gemm_scratch(1, 8, 128),
-}
-
-
 @pytest.mark.parametrize(
-    ("name", "wrong", "blamed"),
+    "i2s",
     [
-        ("q", np.zeros(128, np.int8), "q"),
-        ("out", np.zeros(32, np.int32), "out"),
-        ("weights", np.zeros(32 * 128 // 4 - 1, np.uint8), "weights"),
-        ("weights", np.zeros(32 * 128 // 4, np.int8), "weights"),
-        ("weights", np.zeros((32, 32), np.uint8), "weights"),
-        ("weights", np.zeros(32 * 128 // 2, np.uint8)[::2], "weights"),
-        ("q", np.zeros((8, 128), np.uint8), "q"),
-        ("q", np.zeros((128, 8), np.int8).T, "q"),
-        ("q", np.zeros((2, 128), np.int8), "q"),
-        ("q", np.zeros((0, 128), np.int8), "q"),
-        ("q", np.zeros((8, 64), np.int8), "columns"),
-        ("q", np.zeros((8, MAX_COLUMNS + 128), np.int8), "columns"),
-        ("q_sum", np.zeros(1, np.int32), "q_sum"),
-        ("q_sum", np.zeros(2, np.int64), "q_sum"),
-        ("out", np.zeros((2, 16), np.int32), "rows"),
-        ("out", np.zeros((2, 0), np.int32), "rows"),
-        ("out", np.zeros((2, 32), np.int64), "out"),
-        ("out", np.zeros((32, 2), np.int32).T, "out"),
-        ("scratch", gemm_scratch(0, 8, 128), "scratch"),
-        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros((1, 1 << 20), np.uint8)), "scratch"),
-        ("scratch", gemm_scratch(1, 8, 128)._replace(unpacked=np.zeros(1 << 20, np.int8)), "scratch"),
+        np.zeros(32 * 32, np.uint8),
+        np.zeros((32, 32), np.uint16),
+        np.zeros((16, 32), np.uint8),
+        np.zeros((0, 32), np.uint8),
+        np.zeros((32, 16), np.uint8),
+        np.zeros((32, 64), np.uint8)[:, ::2],
     ],
 )
-def test_refuses(name: str, wrong: Any, blamed: str) -> None:
-    with pytest.raises(ValueError, match=f"^{blamed}: "):
-        ternary_product(alone(), **{**VALID, name: wrong})
-
-
-@pytest.mark.parametrize(
-    ("i2s", "blamed"),
-    [
-        (np.zeros(32 * 32, np.uint8), "i2s"),
-        (np.zeros((32, 32), np.uint16), "i2s"),
-        (np.zeros((16, 32), np.uint8), "rows"),
-        (np.zeros((0, 32), np.uint8), "rows"),
-        (np.zeros((32, 16), np.uint8), "columns"),
-    ],
-)
-@pytest.mark.parametrize("way", [pack, pack_r16])
-def test_packing_refuses(i2s: Any, blamed: str, way: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{blamed}: expected"):
-        way(i2s)
+@pytest.mark.parametrize("packing", [pack, pack_r16])
+def test_packing_refuses(i2s: Any, packing: Any) -> None:
+    with pytest.raises(ValueError, match=r"^i2s: expected"):
+        packing(i2s)
 
 
 @pytest.mark.parametrize("out", [np.zeros(1023, np.uint8), np.zeros(1024, np.int8), np.zeros(2048, np.uint8)[::2]])
 def test_packing_refuses_to_write_to(out: Any) -> None:
     with pytest.raises(ValueError, match=r"^out: expected"):
         pack_r16(np.zeros((32, 32), np.uint8), out)
+
+
+def test_packing_refuses_to_write_to_a_mapped_file() -> None:
+    out = np.ones(1024, np.uint8)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^out: expected an array that can be written to"):
+        pack_r16(np.zeros((32, 32), np.uint8), out)
+
+
+def test_one_token_and_many_are_counted_apart() -> None:
+    rng, counts = np.random.default_rng(0), new_counts()
+    packed = pack(reference.pack_i2s(ternary(rng, 32, 128)))
+    for n_tokens in (1, 2):
+        ternary_product(packed, activations(rng, n_tokens, 128), n_tokens, counts, n_threads=2)
+    assert (counts[Kernel.TERNARY_GEMV], counts[Kernel.TERNARY_GEMM], counts.sum()) == (1, 1, 2)

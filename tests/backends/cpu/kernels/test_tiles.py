@@ -7,15 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.jit import TERNARY_GEMM, TERNARY_TILES, new_counts
-from bitnet_numba.backends.cpu.kernels.ternary import TOKENS, GemmScratch, gemm_scratch, pack_r16, tile_check
-from bitnet_numba.backends.cpu.kernels.ternary.gemm import FEW_TOKENS, choosing_worker
-from bitnet_numba.backends.cpu.kernels.ternary.tiles import CHUNK, MANY_COLUMNS, TileScratch, tile_scratch, tile_worker
+from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
+from bitnet_numba.backends.cpu.kernels.ternary import tile_check
+from bitnet_numba.backends.cpu.kernels.ternary.gemm import FEW_TOKENS, GemmScratch, gemm_by_tokens, gemm_scratch
+from bitnet_numba.backends.cpu.kernels.ternary.layout import TOKENS, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.tiles import (
+    MANY_COLUMNS,
+    TOKENS_PER_TASK,
+    TileScratch,
+    ternary_gemm_tiles,
+    tile_scratch,
+)
 from bitnet_numba.errors import UnsupportedError
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS, alone
-from tests.backends.cpu.kernels.teams import SIZES, team_of
-from tests.backends.cpu.kernels.test_ternary import Codes, Sums, activations, ternary
+from tests.backends.cpu.kernels.running import SIZES, on_threads
+from tests.backends.cpu.kernels.test_ternary import Codes, Int32s, activations, ternary
 
 
 def garbage(scratch: TileScratch, rng: np.random.Generator) -> TileScratch:
@@ -25,15 +32,14 @@ def garbage(scratch: TileScratch, rng: np.random.Generator) -> TileScratch:
     return scratch
 
 
-def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1, seed: int = 0) -> Sums:
+def product(weights: Codes, q: Codes, n_tokens: int, n_threads: int = 1, seed: int = 0) -> Int32s:
     rng = np.random.default_rng(seed)
     out = rng.integers(-100, 100, (n_tokens, weights.shape[0])).astype(np.int32)
     q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
     packed, counts = pack_r16(reference.pack_i2s(weights)), new_counts()
     scratch = garbage(tile_scratch(n_threads, *q.shape), rng)
-    with team_of(n_threads) as pool:
-        pool.run(lambda ctx: tile_worker(ctx, counts, packed, q, q_sum, out, scratch))
-    assert counts[TERNARY_TILES] == counts.sum() == 1
+    on_threads(n_threads, lambda ctx: ternary_gemm_tiles(ctx, counts, packed, q, q_sum, scratch, out))
+    assert counts[Kernel.TERNARY_GEMM_TILES] == counts.sum() == 1
     return out
 
 
@@ -60,7 +66,7 @@ def test_chunks_of_both_sizes_equal_their_twin(columns: int, n_tokens: int) -> N
     check(64, columns, n_tokens, seed=n_tokens)
 
 
-@pytest.mark.parametrize("n_tokens", [2, 16, 17, CHUNK, CHUNK + 1, 2 * CHUNK])
+@pytest.mark.parametrize("n_tokens", [2, 16, 17, TOKENS_PER_TASK, TOKENS_PER_TASK + 1, 2 * TOKENS_PER_TASK])
 def test_any_number_of_threads_gives_the_same(n_tokens: int) -> None:
     for n_threads in SIZES:
         check(64 * 5, 2 * MANY_COLUMNS + 128, n_tokens, n_tokens, n_threads)
@@ -86,10 +92,10 @@ def test_tiles_take_over_where_they_can(rows: int) -> None:
         q_sum = q[:n_tokens].sum(axis=1, dtype=np.int32)
         packed = pack_r16(reference.pack_i2s(weights))
         scratch = GemmScratch(gemm_scratch(1, *q.shape).unpacked, tile_scratch(1, *q.shape))
-        choosing_worker(alone(), counts, packed, q, q_sum, out, scratch)
+        gemm_by_tokens(alone(), counts, packed, q, q_sum, scratch, out)
         np.testing.assert_array_equal(out, reference.ternary_product(weights, q[:n_tokens]))
         on_tiles = n_tokens > 16 or (n_tokens > FEW_TOKENS and rows == 64)
-        assert (counts[TERNARY_TILES], counts[TERNARY_GEMM]) == (on_tiles, not on_tiles)
+        assert (counts[Kernel.TERNARY_GEMM_TILES], counts[Kernel.TERNARY_GEMM]) == (on_tiles, not on_tiles)
 
 
 # ---- the check at load -----------------------------------------------------------------------------------------------
@@ -100,10 +106,10 @@ def test_tiles_that_compute_the_same_pass() -> None:
 @pytest.mark.parametrize("n_tokens", [16, 40])
 def test_one_wrong_sum_is_found_and_the_remedy_named(n_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def nearly(*arguments: Any) -> None:
-        tile_worker(*arguments)
-        out = arguments[5]
+        ternary_gemm_tiles(*arguments)
+        out = arguments[-1]
         out[-1, -1] += len(out) == n_tokens
 
-    monkeypatch.setattr(tile_check, "tile_worker", nearly)
+    monkeypatch.setattr(tile_check, "ternary_gemm_tiles", nearly)
     with pytest.raises(UnsupportedError, match=r"1 of .* sums .* are wrong; set BITNET_ISA=avx512_vnni "):
         tile_check.check_tiles()

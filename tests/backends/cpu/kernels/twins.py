@@ -51,7 +51,6 @@ __all__ = [
     "stretch_llama3",
     "ternary_product",
     "unpack",
-    "unpack_lut",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -115,12 +114,6 @@ def unpack(packed: Bytes, rows: int, columns: int, n_grouped: int) -> Codes:
     rest = np.stack([in_rows[:, n_fives:].reshape(rows, -1, 32) >> shift & 3 for shift in (6, 4, 2, 0)], axis=2)
     codes = np.concatenate([grouped, rest.reshape(rows, columns - n_grouped)], axis=1)
     return codes.astype(np.int8) - np.int8(1)
-
-
-def unpack_lut(packed: Bytes, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the table's value of each two-bit code of runs of 128 weights, in the order of the weights."""
-    runs = table[packed.reshape(-1, 32)]  # [run, byte, quarter]
-    return runs.transpose(0, 2, 1).reshape(-1)
 
 
 def add_scaled(x: Floats, sums: npt.NDArray[np.int32], factor: float) -> Doubles:

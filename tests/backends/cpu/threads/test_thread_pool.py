@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier, claim, meet_for, slots_end
-from tests.backends.cpu.kernels.teams import team_of
+from tests.backends.cpu.kernels.running import pool_of
 
 SIZES = [1, 2, 3, 5]
 MOST_TASKS = 40
@@ -57,7 +57,7 @@ def claim_one(ctx: ThreadContext, n_tasks: int) -> int:
 @pytest.mark.parametrize("n_threads", SIZES)
 @given(steps=st.lists(st.lists(st.integers(0, MOST_TASKS), min_size=1, max_size=30), min_size=1, max_size=4))
 def test_each_task_is_claimed_once(n_threads: int, steps: list[list[int]]) -> None:
-    with team_of(n_threads) as pool:
+    with pool_of(n_threads) as pool:
         for step in steps:  # the phases of one step follow on those of the last
             claims = np.zeros((n_threads, len(step), MOST_TASKS), np.int64)
             n_tasks = np.array(step)
@@ -74,7 +74,7 @@ def test_work_that_others_leave_is_stolen() -> None:
 @pytest.mark.parametrize("n_threads", SIZES)
 def test_a_barrier_shows_every_thread_what_the_others_wrote(n_threads: int) -> None:
     stamps, late = np.zeros((n_threads, 8), np.int64), np.zeros((n_threads, 400), np.int64)
-    with team_of(n_threads) as pool:
+    with pool_of(n_threads) as pool:
         pool.run(lambda ctx: count_late(ctx, stamps, late))
     np.testing.assert_array_equal(stamps[:, 0], 399)
     np.testing.assert_array_equal(late, 0)
@@ -84,7 +84,7 @@ def test_a_barrier_shows_every_thread_what_the_others_wrote(n_threads: int) -> N
 @pytest.mark.parametrize("n_tokens", [1, 2, 7])
 def test_slots_are_shared_out_but_a_single_token_is_everybodys(n_threads: int, n_tokens: int) -> None:
     fills = np.zeros(max(n_tokens, n_threads), np.int64)
-    with team_of(n_threads) as pool:
+    with pool_of(n_threads) as pool:
         pool.run(lambda ctx: fill_slots(ctx, n_tokens, fills))
     expected = np.arange(fills.size) < (n_tokens if n_tokens > 1 else n_threads)
     np.testing.assert_array_equal(fills, expected)
@@ -96,7 +96,7 @@ def test_every_thread_has_its_own_number_and_the_caller_has_none() -> None:
     def note(ctx: ThreadContext) -> None:
         idents[ctx.thread] = threading.get_ident()
 
-    with team_of(3) as pool:
+    with pool_of(3) as pool:
         pool.run(note)
     assert sorted(idents) == [0, 1, 2]
     assert len({threading.get_ident(), *idents.values()}) == 4
@@ -116,7 +116,7 @@ def fail_on(*threads: int) -> Any:
 
 @pytest.mark.parametrize("thread", [0, 1, 2])
 def test_a_failure_comes_out_and_the_pool_continues(thread: int) -> None:
-    with team_of(3) as pool:
+    with pool_of(3) as pool:
         with pytest.raises(TooHot) as failure:
             pool.run(fail_on(thread))
         assert failure.value.args == (thread,)
@@ -128,7 +128,7 @@ def test_a_failure_comes_out_and_the_pool_continues(thread: int) -> None:
 
 @pytest.mark.parametrize("threads", [(0, 1), (1, 2), (0, 1, 2)])
 def test_a_failure_of_several_threads_comes_out_once(threads: tuple[int, ...]) -> None:
-    with team_of(3) as pool:
+    with pool_of(3) as pool:
         with pytest.raises(TooHot):
             pool.run(fail_on(*threads))
         pool.run(fail_on())
@@ -143,7 +143,7 @@ def test_an_interrupt_ends_the_waiting_and_the_next_run_comes_after_the_work() -
         caught.wait(timeout=60)
         order.append("interrupted")
 
-    with team_of(2) as pool:
+    with pool_of(2) as pool:
         with pytest.raises(KeyboardInterrupt):
             pool.run(interrupt)
         assert not order

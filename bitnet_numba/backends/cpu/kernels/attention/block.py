@@ -1,7 +1,7 @@
-"""The queries of a few neighbouring tokens over one block of positions, four at a time.
+"""Attention of the queries of a few neighbouring tokens over one block of positions, four queries at a time.
 
-Every sum has the terms and the order that it has for one query alone: a query's scores run over its elements, its
-values over the positions that it sees, both from the first to the last.
+Each sum has the terms and the order that it has for one query alone: scores are summed over head_dim, values over the
+positions up to the causal limit, both in ascending order. So no bit depends on what is computed together.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.kernels.attention.results import MASKED, Results, new_results, results_of
-from bitnet_numba.backends.cpu.kernels.attention.store import BLOCK, TILE, HeadBlock
+from bitnet_numba.backends.cpu.kernels.attention.store import (
+    POSITIONS_PER_BLOCK,
+    POSITIONS_PER_TILE,
+    HeadBlock,
+)
 from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd import cpu
@@ -28,26 +32,26 @@ from bitnet_numba.backends.cpu.simd.vector import (
     zero_f32,
 )
 
-ROWS = 4  # queries of a register tile
-VECTORS = 4 if cpu.vector_isa() == "avx512_vnni" else 1  # of each query: sixteen sums fill the registers elsewhere
+QUERIES_PER_TILE = 4  # of a register tile
+VECTORS = 4 if cpu.vector_isa() == "avx512_vnni" else 1  # of each query: more accumulators would not fit the registers
 WIDTH = VECTORS * LANES
-FEW_POSITIONS = WIDTH // 2  # of a tile: up to so many are scored sixteen by sixteen, and the others not read
-UNPACKED_QUERIES = 8  # for more than so many, a tile of keys or values becomes float32 once, not for every four
+FEW_POSITIONS = WIDTH // 2  # in the last tile: up to this many are scored sixteen at a time, and the others not read
+UNPACKED_QUERIES = 8  # for more queries a tile of keys or values is converted to float32 once, not for every four
 
 Floats = npt.NDArray[np.float32]
 
 
-class Seen(NamedTuple):
-    """How far the queries of neighbouring tokens see into a block.
+class CausalLimits(NamedTuple):
+    """Number of positions in a block that each query may attend to.
 
     Attributes
     ----------
     n_queries : int
+        Those of one token are neighbours.
     first : int
-        How many positions the first token sees; each next one sees one more. None where that is 0 or less, and all of
-        the block at most.
+        Causal limit of the first token: token i may attend to first + i positions, clipped to 0..256.
     group : int
-        Queries of a token.
+        Queries per token.
     """
 
     n_queries: int
@@ -56,33 +60,33 @@ class Seen(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory for the attention of up to ``n`` queries, a multiple of four; or of several threads.
+    """Scratch memory for the attention of up to ``n`` queries, a multiple of four; or that of several threads.
 
     Attributes
     ----------
     unpacked : float32[..., 64 * head_dim]
         A tile of keys or values.
     scores : float32[..., n * 256]
-    found, merged : Results
-        Of the block at hand, and of all until then.
+    block, merged : Results
+        Of the current block, and of all blocks so far.
     factors : float32[..., 2, n + 16]
-        For the merging of both.
+        For :func:`merge_block`.
     """
 
     unpacked: Floats
     scores: Floats
-    found: Results
+    block: Results
     merged: Results
     factors: Floats
 
 
 def attention_scratch(n_threads: int, n_queries: int, head_dim: int) -> Scratch:
-    """Allocate scratch memory of so many threads, for at least so many queries."""
-    rows = (n_queries + ROWS - 1) // ROWS * ROWS
+    """Allocate the scratch memory of a thread pool, for at least ``n_queries``."""
+    rows = -(-n_queries // QUERIES_PER_TILE) * QUERIES_PER_TILE
     return Scratch(
-        unpacked=np.zeros((n_threads, TILE * head_dim), np.float32),
-        scores=np.zeros((n_threads, rows * BLOCK), np.float32),
-        found=new_results(n_threads, rows, head_dim),
+        unpacked=np.zeros((n_threads, POSITIONS_PER_TILE * head_dim), np.float32),
+        scores=np.zeros((n_threads, rows * POSITIONS_PER_BLOCK), np.float32),
+        block=new_results(n_threads, rows, head_dim),
         merged=new_results(n_threads, rows, head_dim),
         factors=np.zeros((n_threads, 2, rows + LANES), np.float32),
     )
@@ -90,11 +94,11 @@ def attention_scratch(n_threads: int, n_queries: int, head_dim: int) -> Scratch:
 
 @jit_inline
 def scratch_of(scratch: Scratch, thread: int) -> Scratch:
-    """View a thread's share."""
+    """View one thread's part."""
     return Scratch(
         scratch.unpacked[thread],
         scratch.scores[thread],
-        results_of(scratch.found, thread),
+        results_of(scratch.block, thread),
         results_of(scratch.merged, thread),
         scratch.factors[thread],
     )
@@ -106,81 +110,97 @@ class Tile(NamedTuple):
     Attributes
     ----------
     numbers : float32, uint16 or int8 [n]
-        Them, or all of the block's.
+        The tile, or the whole block.
     at : int
-        Where they begin there.
-    ahead : int or None
-        How many elements behind what is read memory is asked for more; ``None`` where it lies in a cache.
+        Index of the tile's first number.
+    prefetch_distance : int or None
+        In elements; ``None`` where the tile is in the L1 cache already.
     first : int
-        The first position's number in the block.
+        Index of its first position in the block.
     head_dim : int
     """
 
     numbers: npt.NDArray[Any]
     at: int
-    ahead: int | None
+    prefetch_distance: int | None
     first: int
     head_dim: int
 
 
 @jit_inline
-def count_of(seen: Seen, query: int) -> int:
-    """Return how many positions of the block a query sees; those after the last see what the last one does."""
-    count: int = min(BLOCK, seen.first + min(query, seen.n_queries - 1) // seen.group)
-    return count
+def causal_limit(limits: CausalLimits, query: int) -> int:
+    """Return the number of positions that a query may attend to; rows after the last query have its limit."""
+    limit: int = min(POSITIONS_PER_BLOCK, limits.first + min(query, limits.n_queries - 1) // limits.group)
+    return limit
 
 
 @jit_inline
-def unseeing(seen: Seen) -> int:
-    """Return how many of the queries, the first ones, see nothing of the block."""
-    count: int = max(0, 1 - seen.first) * seen.group
+def n_masked(limits: CausalLimits) -> int:
+    """Return the number of queries, the first ones, that may attend to no position of the block."""
+    count: int = max(0, 1 - limits.first) * limits.group
     return count
 
 
 @jit
-def attend_block_worker(queries: Floats, block: HeadBlock, seen: Seen, scratch: Scratch) -> None:
-    """Write to ``scratch.found`` each query's results over the positions of the block that it sees.
+def attend_block(queries: Floats, block: HeadBlock, limits: CausalLimits, scratch: Scratch) -> None:
+    """Write each query's partial results over one block to ``scratch.block``.
 
-    ``queries`` are rows of head_dim elements, at least as many as the next multiple of four.
+    Parameters
+    ----------
+    queries : float32[n * head_dim]
+        Rotated, and divided by the square root of the true head size; ``n`` is at least ``n_queries`` rounded up to a
+        multiple of four.
+    block : HeadBlock
+    limits : CausalLimits
+        Queries that may attend to no position of the block get no results.
+    scratch : Scratch
+        One thread's.
+
+    References
+    ----------
+    Ainslie et al., "GQA", 2023; Dao et al., "FlashAttention", 2022.
     """
-    unpacked, scores, results = scratch.unpacked, scratch.scores, scratch.found
-    head_dim = unpacked.size // TILE
-    unpacks, most = seen.n_queries > UNPACKED_QUERIES, count_of(seen, seen.n_queries - 1)
-    for first in range(0, most, TILE):
-        ahead = ahead_of(first, most, head_dim)
-        keys = Tile(block.keys, first * head_dim, ahead, first, head_dim)
+    unpacked, scores, results = scratch.unpacked, scratch.scores, scratch.block
+    head_dim = unpacked.size // POSITIONS_PER_TILE
+    unpacks, end = limits.n_queries > UNPACKED_QUERIES, causal_limit(limits, limits.n_queries - 1)
+    for first in range(0, end, POSITIONS_PER_TILE):
+        distance = next_tile_distance(first, end, head_dim)
+        keys = Tile(block.keys, first * head_dim, distance, first, head_dim)
         if unpacks:
-            _score(queries, _unpack(keys, ahead, unpacked), block.key_scales, seen, scores)
+            _score(queries, _unpack(keys, distance, unpacked), block.key_scales, limits, scores)
         else:
-            _score(queries, keys, block.key_scales, seen, scores)
-    _find_maxima(seen, scores, results.maxima)
-    _weigh_scores(block.value_scales, seen, scores, results)
-    results.values[: (seen.n_queries + ROWS - 1) // ROWS * ROWS * head_dim] = 0
-    for first in range(0, most, TILE):
-        ahead = ahead_of(first, most, head_dim)
-        values = Tile(block.values, first * head_dim, ahead, first, head_dim)
+            _score(queries, keys, block.key_scales, limits, scores)
+    _find_maxima(limits, scores, results.maxima)
+    _exponentiate(block.value_scales, limits, scores, results)
+    n_rows = (limits.n_queries + QUERIES_PER_TILE - 1) // QUERIES_PER_TILE * QUERIES_PER_TILE
+    results.values[: n_rows * head_dim] = 0
+    for first in range(0, end, POSITIONS_PER_TILE):
+        distance = next_tile_distance(first, end, head_dim)
+        values = Tile(block.values, first * head_dim, distance, first, head_dim)
         if unpacks:
-            _weigh_values(_unpack(values, ahead, unpacked), seen, scores, results.values)
+            _weigh_values(_unpack(values, distance, unpacked), limits, scores, results.values)
         else:
-            _weigh_values(values, seen, scores, results.values)
+            _weigh_values(values, limits, scores, results.values)
 
 
 @jit_inline
-def ahead_of(first: int, most: int, head_dim: int) -> int:
-    """Return how far ahead of a tile the next one lies: after the last keys come values, then the next head's keys.
+def next_tile_distance(first: int, end: int, head_dim: int) -> int:
+    """Return the prefetch distance, in elements, to the next tile: values follow keys, then the next head's keys.
 
-    A last tile of few positions, which follows directly, is not asked for.
+    A last tile of few positions, which follows directly, is not prefetched.
     """
-    places: int = TILE if first + TILE + FEW_POSITIONS < most else BLOCK - first
-    return places * head_dim
+    positions: int = (
+        POSITIONS_PER_TILE if first + POSITIONS_PER_TILE + FEW_POSITIONS < end else POSITIONS_PER_BLOCK - first
+    )
+    return positions * head_dim
 
 
 @jit
-def _unpack(stored: Tile, ahead: int, unpacked: Floats) -> Tile:
-    """Make a tile of stored numbers float32, and ask for what lies ``ahead``."""
+def _unpack(stored: Tile, prefetch_distance: int, unpacked: Floats) -> Tile:
+    """Convert a tile to float32, and prefetch the next one."""
     for i in range(0, unpacked.size, 2 * LANES):
         at = stored.at + i
-        prefetch(stored.numbers, at + ahead)
+        prefetch(stored.numbers, at + prefetch_distance)
         store_f32(unpacked, i, load_f32(stored.numbers, at))
         store_f32(unpacked, i + LANES, load_f32(stored.numbers, at + LANES))
     return Tile(unpacked, 0, None, stored.first, stored.head_dim)
@@ -188,72 +208,69 @@ def _unpack(stored: Tile, ahead: int, unpacked: Floats) -> Tile:
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
 @jit
-def _score(queries: Floats, keys: Tile, scales: Floats, seen: Seen, scores: Floats) -> None:
-    """Score a tile of positions for all queries that see any of it."""
-    n_seen = count_of(seen, seen.n_queries - 1) - keys.first
-    for query in range(0, seen.n_queries, ROWS):
-        if count_of(seen, query + ROWS - 1) <= keys.first:
+def _score(queries: Floats, keys: Tile, scales: Floats, limits: CausalLimits, scores: Floats) -> None:
+    """Score a tile of positions for all queries that may attend to any of it."""
+    n_positions = causal_limit(limits, limits.n_queries - 1) - keys.first
+    for query in range(0, limits.n_queries, QUERIES_PER_TILE):
+        if causal_limit(limits, query + QUERIES_PER_TILE - 1) <= keys.first:
             continue
-        if n_seen <= FEW_POSITIONS:
-            for place in range(0, n_seen, LANES):
-                narrow = _products(zero_rows(ROWS, 1), queries, query, keys, place)
-                _store_scores(narrow, query, keys.first + place, scales, seen, scores)
+        if n_positions <= FEW_POSITIONS:
+            for position in range(0, n_positions, LANES):
+                narrow = _products(zero_rows(QUERIES_PER_TILE, 1), queries, query, keys, position)
+                _store_scores(narrow, query, keys.first + position, scales, limits, scores)
         else:
-            for place in range(0, TILE, WIDTH):
-                if query + 1 < seen.n_queries:
-                    sums = _products(zero_rows(ROWS, VECTORS), queries, query, keys, place)
-                    _store_scores(sums, query, keys.first + place, scales, seen, scores)
+            for position in range(0, POSITIONS_PER_TILE, WIDTH):
+                if query + 1 < limits.n_queries:
+                    acc = _products(zero_rows(QUERIES_PER_TILE, VECTORS), queries, query, keys, position)
+                    _store_scores(acc, query, keys.first + position, scales, limits, scores)
                 else:
-                    alone = _products(zero_rows(1, VECTORS), queries, query, keys, place)
-                    _store_scores(alone, query, keys.first + place, scales, seen, scores)
+                    alone = _products(zero_rows(1, VECTORS), queries, query, keys, position)
+                    _store_scores(alone, query, keys.first + position, scales, limits, scores)
 
 
 @jit
-def _products(sums: Any, queries: Floats, query: int, keys: Tile, place: int) -> Any:
-    """Multiply queries by keys from ``place`` of the tile on: a lane is a position, so no sum crosses lanes."""
-    at, head_dim = keys.at + place * keys.head_dim, keys.head_dim
+def _products(acc: Any, queries: Floats, query: int, keys: Tile, position: int) -> Any:
+    """Add queries times keys from ``position`` of the tile on: a lane is a position, so no sum crosses lanes."""
+    at, head_dim = keys.at + position * keys.head_dim, keys.head_dim
     for i in range(head_dim):
-        vectors = load_vectors(sums, keys.numbers, at + LANES * i, LANES * head_dim, keys.ahead)
-        sums = add_to_rows(sums, vectors, queries, query * head_dim + i, head_dim)
-    return sums
+        vectors = load_vectors(acc, keys.numbers, at + LANES * i, LANES * head_dim, keys.prefetch_distance)
+        acc = add_to_rows(acc, vectors, queries, query * head_dim + i, head_dim)
+    return acc
 
 
 @jit
-def _store_scores(sums: Any, first_query: int, first: int, scales: Floats, seen: Seen, scores: Floats) -> None:
-    """Store scores of positions from ``first`` on, as good as minus infinity where a query does not see them."""
+def _store_scores(acc: Any, first_query: int, first: int, scales: Floats, limits: CausalLimits, scores: Floats) -> None:
+    """Store the scores of positions from ``first`` on, masked where a query may not attend to them."""
     query = first_query
-    for row in sums:
-        place = first
+    for row in acc:
+        position = first
         for total in row:
             if scales.size:
-                total = mul_f32(total, load_f32(scales, place))
-            kept = keep_first(total, np.int32(count_of(seen, query) - place), MASKED)
-            store_f32(scores, query * BLOCK + place, kept)
-            place += LANES
+                total = mul_f32(total, load_f32(scales, position))
+            masked = keep_first(total, np.int32(causal_limit(limits, query) - position), MASKED)
+            store_f32(scores, query * POSITIONS_PER_BLOCK + position, masked)
+            position += LANES
         query += 1
 
 
 @jit
-def _find_maxima(seen: Seen, scores: Floats, maxima: Floats) -> None:
-    """Note each query's largest score, of those that see anything."""
-    for query in range(unseeing(seen), seen.n_queries):
-        begin = query * BLOCK
+def _find_maxima(limits: CausalLimits, scores: Floats, maxima: Floats) -> None:
+    """Note each query's largest score."""
+    for query in range(n_masked(limits), limits.n_queries):
+        begin = query * POSITIONS_PER_BLOCK
         largest = load_f32(scores, begin)
-        for i in range(begin + LANES, begin + count_of(seen, query), LANES):
+        for i in range(begin + LANES, begin + causal_limit(limits, query), LANES):
             largest = max_f32(load_f32(scores, i), largest)
         maxima[query] = largest_f32(largest)
 
 
 @jit
-def _weigh_scores(scales: Floats, seen: Seen, scores: Floats, results: Results) -> None:
-    """Turn scores into their exponentials, and note the sums of these.
-
-    For int8 what is left in ``scores`` is also multiplied by the scale of each position's value.
-    """
-    for query in range(unseeing(seen), seen.n_queries):
-        begin = query * BLOCK
+def _exponentiate(scales: Floats, limits: CausalLimits, scores: Floats, results: Results) -> None:
+    """Replace scores by their exponentials, for int8 times the scale of each position's value; note their sums."""
+    for query in range(n_masked(limits), limits.n_queries):
+        begin = query * POSITIONS_PER_BLOCK
         offset, total = broadcast_from(results.maxima, query), zero_f32()
-        for i in range(begin, begin + count_of(seen, query), LANES):
+        for i in range(begin, begin + causal_limit(limits, query), LANES):
             weight = exp_to_1(sub_f32(load_f32(scores, i), offset))
             total = add_f32(total, weight)
             if scales.size:
@@ -264,39 +281,41 @@ def _weigh_scores(scales: Floats, seen: Seen, scores: Floats, results: Results) 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
 @jit
-def _weigh_values(values: Tile, seen: Seen, weights: Floats, sums: Floats) -> None:
-    """Add a tile of values, each times its weight, to the sums of all queries that see any of it."""
-    for query in range(0, seen.n_queries, ROWS):
-        last = min(query + ROWS, seen.n_queries) - 1
-        together = count_of(seen, query) if query < last else 0
-        if together > values.first:
-            _add_values(zero_rows(ROWS, VECTORS), zero_rows(ROWS, 1), query, 0, together, values, weights, sums)
+def _weigh_values(values: Tile, limits: CausalLimits, weights: Floats, out: Floats) -> None:
+    """Add a tile of values, each times its weight, to the results of all queries that may attend to any of it."""
+    for query in range(0, limits.n_queries, QUERIES_PER_TILE):
+        last = min(query + QUERIES_PER_TILE, limits.n_queries) - 1
+        shared = causal_limit(limits, query) if query < last else 0  # positions that all four attend to
+        if shared > values.first:
+            wide, narrow = zero_rows(QUERIES_PER_TILE, VECTORS), zero_rows(QUERIES_PER_TILE, 1)
+            _add_values(wide, narrow, query, 0, shared, values, weights, out)
         for each in range(query, last + 1):
-            count = count_of(seen, each)
-            if count > max(together, values.first):
-                _add_values(zero_rows(1, VECTORS), zero_rows(1, 1), each, together, count, values, weights, sums)
+            limit = causal_limit(limits, each)
+            if limit > max(shared, values.first):
+                _add_values(zero_rows(1, VECTORS), zero_rows(1, 1), each, shared, limit, values, weights, out)
 
 
 @jit
 def _add_values(
-    wide: Any, narrow: Any, query: int, begin: int, count: int, values: Tile, weights: Floats, sums: Floats
+    wide: Any, narrow: Any, query: int, begin: int, end: int, values: Tile, weights: Floats, out: Floats
 ) -> None:
-    """Add the values of positions from ``begin`` to ``count``, as far as they lie in the tile, in their order.
+    """Add the values of positions ``begin`` to ``end`` of the block, as far as they are in the tile, in their order.
 
-    As many queries as the tiles of sums ``wide`` and ``narrow`` have rows take part, from ``query`` on.
+    The number of rows of the register tiles ``wide`` and ``narrow`` is the number of queries, from ``query`` on.
     """
     head_dim, first = values.head_dim, values.first
-    places = range(max(begin - first, 0), min(count - first, TILE))
-    weight, place = query * BLOCK + first, query * head_dim
+    positions = range(max(begin - first, 0), min(end - first, POSITIONS_PER_TILE))
+    weight, at = query * POSITIONS_PER_BLOCK + first, query * head_dim
+    distance = values.prefetch_distance
     for i in range(0, head_dim // WIDTH * WIDTH, WIDTH):
-        tile = load_rows(wide, sums, place + i, head_dim)
-        for position in places:
-            vectors = load_vectors(wide, values.numbers, values.at + position * head_dim + i, LANES, values.ahead)
-            tile = add_to_rows(tile, vectors, weights, weight + position, BLOCK)
-        store_rows(sums, place + i, head_dim, tile)
+        tile = load_rows(wide, out, at + i, head_dim)
+        for position in positions:
+            vectors = load_vectors(wide, values.numbers, values.at + position * head_dim + i, LANES, distance)
+            tile = add_to_rows(tile, vectors, weights, weight + position, POSITIONS_PER_BLOCK)
+        store_rows(out, at + i, head_dim, tile)
     for i in range(head_dim // WIDTH * WIDTH, head_dim, LANES):
-        column = load_rows(narrow, sums, place + i, head_dim)
-        for position in places:
-            vector = load_vectors(narrow, values.numbers, values.at + position * head_dim + i, LANES, values.ahead)
-            column = add_to_rows(column, vector, weights, weight + position, BLOCK)
-        store_rows(sums, place + i, head_dim, column)
+        column = load_rows(narrow, out, at + i, head_dim)
+        for position in positions:
+            vector = load_vectors(narrow, values.numbers, values.at + position * head_dim + i, LANES, distance)
+            column = add_to_rows(column, vector, weights, weight + position, POSITIONS_PER_BLOCK)
+        store_rows(out, at + i, head_dim, column)

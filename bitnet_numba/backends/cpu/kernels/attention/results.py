@@ -1,4 +1,4 @@
-"""What queries found in a block of positions, and the merging of blocks."""
+"""Partial attention results of one block of positions, and merging those of several blocks (online softmax)."""
 
 from typing import NamedTuple
 
@@ -17,16 +17,16 @@ Floats = npt.NDArray[np.float32]
 
 
 class Results(NamedTuple):
-    """Sums of exponentials of scores, and of values times these, for ``n`` queries; or for several such sets.
+    """Partial results of ``n`` queries, or several sets of them.
 
     Attributes
     ----------
     maxima : float32[..., n + 16]
-        The largest score, by which all exponentials were divided. What comes after the last query has no meaning.
+        Largest score, which is subtracted from all before exp. Elements after the last query are undefined.
     totals : float32[..., n + 16]
-        The sums of exponentials.
+        Sum of exponentials.
     values : float32[..., n * head_dim]
-        The weighted sums of values.
+        Sum of values times exponentials.
     """
 
     maxima: Floats
@@ -47,48 +47,60 @@ def results_of(sets: Results, number: int) -> Results:
 
 
 @jit
-def copy_results(found: Results, n_queries: int, head_dim: int, out: Results, query: int) -> None:
-    """Copy results to those from number ``query`` on."""
+def copy_results(block: Results, n_queries: int, head_dim: int, query: int, out: Results) -> None:
+    """Copy a block's results to queries ``query`` and following of ``out``."""
     for each in range(n_queries):
-        out.maxima[query + each], out.totals[query + each] = found.maxima[each], found.totals[each]
+        out.maxima[query + each], out.totals[query + each] = block.maxima[each], block.totals[each]
     for i in range(0, n_queries * head_dim, LANES):
-        store_f32(out.values, query * head_dim + i, load_f32(found.values, i))
+        store_f32(out.values, query * head_dim + i, load_f32(block.values, i))
 
 
 @jit
 def begin_merge(merged: Results, n_queries: int, head_dim: int) -> None:
-    """Make the first results those of no positions: whatever is merged into them replaces them."""
+    """Initialize results to those of no positions."""
     merged.maxima[: n_queries + LANES], merged.totals[: n_queries + LANES] = MASKED, 0
     merged.values[: n_queries * head_dim] = 0
 
 
 @jit
-def merge_block(merged: Results, found: Results, first: int, end: int, head_dim: int, factors: Floats) -> None:
-    """Add a block's results to those of the blocks before it, for queries from ``first`` to ``end``.
+def merge_block(block: Results, first: int, end: int, head_dim: int, factors: Floats, merged: Results) -> None:
+    """Merge a block's results into those of the blocks before it.
 
-    ``factors`` is float32[2, n + 16]: by what the two are multiplied.
+    Parameters
+    ----------
+    block : Results
+    first, end : int
+        Range of queries.
+    head_dim : int
+    factors : float32[2, n + 16]
+        Scratch: what ``merged`` and ``block`` are multiplied by.
+    merged : Results
+
+    References
+    ----------
+    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
-    of_merged, of_found = factors[0], factors[1]
+    merged_factors, block_factors = factors[0], factors[1]
     for query in range(first, end, LANES):  # a lane is a query
-        before, added = load_f32(merged.maxima, query), load_f32(found.maxima, query)
+        before, added = load_f32(merged.maxima, query), load_f32(block.maxima, query)
         maxima = max_f32(before, added)
         before, added = exp_to_1(sub_f32(before, maxima)), exp_to_1(sub_f32(added, maxima))
         before_total = mul_f32(before, load_f32(merged.totals, query))
-        added_total = mul_f32(added, load_f32(found.totals, query))
+        added_total = mul_f32(added, load_f32(block.totals, query))
         store_f32(merged.maxima, query, maxima)
         store_f32(merged.totals, query, add_f32(before_total, added_total))
-        store_f32(of_merged, query, before)
-        store_f32(of_found, query, added)
+        store_f32(merged_factors, query, before)
+        store_f32(block_factors, query, added)
     for query in range(first, end):
-        before, added = broadcast_from(of_merged, query), broadcast_from(of_found, query)
+        before, added = broadcast_from(merged_factors, query), broadcast_from(block_factors, query)
         for i in range(query * head_dim, (query + 1) * head_dim, LANES):
-            of_both = fma_f32(load_f32(found.values, i), added, mul_f32(load_f32(merged.values, i), before))
-            store_f32(merged.values, i, of_both)
+            total = fma_f32(load_f32(block.values, i), added, mul_f32(load_f32(merged.values, i), before))
+            store_f32(merged.values, i, total)
 
 
 @jit
 def end_merge(merged: Results, query: int, out: Floats) -> None:
-    """Write the weighted mean of all values, the attention output of a head."""
+    """Write a query's attention output, float32[head_dim]: the weighted mean of all values."""
     share = broadcast_f32(np.float32(1) / merged.totals[query])
     for i in range(0, out.size, LANES):
         store_f32(out, i, mul_f32(load_f32(merged.values, query * out.size + i), share))

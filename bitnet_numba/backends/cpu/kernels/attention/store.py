@@ -1,4 +1,4 @@
-"""Keys and values of one head, in blocks of positions: how they lie, and how a position gets there."""
+"""The KV cache of one head, in blocks of 256 positions: its memory layout, and storing a position in it."""
 
 from typing import Any, NamedTuple
 
@@ -20,10 +20,10 @@ from bitnet_numba.backends.cpu.simd.vector import (
 )
 from bitnet_numba.backends.cpu.simd.view import floats_at, view_at
 
-BLOCK = 256  # positions whose softmax is taken at once
-TILE = 64  # positions whose keys or values lie in the nearest cache together: a block's arrays hold a multiple of it
+POSITIONS_PER_BLOCK = 256  # of one softmax
+POSITIONS_PER_TILE = 64  # whose keys or values fit the L1 cache; a block's arrays hold a multiple of it
 _LARGEST = np.float32(127)
-_LEAST = np.float32(1e-30)  # below this all is zero: 127 / it must stay finite
+_SMALLEST_MAXIMUM = np.float32(1e-30)  # smaller ones are stored as zeros: 127 / maximum must stay finite
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,12 +34,11 @@ class HeadBlock(NamedTuple):
     Attributes
     ----------
     keys : float32, uint16 (float16 bits) or int8 [n * head_dim]
-        Sixteen positions after the other, each sixteen ``[head_dim][16]``: a lane is a position. ``n`` is a multiple
-        of 64.
+        ``[n / 16][head_dim][16]``: a lane is a position. ``n`` is a multiple of 64.
     values : as keys
         ``[n][head_dim]``.
     key_scales, value_scales : float32[n]
-        For int8: what one unit of each position stands for; for the others they are empty.
+        int8 only: the scale of each position. Empty for the others.
     """
 
     keys: npt.NDArray[Any]
@@ -51,19 +50,16 @@ class HeadBlock(NamedTuple):
 def head_block_bytes(head_dim: int, dtype: npt.DTypeLike) -> int:
     """Return the bytes of a whole :class:`HeadBlock`, its arrays one after the other."""
     kind = np.dtype(dtype)
-    scales = 2 * BLOCK * 4 if kind == np.int8 else 0
-    return 2 * BLOCK * head_dim * kind.itemsize + scales
+    scales = 2 * POSITIONS_PER_BLOCK * 4 if kind == np.int8 else 0
+    return 2 * POSITIONS_PER_BLOCK * head_dim * kind.itemsize + scales
 
 
 @jit_inline
 def head_block_at(page: int, index: int, element: npt.NDArray[Any], head_dim: int) -> HeadBlock:
-    """View block number ``index`` of those that lie at the address ``page``.
-
-    ``element`` is an array of their number format. Only int8 has numbers of one byte, and only int8 has scales.
-    """
-    size = BLOCK * head_dim
+    """View block ``index`` of the page at an address; ``element`` has the dtype of keys and values."""
+    size = POSITIONS_PER_BLOCK * head_dim
     n_bytes = size * element.itemsize
-    n_scales = BLOCK if element.itemsize == 1 else 0
+    n_scales = POSITIONS_PER_BLOCK if element.itemsize == 1 else 0  # int8 alone has scales
     at = page + index * 2 * (n_bytes + 4 * n_scales)
     return HeadBlock(
         view_at(at, element, size),
@@ -74,29 +70,40 @@ def head_block_at(page: int, index: int, element: npt.NDArray[Any], head_dim: in
 
 
 @jit
-def store_position_worker(block: HeadBlock, place: int, key: Floats, value: Floats) -> None:
-    """Store a position's key and value; for int8 they are rounded to whole numbers where they stand, too."""
+def store_position(key: Floats, value: Floats, index: int, block: HeadBlock) -> None:
+    """Store one position's key and value in the block's number format.
+
+    int8 is ``x / scale``, rounded half to even, with scale = max|x| / 127 of this position.
+
+    Parameters
+    ----------
+    key, value : float32[head_dim]
+        For int8 they are overwritten by what is stored.
+    index : int
+        Of the position in the block.
+    block : HeadBlock
+    """
     head_dim = key.size
     if block.key_scales.size:
-        block.key_scales[place] = _round_to_int8(key)
-        block.value_scales[place] = _round_to_int8(value)
-    column = place // LANES * LANES * head_dim + place % LANES
+        block.key_scales[index] = _round_to_int8(key)
+        block.value_scales[index] = _round_to_int8(value)
+    column = index // LANES * LANES * head_dim + index % LANES
     for i in range(0, head_dim, LANES):
         store_column(block.keys, column + LANES * i, load_f32(key, i))
-        store_f32(block.values, place * head_dim + i, load_f32(value, i))
+        store_f32(block.values, index * head_dim + i, load_f32(value, i))
 
 
 @jit
 def _round_to_int8(x: Floats) -> np.float32:
-    """Turn numbers into whole ones from -127 to 127, and return what one unit stands for."""
+    """Scale and round numbers to integers from -127 to 127, in place, and return the scale to multiply them by."""
     largest = zero_f32()
     for i in range(0, x.size, LANES):
         largest = max_f32(abs_f32(load_f32(x, i)), largest)
     maximum = largest_f32(largest)
-    factor = _LARGEST / maximum if maximum > _LEAST else np.float32(0)
+    factor = _LARGEST / maximum if maximum > _SMALLEST_MAXIMUM else np.float32(0)
     by, low, high = broadcast_f32(factor), broadcast_f32(-_LARGEST), broadcast_f32(_LARGEST)
     for i in range(0, x.size, LANES):
-        # clipped also where the quotient's rounding alone would lead past the end, and where x is not finite
+        # clipped, because rounding the quotient can exceed 127 and x may not be finite
         store_f32(x, i, round_f32(min_f32(max_f32(mul_f32(load_f32(x, i), by), low), high)))
-    unit: np.float32 = maximum / _LARGEST
-    return unit
+    scale: np.float32 = maximum / _LARGEST
+    return scale

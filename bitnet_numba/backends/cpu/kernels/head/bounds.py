@@ -1,15 +1,15 @@
-"""Bounds of every logit from the int8 copy of the head: proven for the very bits that the full pass would give.
+"""Bounds of every logit from the int8 copy of the head: proven for the very bits that the full head would give.
 
-Write a row of the matrix as x = s c + e (``int8_copy``) and the hidden state as h = t q + d
-(``hidden_codes``), with whole numbers c and q. Then, exactly,
+Write a row of the matrix as x = s c + e (``int8_copy``) and the hidden state as h = t q + d (``hidden_codes``), with
+integers c and q. Then, exactly,
 
     x . h = s t (c . q)  +  s (c . d)  +  e . h.
 
 The first term is computed without an error but one rounding: ``c . q`` is a sum of int32. The others are bounded by
-Cauchy and Schwarz: ``|s c| |d| + |e| |h|``. The full pass, ``row_product``, does not give
-``x . h`` but rounds m = n / 32 + 5 times on the way from each product to the logit, so what it gives is off by at most
+Cauchy and Schwarz: ``|s c| |d| + |e| |h|``. The full head (``row_product``) does not give ``x . h`` but rounds
+m = n / 32 + 5 times on the way from each product to the logit, so its logit is off by at most
 ``m u / (1 - m u) |x| |h|``, with u = 2**-24, and by 2**-150 for each product that is denormal. The sum of these bounds
-holds for the very bits of the full pass; the tests try to break it. ``docs/explanation/exact-head.md`` has the details.
+holds for the very bits of the full head; the tests try to break it. ``docs/explanation/exact-head.md`` has the details.
 """
 
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.head.full import ROWS as CHUNK
+from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
     BASE,
     FLOOR,
     HIDDEN_ERROR,
     HIDDEN_NORM,
+    HIDDEN_SCALE,
     ROUNDINGS,
-    STEP_SIZE,
     HiddenCodes,
     new_hidden_codes,
     quantize_hidden,
@@ -33,16 +33,16 @@ from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
     CORRECTION,
     ERROR,
-    HEADER,
+    HEADER_LINES,
     NORM,
     ROUNDING,
-    ROWS,
     SCALE,
-    WORD,
 )
-from bitnet_numba.backends.cpu.kernels.jit import HEAD_SCREEN, jit
+from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
+from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import (
-    AHEAD,
+    PREFETCH_BYTES,
     broadcast_from,
     load_bytes,
     load_f32,
@@ -51,13 +51,14 @@ from bitnet_numba.backends.cpu.simd.memory import (
     store_f32,
 )
 from bitnet_numba.backends.cpu.simd.register_tile import add_unsigned_products, store_totals, zero_totals
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, claim, meet_for, slots_end
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim, meet_for, slots_end
 
-BLOCKS = 2  # at once, from distant places: two streams keep memory busier than one
-PARTS = 8  # bytes of hidden states' elements at once: of four tokens, or of eight where they have one byte
-_SUMS_OF_ONE, _SUMS_OF_ALL = 2 * BLOCKS, PARTS * BLOCKS  # names of constants, which Numba knows by value
-AHEAD_WORDS = AHEAD // WORD
-LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full pass can overflow
+STREAMS = 2  # blocks read at once, from distant places: two streams keep memory busier than one
+BYTES_PER_PASS = 8  # of hidden states' elements, multiplied at once: of four tokens, or eight at one byte an element
+# names of constants, which Numba knows by value
+_VECTORS_OF_ONE, _VECTORS_OF_MANY = 2 * STREAMS, BYTES_PER_PASS * STREAMS
+PREFETCH_WORDS = PREFETCH_BYTES // WORD
+LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full head can overflow
 CENTRE_ROUNDINGS = np.float32(8 * ROUNDING)  # five of the term that is computed, one when the bound is added to it
 SLACK = np.float32(1 + 2.0**-19)  # for the roundings of the bound itself, nine at most, and one when it is added
 
@@ -66,221 +67,210 @@ Floats = npt.NDArray[np.float32]
 Marks = npt.NDArray[np.uint8]
 
 
-class ScreenState(NamedTuple):
-    """Buffers of a screened head; slots as in the forward pass's other buffers.
+class FilterState(NamedTuple):
+    """Buffers of the int8 candidate filter; ``slots`` as in ``RunState``.
 
     Attributes
     ----------
-    fine, coarse : HiddenCodes
-        The hidden states in two bytes an element, and in one.
-    sums : int32[n_threads, 8, 2, 16]
-        Products of the parts of a few hidden states with two blocks.
+    two_bytes, one_byte : HiddenCodes
+        The hidden states, quantized to two bytes an element and to one.
+    acc : int32[n_threads, 8, 2, 16]
+        Accumulators of a pass: a few bytes times two blocks.
     lower, upper : float32[n_tokens, 16 * n_blocks]
         Bounds of each logit.
-    best, highest : float32[n_tokens, n_blocks]
-        The highest lower and the highest upper bound of each block.
+    highest_lower, highest_upper : float32[n_tokens, n_blocks]
+        The highest bounds of each block.
     thresholds : float32[slots]
-        What a logit must be able to reach.
-    rescored : int64[slots]
-        How many logits the last call computed exactly; ``vocab_size`` where it was the full pass.
-    known : int32[slots, vocab_size]
-        The tokens that these belong to, in ascending order: the first ``rescored`` ones.
+        Lower limit of the candidates' upper bounds: every excluded logit is below it.
+    n_candidates : int64[slots]
+        Number of logits that the last call computed; ``vocab_size`` where no threshold excludes enough.
+    candidates : int32[slots, vocab_size]
+        The first ``n_candidates`` are their token ids, in ascending order.
     logits : float32[n_tokens, vocab_size]
-        These logits, in the same order.
-    left_out : float32[n_tokens, n_tasks]
-        What the logits weigh that were not computed, by chunks of rows; written only where some are to be weighed.
-    is_open : bool[slots]
-        Whether a token's logits are to be bounded, for the first time or more closely.
-    rest : int64[1]
-        How many calls do without coarse bounds, which have been of no use.
+        Their logits, in the same order: the bits of the full head.
+    tail_mass : float32[n_tokens, n_tasks]
+        Upper bound of the sum of ``exp(beta * (logit - threshold))`` over the excluded logits, by tasks of rows.
+    is_pending : bool[slots]
+        Whether a token's logits need bounds, or tighter ones.
+    backoff : int64[1]
+        Number of calls left that skip the bounds from one byte.
     """
 
-    fine: HiddenCodes
-    coarse: HiddenCodes
-    sums: npt.NDArray[np.int32]
+    two_bytes: HiddenCodes
+    one_byte: HiddenCodes
+    acc: npt.NDArray[np.int32]
     lower: Floats
     upper: Floats
-    best: Floats
-    highest: Floats
+    highest_lower: Floats
+    highest_upper: Floats
     thresholds: Floats
-    rescored: npt.NDArray[np.int64]
-    known: npt.NDArray[np.int32]
+    n_candidates: npt.NDArray[np.int64]
+    candidates: npt.NDArray[np.int32]
     logits: Floats
-    left_out: Floats
-    is_open: npt.NDArray[np.bool_]
-    rest: npt.NDArray[np.int64]
+    tail_mass: Floats
+    is_pending: npt.NDArray[np.bool_]
+    backoff: npt.NDArray[np.int64]
 
 
-def new_screen_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads: int) -> ScreenState:
+def new_filter_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads: int) -> FilterState:
     """Allocate the buffers for up to ``n_tokens`` on ``n_threads`` threads."""
-    n_blocks = -(-vocab_size // (2 * ROWS)) * 2
-    slots = -(-max(n_tokens, n_threads) // PARTS) * PARTS  # what lies behind the last token is multiplied too
-    return ScreenState(
-        fine=new_hidden_codes(slots, 2, hidden_size),
-        coarse=new_hidden_codes(slots, 1, hidden_size),
-        sums=np.zeros((n_threads, PARTS, BLOCKS, ROWS), np.int32),
-        lower=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
-        upper=np.zeros((n_tokens, n_blocks * ROWS), np.float32),
-        best=np.zeros((n_tokens, n_blocks), np.float32),
-        highest=np.zeros((n_tokens, n_blocks), np.float32),
+    n_blocks = -(-vocab_size // (STREAMS * ROWS_PER_BLOCK)) * STREAMS
+    slots = -(-max(n_tokens, n_threads) // BYTES_PER_PASS) * BYTES_PER_PASS  # a pass reads past the last token
+    return FilterState(
+        two_bytes=new_hidden_codes(slots, 2, hidden_size),
+        one_byte=new_hidden_codes(slots, 1, hidden_size),
+        acc=np.zeros((n_threads, BYTES_PER_PASS, STREAMS, ROWS_PER_BLOCK), np.int32),
+        lower=np.zeros((n_tokens, n_blocks * ROWS_PER_BLOCK), np.float32),
+        upper=np.zeros((n_tokens, n_blocks * ROWS_PER_BLOCK), np.float32),
+        highest_lower=np.zeros((n_tokens, n_blocks), np.float32),
+        highest_upper=np.zeros((n_tokens, n_blocks), np.float32),
         thresholds=np.zeros(slots, np.float32),
-        rescored=np.zeros(slots, np.int64),
-        known=np.zeros((slots, vocab_size), np.int32),  # what is never written takes no memory
+        n_candidates=np.zeros(slots, np.int64),
+        candidates=np.zeros((slots, vocab_size), np.int32),  # what is never written takes no memory
         logits=np.zeros((n_tokens, vocab_size), np.float32),
-        left_out=np.zeros((n_tokens, -(-vocab_size // CHUNK)), np.float32),
-        is_open=np.zeros(slots, np.bool_),
-        rest=np.zeros(1, np.int64),
+        tail_mass=np.zeros((n_tokens, -(-vocab_size // HEAD_ROWS_PER_TASK)), np.float32),
+        is_pending=np.zeros(slots, np.bool_),
+        backoff=np.zeros(1, np.int64),
     )
 
 
 @jit
-def begin_worker(ctx: ThreadContext, counts: npt.NDArray[np.int64], hidden: Floats, state: ScreenState) -> None:
-    """Write the codes of all hidden states; all of them are open."""
+def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, state: FilterState) -> None:
+    """Quantize float32[n_tokens, hidden_size] hidden states into ``state``; all tokens are pending."""
     n_tokens = hidden.shape[0]
     if ctx.thread == 0:
-        counts[HEAD_SCREEN] += 1
+        counts[Kernel.HEAD_FILTER] += 1
     for slot in range(ctx.thread, slots_end(ctx, n_tokens), ctx.n_threads):
-        quantize_hidden(hidden[min(slot, n_tokens - 1)], slot, state.fine, state.coarse)
-        state.is_open[slot] = True
+        quantize_hidden(hidden[min(slot, n_tokens - 1)], slot, state.two_bytes, state.one_byte)
+        state.is_pending[slot] = True
     meet_for(ctx, n_tokens)
 
 
 @jit
-def screen_worker(ctx: ThreadContext, screen: Words, hidden: HiddenCodes, always: Marks, state: ScreenState) -> None:
-    """Write the bounds of all logits, where :func:`is_bounded`."""
-    n_tokens, half = always.shape[0], screen.shape[0] // BLOCKS
-    together = tokens_together(hidden, n_tokens)
+def bound_logits(ctx: ThreadContext, int8_copy: Words, hidden: HiddenCodes, always: Marks, state: FilterState) -> None:
+    """Write the bounds of all logits of the tokens for which :func:`needs_bounds` holds.
+
+    Parameters
+    ----------
+    ctx : ThreadContext
+        All threads call it and share the blocks; a barrier must follow.
+    int8_copy : uint32[n_blocks, 4 + hidden_size // 4, 16]
+        From ``quantize_rows``.
+    hidden : HiddenCodes
+        One of the two in ``state``.
+    always : uint8[n_tokens, vocab_size or 0]
+        Not 0 for tokens that are candidates whatever their bounds.
+    state : FilterState
+    """
+    n_tokens, half = always.shape[0], int8_copy.shape[0] // STREAMS
+    pass_tokens = tokens_per_pass(hidden, n_tokens)
     block = claim(ctx, half)
     while block >= 0:
-        for first in range(0, n_tokens, together):
-            slot, count = first if n_tokens > 1 else ctx.thread, min(together, n_tokens - first)
-            if is_bounded(hidden, slot, n_tokens, state):
-                multiply_blocks(ctx, screen, block, hidden, slot, n_tokens, state)
-                for each in range(count):
-                    _bound_both(ctx, screen, block, hidden, slot + each, each, state, first + each)
+        for first in range(0, n_tokens, pass_tokens):
+            slot, count = first if n_tokens > 1 else ctx.thread, min(pass_tokens, n_tokens - first)
+            if needs_bounds(hidden, slot, n_tokens, state):
+                multiply_blocks(ctx, int8_copy, block, hidden, slot, n_tokens, state)
+                for index in range(count):
+                    _bound_both(ctx, int8_copy, block, hidden, slot + index, index, state, first + index)
                     if always.shape[1]:
-                        _exempt(always[first + each], block, state, first + each)
-                        _exempt(always[first + each], block + half, state, first + each)
+                        _include(always[first + index], block, state, first + index)
+                        _include(always[first + index], block + half, state, first + index)
         block = claim(ctx, half)
 
 
 @jit
-def approximate_worker(
-    ctx: ThreadContext, counts: npt.NDArray[np.int64], screen: Words, hidden: Floats, state: ScreenState, out: Floats
-) -> None:
-    n_tokens, half = hidden.shape[0], screen.shape[0] // BLOCKS
-    begin_worker(ctx, counts, hidden, state)
-    together = tokens_together(state.fine, n_tokens)
-    block = claim(ctx, half)
-    while block >= 0:
-        for first in range(0, n_tokens, together):
-            slot = first if n_tokens > 1 else ctx.thread
-            multiply_blocks(ctx, screen, block, state.fine, slot, n_tokens, state)
-            for each in range(min(together, n_tokens - first)):
-                for which in range(BLOCKS):
-                    number = block + which * half
-                    centre, _ = _centre(ctx, screen[number], state.fine, slot + each, each, which, state)
-                    store_f32(state.upper[first + each], number * ROWS, centre)
-        block = claim(ctx, half)
-    barrier(ctx)
-    for token in range(ctx.thread, n_tokens, ctx.n_threads):
-        for row in range(out.shape[1]):
-            out[token, row] = state.upper[token, row]
+def needs_bounds(hidden: HiddenCodes, slot: int, n_tokens: int, state: FilterState) -> Any:
+    """Tell whether a token is pending, or another one of its pass."""
+    pass_tokens = tokens_per_pass(hidden, n_tokens)
+    first = slot // pass_tokens * pass_tokens
+    return n_tokens == 1 or state.is_pending[first : min(first + pass_tokens, n_tokens)].any()
 
 
 @jit
-def is_bounded(hidden: HiddenCodes, slot: int, n_tokens: int, state: ScreenState) -> Any:
-    """Tell whether a token is open, or one of those that are multiplied with it."""
-    together = tokens_together(hidden, n_tokens)
-    first = slot // together * together
-    return n_tokens == 1 or state.is_open[first : min(first + together, n_tokens)].any()
-
-
-@jit
-def tokens_together(hidden: HiddenCodes, n_tokens: int) -> int:
-    """Return how many tokens are multiplied at once."""
-    return PARTS // hidden.codes.shape[1] if n_tokens > 1 else 1
+def tokens_per_pass(hidden: HiddenCodes, n_tokens: int) -> int:
+    """Return the number of tokens that are multiplied at once."""
+    return BYTES_PER_PASS // hidden.codes.shape[1] if n_tokens > 1 else 1
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
 @jit
 def multiply_blocks(
-    ctx: ThreadContext, screen: Words, block: int, hidden: HiddenCodes, slot: int, n_tokens: int, state: ScreenState
+    ctx: ThreadContext, int8_copy: Words, block: int, hidden: HiddenCodes, slot: int, n_tokens: int, state: FilterState
 ) -> None:
     """Multiply a block of each half of the matrix with the hidden states from ``slot`` on."""
-    sums = state.sums[ctx.thread].reshape(-1)
+    acc = state.acc[ctx.thread].reshape(-1)
     if n_tokens > 1:
-        _two_blocks(zero_totals(_SUMS_OF_ALL), screen, block, hidden.codes, slot, sums)
+        _two_blocks(zero_totals(_VECTORS_OF_MANY), int8_copy, block, hidden.codes, slot, acc)
     else:
-        _two_blocks(zero_totals(_SUMS_OF_ONE), screen, block, hidden.codes, slot, sums)
+        _two_blocks(zero_totals(_VECTORS_OF_ONE), int8_copy, block, hidden.codes, slot, acc)
 
 
 @jit
 def _two_blocks(
-    zeros: Any, screen: Words, block: int, codes: npt.NDArray[np.uint8], slot: int, sums: npt.NDArray[np.int32]
+    zeros: Any, int8_copy: Words, block: int, codes: npt.NDArray[np.uint8], slot: int, out: npt.NDArray[np.int32]
 ) -> None:
-    """``zeros`` has two vectors, one for either block, for each part of each hidden state."""
-    flat, of_hidden = screen.reshape(-1), codes.reshape(-1)
+    """Multiply; ``zeros`` has two vectors, one for each block, for each byte of the pass."""
+    flat, of_hidden = int8_copy.reshape(-1), codes.reshape(-1)
     n, first_byte = codes.shape[2], slot * codes.shape[1] * codes.shape[2]
-    at_1 = (block * screen.shape[1] + HEADER) * ROWS
-    at_2 = at_1 + screen.shape[0] // BLOCKS * screen.shape[1] * ROWS
+    at_1 = (block * int8_copy.shape[1] + HEADER_LINES) * ROWS_PER_BLOCK
+    at_2 = at_1 + int8_copy.shape[0] // STREAMS * int8_copy.shape[1] * ROWS_PER_BLOCK
     totals = zeros
     for word in range(n // WORD):
-        line_1, line_2 = at_1 + word * ROWS, at_2 + word * ROWS
-        prefetch(flat, line_1 + AHEAD_WORDS)
-        prefetch(flat, line_2 + AHEAD_WORDS)
+        line_1, line_2 = at_1 + word * ROWS_PER_BLOCK, at_2 + word * ROWS_PER_BLOCK
+        prefetch(flat, line_1 + PREFETCH_WORDS)
+        prefetch(flat, line_2 + PREFETCH_WORDS)
         lines = load_bytes(flat, line_1), load_bytes(flat, line_2)
         totals = add_unsigned_products(totals, lines, of_hidden, first_byte + word * WORD, n)
-    store_totals(sums, 0, totals)
+    store_totals(out, 0, totals)
 
 
 @jit
 def _centre(
-    ctx: ThreadContext, lines: Words, hidden: HiddenCodes, slot: int, each: int, which: int, state: ScreenState
+    ctx: ThreadContext, lines: Words, hidden: HiddenCodes, slot: int, index: int, stream: int, state: FilterState
 ) -> Any:
-    """Return s t (c . q) of sixteen rows, and the sum of its parts' magnitudes, to which its roundings are relative."""
-    unit = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], STEP_SIZE))
-    correction = load_i32(lines[CORRECTION], 0)  # takes off what the bias of the hidden state's bytes has added
-    parts = hidden.codes.shape[1]
-    total = v.to_f32(v.add_i32(load_i32(state.sums[ctx.thread, each * parts, which], 0), correction))
+    """Return s t (c . q) of sixteen rows, and the magnitudes of its bytes' sums, which its roundings scale with."""
+    scale = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], HIDDEN_SCALE))
+    correction = load_i32(lines[CORRECTION], 0)  # subtracts what the bias of the hidden state's bytes has added
+    n_bytes = hidden.codes.shape[1]
+    total = v.to_f32(v.add_i32(load_i32(state.acc[ctx.thread, index * n_bytes, stream], 0), correction))
     size = v.abs_f32(total)
-    if parts == 2:
-        low = v.to_f32(v.add_i32(load_i32(state.sums[ctx.thread, each * parts + 1, which], 0), correction))
+    if n_bytes == 2:
+        low = v.to_f32(v.add_i32(load_i32(state.acc[ctx.thread, index * n_bytes + 1, stream], 0), correction))
         size = v.fma_f32(size, v.broadcast_f32(BASE), v.abs_f32(low))
         total = v.fma_f32(total, v.broadcast_f32(BASE), low)
-    return v.mul_f32(unit, total), v.mul_f32(unit, size)
+    return v.mul_f32(scale, total), v.mul_f32(scale, size)
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
 @jit
 def _bound_both(
     ctx: ThreadContext,
-    screen: Words,
+    int8_copy: Words,
     block: int,
     hidden: HiddenCodes,
     slot: int,
-    each: int,
-    state: ScreenState,
+    index: int,
+    state: FilterState,
     token: int,
 ) -> None:
     """Write the bounds of the logits of two blocks, and the highest ones."""
-    for which in range(BLOCKS):
-        number = block + which * (screen.shape[0] // BLOCKS)
-        centre, size = _centre(ctx, screen[number], hidden, slot, each, which, state)
-        width = _width(screen[number].view(np.float32), size, hidden.measures[slot])
+    for stream in range(STREAMS):
+        number = block + stream * (int8_copy.shape[0] // STREAMS)
+        centre, size = _centre(ctx, int8_copy[number], hidden, slot, index, stream, state)
+        width = _width(int8_copy[number].view(np.float32), size, hidden.measures[slot])
         lower, upper = v.sub_f32(centre, width), v.add_f32(centre, width)
         lower = v.max_f32(lower, v.broadcast_f32(np.float32(-np.inf)))  # NaN is no bound at all
         upper = v.min_f32(upper, v.broadcast_f32(np.float32(np.inf)))
-        store_f32(state.lower[token], number * ROWS, lower)
-        store_f32(state.upper[token], number * ROWS, upper)
-        state.best[token, number] = v.largest_f32(lower)
-        state.highest[token, number] = v.largest_f32(upper)
+        store_f32(state.lower[token], number * ROWS_PER_BLOCK, lower)
+        store_f32(state.upper[token], number * ROWS_PER_BLOCK, upper)
+        state.highest_lower[token, number] = v.largest_f32(lower)
+        state.highest_upper[token, number] = v.largest_f32(upper)
 
 
 @jit
-def _width(notes: Floats, size: Any, measures: Floats) -> Any:
-    """Return how far sixteen logits can be from their centres."""
-    norm, error = load_f32(notes[NORM], 0), load_f32(notes[ERROR], 0)
+def _width(header: Floats, size: Any, measures: Floats) -> Any:
+    """Return half the widths of sixteen logits' bounds."""
+    norm, error = load_f32(header[NORM], 0), load_f32(header[ERROR], 0)
     hidden_norm, infinity = broadcast_from(measures, HIDDEN_NORM), v.broadcast_f32(np.float32(np.inf))
     most = v.mul_f32(v.add_f32(norm, error), hidden_norm)
     width = v.fma_f32(size, v.broadcast_f32(CENTRE_ROUNDINGS), broadcast_from(measures, FLOOR))
@@ -292,12 +282,12 @@ def _width(notes: Floats, size: Any, measures: Floats) -> Any:
 
 
 @jit
-def _exempt(always: Marks, block: int, state: ScreenState, token: int) -> None:
-    """Let the tokens that are always exact survive, and take no part in setting the threshold."""
-    best, highest = np.float32(-np.inf), state.highest[token, block]
-    for row in range(block * ROWS, min((block + 1) * ROWS, always.size)):
+def _include(always: Marks, block: int, state: FilterState, token: int) -> None:
+    """Make the marked tokens candidates, without a part in setting the threshold."""
+    best, highest = np.float32(-np.inf), state.highest_upper[token, block]
+    for row in range(block * ROWS_PER_BLOCK, min((block + 1) * ROWS_PER_BLOCK, always.size)):
         if always[row]:
             state.lower[token, row], state.upper[token, row] = np.float32(-np.inf), np.float32(np.inf)
             highest = np.float32(np.inf)
         best = max(best, state.lower[token, row])
-    state.best[token, block], state.highest[token, block] = best, highest
+    state.highest_lower[token, block], state.highest_upper[token, block] = best, highest

@@ -1,4 +1,4 @@
-"""The int8 copy of an output head: made once at load, read at every token instead of the head itself."""
+"""The int8 copy of an output head: made once at load, and read at every token in place of most of the head."""
 
 from typing import Any
 
@@ -6,88 +6,66 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.checks import check_array, check_rank
-from bitnet_numba.backends.cpu.kernels.head.full import check_matrix
 from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
 from bitnet_numba.backends.cpu.simd.types import LANES
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, claim
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
-ROWS = 16  # rows a block: one lane each
 CORRECTION, SCALE, NORM, ERROR = range(4)
 """The first lines of a block."""
-HEADER = 4  # of them
-WORD = 4  # neighbouring codes of a row that a dot product takes at once
+HEADER_LINES = 4
 LARGEST_CODE = np.float32(127)
 BIAS = 63  # of the bytes of a hidden state: from -63 to 63, stored as 0 to 126
 SMALLEST_MAXIMUM = np.float32(1e-30)  # of a row or hidden state that is scaled: its inverse is still a float32
-MAX_HIDDEN = 1 << 17  # so many products of a code and a byte of the hidden state fit an int32
-ROUNDING, UNDERFLOW = 2.0**-24, 2.0**-149  # of one float32 operation: relative, and where the result is denormal
+MAX_HIDDEN = 1 << 17  # products of a code and a byte of the hidden state whose sum fits an int32
+ROUNDING, UNDERFLOW = 2.0**-24, 2.0**-149  # error of one float32 operation: relative, and of a denormal result
 
 Matrix = npt.NDArray[Any]
 Words = npt.NDArray[np.uint32]
 
 
-def screen_shape(vocab_size: int, hidden_size: int) -> tuple[int, int, int]:
-    """Return the shape of the int8 copy of a matrix ``[vocab_size, hidden_size]``."""
-    return -(-vocab_size // (2 * ROWS)) * 2, HEADER + hidden_size // WORD, ROWS
+def int8_copy_shape(vocab_size: int, hidden_size: int) -> tuple[int, int, int]:
+    """Return the shape of the int8 copy of a matrix ``[vocab_size, hidden_size]``: an even number of blocks."""
+    return -(-vocab_size // (2 * ROWS_PER_BLOCK)) * 2, HEADER_LINES + hidden_size // WORD, ROWS_PER_BLOCK
 
 
-def quantize_rows(ctx: ThreadContext, matrix: Matrix, screen: Words) -> None:
-    """Write the int8 copy of a matrix of floats, and what is lost by it, to ``screen``.
+@jit
+def quantize_rows(ctx: ThreadContext, matrix: Matrix, codes: npt.NDArray[np.int8], out: Words) -> None:
+    """Write the int8 copy of a matrix of floats, with bounds of its errors.
 
-    A row is a scale times its codes, from -127 to 127, plus an error. Every thread of a thread pool calls this; the blocks of
-    rows are shared among them.
+    A row is a scale times its codes, from -127 to 127, plus an error.
 
     Parameters
     ----------
     ctx : ThreadContext
-        This thread's place in the thread pool.
+        All threads call it and share the blocks; a barrier must follow.
     matrix : float32, uint16 (float16 bits) or int16 (bfloat16 bits) [vocab_size, hidden_size]
         ``hidden_size`` is a multiple of 32, at most 2**17.
-    screen : uint32[n_blocks, 4 + hidden_size // 4, 16]
-        Of the shape from :func:`screen_shape`. A block is sixteen rows, side by side in every line. The first lines
+    codes : int8[16, hidden_size]
+        Scratch memory of this thread.
+    out : uint32[n_blocks, 4 + hidden_size // 4, 16]
+        Of the shape from :func:`int8_copy_shape`. A block is sixteen rows, side by side in every line. The first lines
         are ``CORRECTION`` (int32: what the bias of the hidden state's bytes adds to a row, negated), ``SCALE``,
-        ``NORM`` and ``ERROR`` (float32: the scale; at least the Euclidean norms of scale times codes, and of the
+        ``NORM`` and ``ERROR`` (float32: the scale; upper bounds of the Euclidean norms of scale times codes and of the
         error); the others hold four neighbouring codes of each row. Of rows past the last one, and of those that are
         not finite, scale and error are NaN.
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or layouts differ from the above.
     """
-    check_screen(matrix, screen, written=True)
-    _quantize(ctx, matrix, screen, np.zeros((ROWS, matrix.shape[1]), np.int8))
-
-
-def check_screen(matrix: Matrix, screen: Words, *, written: bool = False) -> None:
-    """Raise ``ValueError`` unless ``screen`` has the form of an int8 copy of ``matrix``."""
-    check_rank("matrix", matrix, 2)
-    check_matrix(matrix, np.zeros((matrix.shape[0], 0), np.float32))
-    if matrix.shape[1] > MAX_HIDDEN:
-        raise ValueError(f"matrix: expected rows of at most {MAX_HIDDEN}, got {matrix.shape[1]}")
-    check_array("screen", screen, np.uint32, screen_shape(*matrix.shape), written=written)
-
-
-@jit
-def _quantize(ctx: ThreadContext, matrix: Matrix, screen: Words, codes: npt.NDArray[np.int8]) -> None:
-    block = claim(ctx, screen.shape[0])
+    block = claim(ctx, out.shape[0])
     while block >= 0:
-        for lane in range(ROWS):
-            row = block * ROWS + lane
+        for lane in range(ROWS_PER_BLOCK):
+            row = block * ROWS_PER_BLOCK + lane
             if row < matrix.shape[0]:
-                _quantize_row(matrix[row], codes[lane], screen[block], lane)
+                _quantize_row(matrix[row], lane, codes[lane], out[block])
             else:
                 codes[lane] = 0
-                _note(screen[block], lane, 0, np.float32(np.nan), np.float32(0), np.float32(np.nan))
-        _interleave(codes.view(np.uint32), screen[block])
-        block = claim(ctx, screen.shape[0])
-    barrier(ctx)
+                _write_header(lane, 0, np.float32(np.nan), np.float32(0), np.float32(np.nan), out[block])
+        _interleave(codes.view(np.uint32), out[block])
+        block = claim(ctx, out.shape[0])
 
 
 @jit
-def _quantize_row(values: Matrix, codes: npt.NDArray[np.int8], lines: Words, lane: int) -> None:
+def _quantize_row(values: Matrix, lane: int, codes: npt.NDArray[np.int8], lines: Words) -> None:
     n = values.size
     largest = max(largest_magnitude(values), SMALLEST_MAXIMUM)
     scale = largest / LARGEST_CODE
@@ -105,11 +83,11 @@ def _quantize_row(values: Matrix, codes: npt.NDArray[np.int8], lines: Words, lan
     if np.isnan(error_sum):
         scale = error_sum
     norm = above(np.float64(scale) * norm_above(v.sum_f32(squares), n))
-    _note(lines, lane, -BIAS * v.sum_i32(total), scale, norm, above(norm_above(error_sum, n)))
+    _write_header(lane, -BIAS * v.sum_i32(total), scale, norm, above(norm_above(error_sum, n)), lines)
 
 
 @jit
-def _note(lines: Words, lane: int, correction: int, scale: Any, norm: Any, error: Any) -> None:
+def _write_header(lane: int, correction: int, scale: Any, norm: Any, error: Any, lines: Words) -> None:
     lines.view(np.int32)[CORRECTION, lane] = correction
     floats = lines.view(np.float32)
     floats[SCALE, lane] = scale
@@ -120,14 +98,14 @@ def _note(lines: Words, lane: int, correction: int, scale: Any, norm: Any, error
 @jit
 def _interleave(codes: Words, lines: Words) -> None:
     for word in range(codes.shape[1]):
-        for lane in range(ROWS):
-            lines[HEADER + word, lane] = codes[lane, word]
+        for lane in range(ROWS_PER_BLOCK):
+            lines[HEADER_LINES + word, lane] = codes[lane, word]
 
 
 # ---- shared with the hidden state's quantization ---------------------------------------------------------------------
 @jit
 def largest_magnitude(values: Matrix) -> Any:
-    """Return max|x| of what an array holds, NaN aside."""
+    """Return max|x|, ignoring NaN."""
     largest = v.zero_f32()
     for i in range(0, values.size, LANES):
         largest = v.max_f32(v.abs_f32(load_f32(values, i)), largest)
@@ -136,7 +114,7 @@ def largest_magnitude(values: Matrix) -> Any:
 
 @jit
 def rounded(x: Any, limit: Any) -> Any:
-    """Round each lane to a whole number from -limit to limit; clipped first, so that NaN too has one meaning."""
+    """Round each lane to an integer from -limit to limit; clipped first, so that NaN gives the same on every CPU."""
     clipped = v.min_f32(v.max_f32(x, v.broadcast_f32(-limit)), v.broadcast_f32(limit))
     return v.round_f32(clipped)
 

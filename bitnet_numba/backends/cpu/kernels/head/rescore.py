@@ -1,4 +1,4 @@
-"""The logits that survive a screening, computed exactly, and what those weigh that do not."""
+"""The exact logits of the candidates, and an upper bound of the excluded logits' softmax mass."""
 
 from typing import Any
 
@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.head.bounds import ScreenState
-from bitnet_numba.backends.cpu.kernels.head.full import ROWS as CHUNK
-from bitnet_numba.backends.cpu.kernels.head.full import row_product
-from bitnet_numba.backends.cpu.kernels.head.int8_copy import ROWS
+from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
+from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK, row_product
 from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd.memory import load_f32, prefetch
@@ -21,53 +19,55 @@ Floats = npt.NDArray[np.float32]
 
 
 @jit
-def compute_worker(ctx: ThreadContext, matrix: Matrix, hidden: Floats, coldness: Floats, state: ScreenState) -> None:
-    """Compute the logits that survive; weigh the others of the tokens whose ``coldness`` is not negative."""
+def rescore(ctx: ThreadContext, matrix: Matrix, hidden: Floats, beta: Floats, state: FilterState) -> None:
+    """Write the candidates' logits, and the tail mass of tokens whose ``beta`` is not negative."""
     n_tokens = hidden.shape[0]
-    own = ctx.thread if n_tokens == 1 else 0  # the first token's slot
-    n_computing = n_weighing = 0
+    first_slot = ctx.thread if n_tokens == 1 else 0
+    n_rescoring = n_tails = 0
     for token in range(n_tokens):
-        n_computing = max(n_computing, -(-state.rescored[own + token] // CHUNK) * n_tokens)
-        if coldness[token] >= 0:
-            n_weighing = state.left_out.shape[1]
-    task = claim(ctx, n_computing + n_weighing)
+        n_rescoring = max(n_rescoring, -(-state.n_candidates[first_slot + token] // HEAD_ROWS_PER_TASK) * n_tokens)
+        if beta[token] >= 0:
+            n_tails = state.tail_mass.shape[1]
+    task = claim(ctx, n_rescoring + n_tails)
     while task >= 0:
-        if task < n_computing:  # tokens' rows from about the same place one after the other: some are the same
-            first, token = task // n_tokens * CHUNK, task % n_tokens
-            known = state.known[own + token, first : min(first + CHUNK, state.rescored[own + token])]
-            _rescore(matrix, hidden[token], known, state.logits[token, first:])
+        if task < n_rescoring:  # neighbouring tasks take about the same rows for different tokens: some are the same
+            first, token = task // n_tokens * HEAD_ROWS_PER_TASK, task % n_tokens
+            end = min(first + HEAD_ROWS_PER_TASK, state.n_candidates[first_slot + token])
+            rows = state.candidates[first_slot + token, first:end]
+            _rescore_rows(matrix, hidden[token], rows, state.logits[token, first:])
         else:
-            _weigh_chunk(task - n_computing, own, coldness, state)
-        task = claim(ctx, n_computing + n_weighing)
+            _bound_tail(task - n_rescoring, first_slot, beta, state)
+        task = claim(ctx, n_rescoring + n_tails)
 
 
 @jit
-def _rescore(matrix: Matrix, hidden: Floats, known: npt.NDArray[np.int32], out: Floats) -> None:
-    """Compute the logits of some rows as the full pass does."""
-    for place in range(known.size):
-        row, next_row = matrix[known[place]], matrix[known[min(place + 1, known.size - 1)]]
+def _rescore_rows(matrix: Matrix, hidden: Floats, rows: npt.NDArray[np.int32], out: Floats) -> None:
+    """Compute the logits of some rows as the full head does."""
+    for index in range(rows.size):
+        row, next_row = matrix[rows[index]], matrix[rows[min(index + 1, rows.size - 1)]]
         for i in range(0, hidden.size, LANES):
             prefetch(next_row, i)
-        out[place] = row_product(row, hidden)
+        out[index] = row_product(row, hidden)
 
 
 @jit
-def _weigh_chunk(chunk: int, own: int, coldness: Floats, state: ScreenState) -> None:
-    """Note what the logits of a chunk of rows weigh that do not survive."""
-    first, end = chunk * CHUNK, min((chunk + 1) * CHUNK, state.known.shape[1])
-    for token in range(coldness.size):
-        weight = _weight(state.upper[token], state.thresholds[own + token], coldness[token], first, end)
-        state.left_out[token, chunk] = weight
+def _bound_tail(task: int, first_slot: int, beta: Floats, state: FilterState) -> None:
+    """Write each token's tail mass over the rows of a task."""
+    first = task * HEAD_ROWS_PER_TASK
+    end = min(first + HEAD_ROWS_PER_TASK, state.candidates.shape[1])
+    for token in range(beta.size):
+        mass = _tail_mass(state.upper[token], state.thresholds[first_slot + token], beta[token], first, end)
+        state.tail_mass[token, task] = mass
 
 
 @jit
-def _weight(upper: Floats, threshold: Any, coldness: Any, first: int, end: int) -> Any:
-    """Return what the logits weigh at most that do not survive."""
+def _tail_mass(upper: Floats, threshold: Any, beta: Any, first: int, end: int) -> Any:
+    """Return an upper bound of the sum of ``exp(beta * (logit - threshold))`` over the logits below the threshold."""
     total = v.zero_f32()
-    if coldness < 0:
+    if beta < 0:
         return v.sum_f32(total)
-    for start in range(first, end, ROWS):
+    for start in range(first, end, LANES):
         beyond = v.sub_f32(load_f32(upper, start), v.broadcast_f32(threshold))
-        weight = exp_to_1(v.mul_f32(beyond, v.broadcast_f32(coldness)))
-        total = v.add_f32(total, v.where_greater(v.zero_f32(), beyond, weight, v.zero_f32()))
+        mass = exp_to_1(v.mul_f32(beyond, v.broadcast_f32(beta)))
+        total = v.add_f32(total, v.where_greater(v.zero_f32(), beyond, mass, v.zero_f32()))
     return v.sum_f32(total)

@@ -1,11 +1,16 @@
-"""Do tiles compute what vectors do, on the CPU that is here?"""
+"""Check at load that AMX tiles compute what vectors do on this CPU."""
 
 import numpy as np
 
-from bitnet_numba.backends.cpu.kernels.jit import new_counts
-from bitnet_numba.backends.cpu.kernels.ternary.gemm import gemm_scratch, register_worker
-from bitnet_numba.backends.cpu.kernels.ternary.layout import Activations, Bytes, Sums, pack, pack_r16
-from bitnet_numba.backends.cpu.kernels.ternary.tiles import FEW_BLOCKS, MANY_COLUMNS, tile_scratch, tile_worker
+from bitnet_numba.backends.cpu.kernels.registry import new_counts
+from bitnet_numba.backends.cpu.kernels.ternary.gemm import gemm_scratch, ternary_gemm_registers
+from bitnet_numba.backends.cpu.kernels.ternary.layout import Accumulators, Activations, Bytes, pack, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.tiles import (
+    FEW_BLOCKS,
+    MANY_COLUMNS,
+    ternary_gemm_tiles,
+    tile_scratch,
+)
 from bitnet_numba.backends.cpu.packed_sizes import RUN
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.tile import TILE_ROWS
@@ -17,7 +22,7 @@ _SLOTS = (TILE_ROWS, 40)  # one tile of tokens, and more
 
 
 def check_tiles() -> None:
-    """Multiply a little on tiles and by vectors, both of which are exact, and compare.
+    """Multiply small matrices on tiles and by vectors, both of which are exact, and compare.
 
     Raises
     ------
@@ -37,12 +42,12 @@ def check_tiles() -> None:
             )
 
 
-def _products(i2s: Bytes, q: Activations) -> tuple[Sums, Sums]:
-    """Return what tiles and what vectors make of it."""
+def _products(i2s: Bytes, q: Activations) -> tuple[Accumulators, Accumulators]:
+    """Return the products that tiles compute, and those that vectors compute."""
     q_sum = q.sum(axis=1, dtype=np.int32)
     of_tiles, of_vectors = np.zeros((2, len(q), _ROWS), np.int32)
     tiles, scratch = tile_scratch(1, *q.shape), gemm_scratch(1, *q.shape)
 
-    tile_worker(alone(), new_counts(), pack_r16(i2s), q, q_sum, of_tiles, tiles)
-    register_worker(alone(), new_counts(), pack(i2s), q, q_sum, of_vectors, scratch)
+    ternary_gemm_tiles(alone(), new_counts(), pack_r16(i2s), q, q_sum, tiles, of_tiles)
+    ternary_gemm_registers(alone(), new_counts(), pack(i2s), q, q_sum, scratch, of_vectors)
     return of_tiles, of_vectors
