@@ -4,7 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.forward.arrays import K, Q, Step, V
-from bitnet_numba.backends.cpu.kernels.attention.block import CausalLimits, attend_block, n_masked, scratch_of
+from bitnet_numba.backends.cpu.kernels.attention.block import attend_block, scratch_of
+from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import (
     begin_merge,
     copy_results,

@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.kernels.attention.block import (
     QUERIES_PER_TILE,
-    CausalLimits,
     Scratch,
     attend_block,
     attention_scratch,
-    n_masked,
     scratch_of,
 )
+from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import begin_merge, end_merge, merge_block
 from bitnet_numba.backends.cpu.kernels.attention.store import POSITIONS_PER_BLOCK, HeadBlock
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState

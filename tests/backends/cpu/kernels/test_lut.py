@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bench.lut.bytes import ENTRIES, bytes_product
 from bench.lut.shuffles import SHUFFLE, SPAN, TABLE_BYTES, shuffles_product
-from bitnet_numba.backends.cpu.kernels.ternary.layout import MAX_COLUMNS, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.layout import pack_r16
+from bitnet_numba.model.config import MAX_SIZE
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS
 from tests.backends.cpu.kernels.running import pool_of
@@ -58,7 +59,7 @@ def test_equals_the_twin(multiply: Any, blocks: int, runs: int, seed: int, fill:
 @pytest.mark.parametrize("multiply", PRODUCTS)
 @pytest.mark.parametrize("activation", [-128, 127])
 @pytest.mark.parametrize("weight", [-1, 1])
-@pytest.mark.parametrize("columns", [SPAN // 4, SPAN // 4 + 128, MAX_COLUMNS])
+@pytest.mark.parametrize("columns", [SPAN // 4, SPAN // 4 + 128, MAX_SIZE])
 def test_the_largest_sums_do_not_overflow(multiply: Any, columns: int, weight: int, activation: int) -> None:
     weights = np.full((32, columns), weight, np.int8)
     sums = multiply(weights, np.full(columns, activation, np.int8), 1)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
-from bitnet_numba.backends.cpu.kernels.ternary.layout import MAX_COLUMNS, TOKENS, pack, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.layout import TOKENS, pack, pack_r16
 from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, grouped_columns, packed_size
+from bitnet_numba.model.config import MAX_SIZE
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import SEEDS
 from tests.backends.cpu.kernels.running import SIZES, ternary_product
@@ -77,7 +78,7 @@ def test_equals_its_twin(blocks: int, runs: int, n_tokens: int, seed: int, fill:
 @pytest.mark.parametrize("activation", [-128, 127])
 @pytest.mark.parametrize("weight", [-1, 1])
 def test_the_largest_sums_do_not_overflow(weight: int, activation: int, n_tokens: int) -> None:
-    columns = MAX_COLUMNS
+    columns = MAX_SIZE  # a quarter of them, each 2 * 128 at most, 64 times too large, must fit an int32
     weights = np.full((32, columns), weight, np.int8)
     q = np.full((1 if n_tokens == 1 else TOKENS, columns), activation, np.int8)
     np.testing.assert_array_equal(product(weights, q, n_tokens), weight * activation * columns)

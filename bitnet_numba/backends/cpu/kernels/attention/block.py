@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, causal_limit, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import MASKED, Results, new_results, results_of
 from bitnet_numba.backends.cpu.kernels.attention.store import (
     POSITIONS_PER_BLOCK,
@@ -39,24 +40,6 @@ FEW_POSITIONS = WIDTH // 2  # in the last tile: up to this many are scored sixte
 UNPACKED_QUERIES = 8  # for more queries a tile of keys or values is converted to float32 once, not for every four
 
 Floats = npt.NDArray[np.float32]
-
-
-class CausalLimits(NamedTuple):
-    """Number of positions in a block that each query may attend to.
-
-    Attributes
-    ----------
-    n_queries : int
-        Those of one token are neighbours.
-    first : int
-        Causal limit of the first token: token i may attend to first + i positions, clipped to 0..256.
-    group : int
-        Queries per token.
-    """
-
-    n_queries: int
-    first: int
-    group: int
 
 
 class Scratch(NamedTuple):
@@ -125,20 +108,6 @@ class Tile(NamedTuple):
     prefetch_distance: int | None
     first: int
     head_dim: int
-
-
-@jit_inline
-def causal_limit(limits: CausalLimits, query: int) -> int:
-    """Return the number of positions that a query may attend to; rows after the last query have its limit."""
-    limit: int = min(POSITIONS_PER_BLOCK, limits.first + min(query, limits.n_queries - 1) // limits.group)
-    return limit
-
-
-@jit_inline
-def n_masked(limits: CausalLimits) -> int:
-    """Return the number of queries, the first ones, that may attend to no position of the block."""
-    count: int = max(0, 1 - limits.first) * limits.group
-    return count
 
 
 @jit

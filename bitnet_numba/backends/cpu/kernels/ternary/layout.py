@@ -12,7 +12,6 @@ from bitnet_numba.backends.cpu.simd.trits import add_trit_0, add_trit_2, add_tri
 LINE = WORD * ROWS_PER_BLOCK  # bytes: a word of each row of a block
 LINES = 8  # of a run, whose four bit pairs lie 32 columns apart
 TOKENS = 8  # activation slots come in multiples of it: the most tokens of a register tile
-MAX_COLUMNS = 1 << 19  # a quarter of them, each 2 * 128 at most, 64 times too large, still fits an int32
 
 GROUP_RUNS = TRITS - 1  # runs whose lines are stored; their fifth trits are those of one run more
 FIFTH = RUN // 4  # columns between a line's fifth trits and those of the run after it
