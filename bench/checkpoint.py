@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.make_model import SHAPES, Shape, byte_letters
-from bitnet_numba.export.vocabulary import LLAMA3_WORDS
 from bitnet_numba.model.config import config_from_hf
 from bitnet_numba.model.families import HUGGING_FACE_NAMES
 from bitnet_numba.model.roles import Role
 from bitnet_numba.model.source import expected_shapes
+from bitnet_numba.text.vocabulary import LLAMA3_PATTERN
 
 SHARD_BYTES = 1 << 30
 NOISE = 1 << 22  # random numbers, of which every tensor takes its own stretch
@@ -67,7 +67,7 @@ def _tokenizer(vocab_size: int) -> dict[str, Any]:
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": LLAMA3_WORDS}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },

@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType
-from bitnet_numba.formats.gguf_types import FILE_TYPE_I2_S
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
 from bitnet_numba.formats.packing import pack_i2s, pack_tq2_0
+from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.families import family_of
 
 CODES = 1 << 22  # random weights, of which every matrix takes its own stretch
-FILE_TYPES = {TensorType.I2_S: FILE_TYPE_I2_S, TensorType.TQ2_0: 37}  # as llama.cpp numbers them
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 
 
@@ -78,7 +77,7 @@ def metadata(name: str, shape: Shape, linear_type: TensorType = TensorType.I2_S)
         f"{prefix}.attention.head_count_kv": shape.n_kv_heads,
         f"{prefix}.attention.layer_norm_rms_epsilon": 1e-5,
         f"{prefix}.rope.freq_base": 500000.0,
-        "general.file_type": FILE_TYPES[linear_type],
+        "general.file_type": FORMATS[linear_type].file_type,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "llama-bpe",
         "tokenizer.ggml.tokens": [*words, *SPECIAL],

@@ -177,7 +177,7 @@ _TABLES = {
         "tensor 'w': 4,611,686,018,427,387,908 weights, expected",
     ),
     "a table cut short": (GOOD[:326], "the type of tensor 'token_embd.weight' needs 4 bytes, the file has 2 left"),
-    "unknown type": (_typed(77), "tensor 'w': unknown type 77; use a file that holds only F32, F16, BF16"),
+    "unknown type": (_typed(77), "tensor 'w': unknown type 77; use a file that holds only F16, BF16, F32"),
     "row that is not whole blocks": (
         _tensor(Tensor((32, 255), TensorType.TQ2_0, bytes(64))),
         "tensor 'w': a row of 255 weights is not a multiple of the block of 256",
@@ -215,8 +215,8 @@ _DATA = {
 }
 
 _TYPES = {
-    "Q4_0": (_typed(2), "tensor 'w': type Q4_0 is not read; use a file that holds only F32, F16, BF16, Q8_0"),
-    "Q5_K": (_typed(13), "type Q5_K is not read; use a file that holds only"),
+    "Q8_1": (_typed(9), "tensor 'w': type Q8_1 is not read; use a file that holds only F16, BF16, F32, I2_S"),
+    "NVFP4": (_typed(40), "type NVFP4 is not read; use a file that holds only"),
     "I8_S": (_typed(37), "type I8_S is not read; it holds activations, not weights; take the I2_S file"),
     "TL1": (_typed(38), "type TL1 is not read; its order depends on the program that made it; take the I2_S file"),
     "TL2": (_typed(39), "type TL2 is not read; its order depends on the program that made it; take the I2_S file"),

@@ -1,30 +1,24 @@
-"""Floats on their way into a file: finite, rounded at most once, and never in silence."""
+"""Float tensors on their way into a file: finite, rounded at most once, and every rounding noted."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.formats.packing.codec import FloatCodec
+from bitnet_numba.formats.tensor_formats import FORMATS
 
 Float32 = npt.NDArray[np.float32]
 
 _BELOW_BF16 = np.uint32(0xFFFF)  # the bits of a float32 that bfloat16 drops
+_WIDER = {TensorType.F16: "bf16 or f32", TensorType.BF16: "f32"}
 
 
 def check_finite(values: Float32, place: str, first_row: int = 0) -> Float32:
-    """Return values, all finite.
-
-    Parameters
-    ----------
-    values : float32[rows, ...]
-    place : str
-        File and tensor, for the message.
-    first_row : int
-        Where in the tensor the first of these rows is.
+    """Return values, all finite; ``first_row`` is the index of their first row in the tensor.
 
     Raises
     ------
@@ -40,37 +34,18 @@ def check_finite(values: Float32, place: str, first_row: int = 0) -> Float32:
 
 
 def smallest_exact_type(blocks: Iterable[Float32]) -> TensorType:
-    """Return F16, BF16 or F32: the first of them that holds every value exactly.
-
-    Parameters
-    ----------
-    blocks : iterable of float32[...]
-        Finite; together the tensor.
-    """
+    """Return the first of F16, BF16 and F32 that holds exactly every value of a tensor, given in blocks."""
     fits_f16 = fits_bf16 = True
     for values in blocks:
-        fits_f16 = fits_f16 and _is_exact_in_f16(values)
+        fits_f16 = fits_f16 and not _rounded(values, TensorType.F16)[2]
         fits_bf16 = fits_bf16 and not np.any(values.view(np.uint32) & _BELOW_BF16)
         if not fits_f16 and not fits_bf16:
             return TensorType.F32
     return TensorType.F16 if fits_f16 else TensorType.BF16
 
 
-def _is_exact_in_f16(values: Float32) -> bool:
-    return np.array_equal(_f16(values).astype(np.float32), values)
-
-
 def stored_floats(values: Float32, stored: TensorType, place: str) -> tuple[npt.NDArray[Any], bool]:
-    """Return values as a float type keeps them, and whether one of them had to be rounded.
-
-    Parameters
-    ----------
-    values : float32[...]
-        Finite.
-    stored : {F16, BF16, F32}
-        BF16 is returned as bit patterns.
-    place : str
-        File and tensor, for the message.
+    """Return finite values as a float type stores them, BF16 as bit patterns, and whether one had to be rounded.
 
     Raises
     ------
@@ -79,24 +54,16 @@ def stored_floats(values: Float32, stored: TensorType, place: str) -> tuple[npt.
     """
     if stored is TensorType.F32:
         return values.astype("<f4", copy=False), False
-    kept: npt.NDArray[Any] = _f16(values) if stored is TensorType.F16 else _bf16(values)
-    back = kept.astype(np.float32) if stored is TensorType.F16 else bf16_to_float32(kept)
+    rounded, back, is_rounded = _rounded(values, stored)
     if np.isinf(back).any():
         largest = np.abs(values).max()
         raise UnsupportedError(f"{place}: {largest} is more than {stored.name} can hold; use {_WIDER[stored]}")
-    return kept, not np.array_equal(back, values)
+    return rounded, is_rounded
 
 
-_WIDER = {TensorType.F16: "bf16 or f32", TensorType.BF16: "f32"}
-
-
-def _f16(values: Float32) -> npt.NDArray[np.float16]:
-    """Round to float16, halves to even; what is too large becomes infinite."""
-    with np.errstate(over="ignore", under="ignore"):
-        return values.astype("<f2")
-
-
-def _bf16(values: Float32) -> npt.NDArray[np.uint16]:
-    """Round to bfloat16 bit patterns, halves to even."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype("<u2")
+def _rounded(values: Float32, stored: TensorType) -> tuple[npt.NDArray[Any], Float32, bool]:
+    """Return values as stored, as they are read back, and whether the two differ."""
+    codec = cast(FloatCodec, FORMATS[stored].codec)
+    rounded = codec.round(values)
+    back = codec.widen(rounded)
+    return rounded, back, not np.array_equal(back, values)

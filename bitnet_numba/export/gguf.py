@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
-from bitnet_numba.export.json_file import read_json
 from bitnet_numba.export.metadata import check_read_back, config_metadata
-from bitnet_numba.export.quantization import FILE_TYPES, is_quantized
-from bitnet_numba.export.special_tokens import special_token_metadata
+from bitnet_numba.export.quantization import is_quantized
 from bitnet_numba.export.tensors import ModelTensors
-from bitnet_numba.export.vocabulary import read_vocabulary
+from bitnet_numba.export.vocabulary import read_vocabulary, special_token_metadata
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, Report, plan_gguf, write_plan
+from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.roles import Role
+from bitnet_numba.text.tokenizer_json import read_tokenizer_file
 
 QUANTIZATION_VERSION = 2
 
@@ -95,16 +95,18 @@ class GGUFExport:
 
     def _metadata(self, stored: TensorType, name: str | None) -> dict[str, Any]:
         directory, config = self.source.path, self.source.config
-        tokenizer = read_json(self.tokenizer)
-        vocabulary = read_vocabulary(tokenizer, config.vocab_size)
+        file = read_tokenizer_file(self.tokenizer)
+        vocabulary = read_vocabulary(file, config.vocab_size)
+        template = self.source.chat_template
         metadata = {
             "general.architecture": config.architecture,
             "general.name": name or config.architecture,
             **config_metadata(config),
-            "general.file_type": FILE_TYPES[stored],
+            "general.file_type": FORMATS[stored].file_type,
             "general.quantization_version": QUANTIZATION_VERSION,
             **vocabulary.metadata(),
-            **special_token_metadata(directory, read_json(directory / "config.json"), tokenizer, vocabulary),
+            **special_token_metadata(directory, file, vocabulary),
+            **({"tokenizer.chat_template": template} if template else {}),
         }
         check_read_back(directory, config, metadata)
         return metadata

@@ -1,4 +1,4 @@
-"""``export``: a checkpoint as a GGUF file, its fingerprint and the record of where it came from."""
+"""``export``: write a checkpoint as a GGUF file, with its fingerprint and a record of its origin."""
 
 import datetime
 import importlib.metadata
@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.export.gguf import GGUFExport, Written
-from bitnet_numba.export.quantization import TERNARY_TYPES, TYPES
+from bitnet_numba.export.quantization import TYPES, is_float
 from bitnet_numba.files import atomic_write, fingerprint_of, sha256_file
 from bitnet_numba.formats.gguf_writer import Report
 
@@ -28,7 +28,7 @@ _DESCRIPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What to export, and as what.
+    """The arguments of :func:`export_model`.
 
     Attributes
     ----------
@@ -37,15 +37,13 @@ class ExportRequest:
     out_dir : Path
         Made if it is missing.
     type : str
-        One of ``f16``, ``bf16``, ``f32``, ``i2_s``, ``tq1_0`` and ``tq2_0``.
+        One of :data:`bitnet_numba.export.quantization.TYPES`.
     tokenizer : Path or None
         A ``tokenizer.json`` elsewhere.
-    hf_repo : str or None
-        The repository that the checkpoint came from; its last part becomes the model's name.
-    revision : str or None
-        The revision of that repository.
+    hf_repo, revision : str or None
+        Origin of the checkpoint; the last part of the repository becomes the model's name.
     strict : bool
-        Whether to refuse what would otherwise be noted: values rounded, tensors left out.
+        Whether to refuse rounded values and left-out tensors instead of noting them.
     """
 
     directory: Path
@@ -63,16 +61,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written.
-
-    Attributes
-    ----------
-    gguf, fingerprint_file, meta_file : Path
-    meta : dict of str to Any
-        The contents of ``meta_file``.
-    notes : tuple of str
-        What of the checkpoint is not in the file, or not exactly.
-    """
+    """The written files, the contents of ``meta_file``, and a note on each rounded or left-out tensor."""
 
     gguf: Path
     fingerprint_file: Path
@@ -86,11 +75,7 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
 
     The GGUF file holds no date, no path and nothing about the machine: the same checkpoint gives the same bytes.
 
-    Parameters
-    ----------
-    request : ExportRequest
-    report : callable with a Progress, optional
-        Called after each part that is written.
+    ``report`` is called after each part that is written.
 
     Raises
     ------
@@ -109,8 +94,8 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
 
     def before_rename(temporary: Path) -> None:
         digests["output"] = sha256_file(temporary)
-        # A process can be killed between any two of the renames. What describes the older file goes before that file
-        # does, so that a fingerprint or a record, where there is one, is always that of the file beside it.
+        # A process can be killed between any two of the renames: fingerprint and record of the older file go before it
+        # does, so that they are always those of the file beside them.
         meta_file.unlink(missing_ok=True)
         fingerprint_file.unlink(missing_ok=True)
 
@@ -127,7 +112,7 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
 
 
 def _read_files(export: GGUFExport) -> list[Path]:
-    """Return the files of a checkpoint that decide what is written, the tokenizer aside."""
+    """Return the files that the export reads, without the tokenizer."""
     directory = export.source.path
     described = [directory / name for name in _DESCRIPTIONS if (directory / name).is_file()]
     return [*described, *export.source.checkpoint.files]
@@ -135,7 +120,7 @@ def _read_files(export: GGUFExport) -> list[Path]:
 
 @contextmanager
 def _background_digests(files: list[Path]) -> Iterator[Callable[[], dict[str, str]]]:
-    """Hash files on a thread of its own while the block runs; the value waits for them, by name."""
+    """Hash files on another thread while the block runs; the yielded function waits for the digests, by name."""
     with ThreadPoolExecutor(1, thread_name_prefix="sha256") as pool:
         digests = {file.name: pool.submit(sha256_file, file) for file in files}
         try:
@@ -147,7 +132,7 @@ def _background_digests(files: list[Path]) -> Iterator[Callable[[], dict[str, st
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder, and take back what was made if the block fails."""
+    """Make a folder, and remove what was made if the block fails."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -165,7 +150,7 @@ def _folder(path: Path) -> Iterator[None]:
 def _meta(
     request: ExportRequest, export: GGUFExport, written: Written, fingerprint: str, sources: dict[str, str]
 ) -> dict[str, Any]:
-    """Return the record of an export; its date is the only thing in it that the input does not decide."""
+    """Return the record of an export; only its date does not depend on the input."""
     return {
         "source": request.hf_repo or str(request.directory),
         "source_revision": request.revision,
@@ -183,7 +168,7 @@ def _meta(
         "layernorm_format": "float_preserved",
         "layernorm_enforcement": "automatic",
         "tensors": written.n_tensors,
-        "quantized_tensors": written.n_linear if request.type in TERNARY_TYPES else 0,
+        "quantized_tensors": 0 if is_float(TYPES[request.type]) else written.n_linear,
         "excluded_tensors": written.n_tensors - written.n_linear,
         "notes": list(written.notes),
     }

@@ -1,4 +1,4 @@
-"""``quantize``: a GGUF file's linear layers as another type, read back and compared before the file appears."""
+"""``quantize``: convert the linear layers of a GGUF file to another type, and read all back before it appears."""
 
 import math
 from collections import Counter
@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
 from bitnet_numba.export.floats import check_finite, stored_floats
-from bitnet_numba.export.quantization import FILE_TYPES, FLOAT_TYPES, TERNARY_TYPES, TYPES, check_blocks, is_quantized
+from bitnet_numba.export.quantization import TYPES, check_blocks, is_float, is_quantized
 from bitnet_numba.export.tensors import packed
 from bitnet_numba.formats.gguf import GGUFFile, TensorInfo, TypedValue, ValueType
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, Report, TensorSource, plan_gguf, write_plan
-from bitnet_numba.formats.packing import dequantize
+from bitnet_numba.formats.packing.matrices import TernaryMatrix
+from bitnet_numba.formats.tensor_formats import FORMATS, Kind, ternary_codec, writable
 from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.model.roles import Role
-from bitnet_numba.model.source import TernaryMatrix
 
 DEQUANTIZED = "f16"
 COPY_BYTES = 1 << 26
@@ -30,7 +30,7 @@ COPY_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class QuantizeRequest:
-    """What to quantize, and as what.
+    """The arguments of :func:`quantize_gguf`.
 
     Attributes
     ----------
@@ -39,11 +39,9 @@ class QuantizeRequest:
     out : Path
         Replaced if it exists; not the source itself.
     type : str
-        ``i2_s``, ``tq1_0`` or ``tq2_0``; or ``f16``, which takes ternary weights back to floats.
-    include : sequence of str
-        Patterns (``*``, ``?``, ``[...]``) of the tensors to take; all linear layers where there is none.
-    exclude : sequence of str
-        Patterns of the tensors to leave as they are.
+        A ternary type by its lower-case name; or ``f16``, which dequantizes ternary weights.
+    include, exclude : sequence of str
+        Patterns (``*``, ``?``, ``[...]``) of the linear layers to convert, by default all, and to copy.
     """
 
     source: Path
@@ -53,26 +51,25 @@ class QuantizeRequest:
     exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.type not in (*TERNARY_TYPES, DEQUANTIZED):
-            raise ParameterError(f"type {self.type!r}: expected one of {', '.join((*TERNARY_TYPES, DEQUANTIZED))}")
+        types = (*writable(Kind.TERNARY), DEQUANTIZED)
+        if self.type not in types:
+            raise ParameterError(f"type {self.type!r}: expected one of {', '.join(types)}")
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
-    """A tensor that was written as another type, and how it compares with what it was.
+    """A converted tensor, compared with its source.
 
     Attributes
     ----------
-    name : str
     stored_before, stored_after : str
         Types.
-    bytes_before, bytes_after : int
     scale : float
-        What one unit of its ternary weights stands for.
+        Of its ternary weights.
     exact : bool
-        Whether the values read back are those of the source, all of them.
+        Whether all values read back are equal to the source's.
     relative_error : float
-        Root mean square of their difference, as a share of that of the source's values.
+        RMS of the difference, divided by the RMS of the source's values.
     """
 
     name: str
@@ -87,17 +84,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True, slots=True)
 class QuantizeResult:
-    """What was written.
-
-    Attributes
-    ----------
-    out : Path
-    size_bytes : int
-    tensors : tuple of QuantizedTensor
-        Those whose type changed, in the order of the file.
-    n_copied : int
-        The others, byte for byte as they were.
-    """
+    """The written file: its converted tensors in the order of the file, and the number of tensors copied as bytes."""
 
     out: Path
     size_bytes: int
@@ -105,27 +92,20 @@ class QuantizeResult:
     n_copied: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON takes it."""
+        """Return the result for JSON."""
         return {**asdict(self), "out": str(self.out), "tensors": [asdict(tensor) for tensor in self.tensors]}
 
 
 def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> QuantizeResult:
-    """Write a GGUF file whose linear layers have the type asked for; everything else is copied.
+    """Write a GGUF file with linear layers of the type asked for; everything else is copied.
 
-    Weights that are ternary already keep their codes and their scale; others are quantized as the engine would do it
-    while loading. Before the file appears, every tensor that changed its type is read back from it and held against
-    what was to be written.
-
-    Parameters
-    ----------
-    request : QuantizeRequest
-    report : callable with a Progress, optional
-        Called after each part that is written.
+    Ternary weights keep their codes and their scale; floats are quantized as the engine does it while loading. Before
+    the file appears, every tensor is read back and compared. ``report`` is called after each part that is written.
 
     Raises
     ------
     FormatError
-        If the file contradicts itself, a weight is not finite, or what is read back is not what was written.
+        If the file contradicts itself, a weight is not finite, or a tensor read back differs.
     UnsupportedError
         If a matrix cannot have the type.
     ParameterError
@@ -147,7 +127,7 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
 
 
 def _chosen(request: QuantizeRequest, names: Mapping[Role, str]) -> set[str]:
-    """Return the names of the linear layers to be changed; patterns can only choose among those."""
+    """Return the names of the linear layers to convert; patterns can only choose among those."""
     linear = {name for role, name in names.items() if is_quantized(role)}
     for pattern in (*request.include, *request.exclude):
         if not any(fnmatchcase(name, pattern) for name in linear):
@@ -163,27 +143,31 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 class _Quantizer:
-    """The tensors of the new file, and the comparison with those of the old one."""
+    """Makes the tensors of the new file, and compares them with those of the old one."""
 
     def __init__(self, source: GGUFSource, wanted: TensorType, chosen: set[str]) -> None:
         self._source, self._wanted = source, wanted
         self._roles = {name: role for role, name in source.names.items()}
         tensors = source.file.tensors
-        # Masters stay masters where ternary weights are taken back to floats.
-        taken = TERNARY_TYPES.values() if wanted in FLOAT_TYPES.values() else {info.type for info in tensors.values()}
-        self._changed = {name for name in chosen if tensors[name].type in taken and tensors[name].type is not wanted}
+        # Master weights stay as they are where ternary ones are dequantized.
+        self._changed = {
+            name
+            for name in chosen
+            if tensors[name].type is not wanted and (ternary_codec(tensors[name].type) or not is_float(wanted))
+        }
         self.compared: list[QuantizedTensor] = []
 
     def metadata(self) -> dict[str, TypedValue]:
-        """Return the keys of the new file: those of the old one, and the type that most of its linear layers have."""
+        """Return the keys of the old file, with the file type of most linear layers of the new one."""
         keys = dict(self._source.file.typed_metadata)
         linear = [info for info in self._source.file.tensors.values() if is_quantized(self._roles[info.name])]
         types = Counter(self._wanted if info.name in self._changed else info.type for info in linear)
         [(most_common, _)] = types.most_common(1)
-        return {**keys, "general.file_type": TypedValue(ValueType.UINT32, FILE_TYPES[most_common])}
+        file_type = FORMATS[most_common].file_type
+        return keys if file_type is None else {**keys, "general.file_type": TypedValue(ValueType.UINT32, file_type)}
 
     def tensors(self) -> list[TensorSource]:
-        """Return the tensors of the new file; a scale apart from its matrix goes into it."""
+        """Return the tensors of the new file; a separate scale is merged into its matrix."""
         scales = (self._source.names.get(replace(self._roles[name], part="scale")) for name in self._changed)
         merged = set(scales)
         return [self._tensor(info) for info in self._source.file.tensors.values() if info.name not in merged]
@@ -196,30 +180,24 @@ class _Quantizer:
 
     def _converted(self, name: str) -> Part:
         matrix = self._matrix(self._source, name)
-        if self._wanted in TERNARY_TYPES.values():
-            return packed(matrix, self._wanted, self._place(name))[0]
-        return stored_floats(matrix.unpacked() * matrix.scale, self._wanted, self._place(name))[0]
+        if is_float(self._wanted):
+            return stored_floats(matrix.unpacked() * matrix.scale, self._wanted, self._place(name))[0]
+        return packed(matrix, self._wanted, self._place(name))[0]
 
     def _copied(self, info: TensorInfo) -> Iterator[Part]:
         data = self._source.file.data(info.name)
         for start in range(0, data.size, COPY_BYTES):
             part = data[start : start + COPY_BYTES]
-            if info.type in FLOAT_TYPES.values():
+            if is_float(info.type):
                 n_weights = part.size * math.prod(info.shape) // data.size
-                values = dequantize(info.type, part, (n_weights,), place=self._place(info.name))
+                values = FORMATS[info.type].codec.dequantize(part, (n_weights,), self._place(info.name))
                 check_finite(values, self._place(info.name), start * n_weights // part.size)
             yield part.copy()
             self._source.file.forget_pages()
 
     # ---- the comparison ----------------------------------------------------------------------------------------------
     def read_back(self, path: Path) -> None:
-        """Hold every tensor of the file that was written against the source.
-
-        Raises
-        ------
-        FormatError
-            With the first that is not what was to be written.
-        """
+        """Compare every tensor of the written file with the source; FormatError for the first that differs."""
         written = GGUFSource(path)
         try:
             for name, info in written.file.tensors.items():
@@ -231,11 +209,12 @@ class _Quantizer:
             written.close()
 
     def _compared(self, written: GGUFSource, info: TensorInfo) -> QuantizedTensor:
-        """Compare one converted matrix: its codes and scale as meant, its values as they were in the source."""
+        """Compare one converted matrix: codes and scale with those intended, values with the source's."""
         name, old = info.name, self._source.file.tensors[info.name]
         meant, found = self._matrix(self._source, name), self._matrix(written, name)
         codes = found.unpacked()
-        scale = meant.scale if self._wanted is TensorType.I2_S else np.float32(np.float16(meant.scale))
+        codec = ternary_codec(self._wanted)
+        scale = np.float32(np.float16(meant.scale)) if codec is None else codec.stored_scale(meant.scale)
         if not np.array_equal(codes, meant.unpacked()) or (codes.any() and found.scale != scale):
             raise self._differs(name)
         error = self._relative_error(old, codes, scale)
@@ -245,10 +224,10 @@ class _Quantizer:
         )
 
     def _relative_error(self, old: TensorInfo, codes: npt.NDArray[np.int8], scale: np.float32) -> float:
-        """Return how far values are from the source's, as a share of the source's own size."""
-        place = self._place(old.name)
-        if old.type in FLOAT_TYPES.values():
-            values = dequantize(old.type, self._source.file.data(old.name), old.shape, place=place)
+        """Return the RMS of the difference from the source's values, divided by their own RMS."""
+        if is_float(old.type):
+            data = self._source.file.data(old.name)
+            values = FORMATS[old.type].codec.dequantize(data, old.shape, self._place(old.name))
         else:
             matrix = self._matrix(self._source, old.name)
             values = matrix.unpacked() * matrix.scale
@@ -270,7 +249,7 @@ class _Quantizer:
         return f"{self._source.path}: tensor {name!r}"
 
     def _differs(self, name: str) -> FormatError:
-        return FormatError(f"{self._place(name)}: what was read back is not what was written; check disk and memory")
+        return FormatError(f"{self._place(name)}: it does not read back as it was written; check disk and memory")
 
 
 def _are_equal(first: GGUFFile, second: GGUFFile, name: str) -> bool:

@@ -1,13 +1,16 @@
-"""BPE with byte fallback, as Llama 2 and 1bitLLM have it, in the form that GGUF readers join by scores."""
+"""Convert a BPE with byte fallback, as Llama 2 and 1bitLLM have it, to the scores that GGUF readers join by."""
 
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from bitnet_numba.errors import FormatError, UnsupportedError
-from bitnet_numba.export.json_file import JsonObject, as_object
-from bitnet_numba.export.token_list import BYTE, NORMAL, UNKNOWN, Joining, Merge, read_merges, read_words, tokens_by_id
-from bitnet_numba.text.vocabulary import SPACE_MARK, byte_of_token
+from bitnet_numba.export.token_list import Joining, tokens_by_id
+from bitnet_numba.formats.json_file import JsonObject
+from bitnet_numba.text.tokenizer_json import TokenizerFile
+from bitnet_numba.text.vocabulary import SPACE_MARK, TokenType, byte_of_token
+
+BYTE, NORMAL, UNKNOWN = TokenType.BYTE, TokenType.NORMAL, TokenType.UNKNOWN
 
 _BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
@@ -21,15 +24,15 @@ class SentencePieceVocabulary:
     Attributes
     ----------
     tokens : list of str
-        Their texts by id, spaces written as ``▁``, the bytes of other characters as ``<0xNN>``.
+        By id; a space is ``▁``, the bytes of other characters are ``<0xNN>``.
     kinds : list of int
-        ``NORMAL``, ``UNKNOWN``, ``CONTROL``, ``USER_DEFINED`` or ``BYTE``, by id.
+        :class:`TokenType` by id.
     scores : list of float
         By id.
     unknown_id : int or None
-        The token for what cannot be spelled; with every byte among the tokens that is nothing.
+        The token for text that cannot be spelled; never used where every byte is a token.
     adds_space : bool
-        Whether a text is read as if a space stood before it.
+        Whether a space is put before a text.
     """
 
     tokens: list[str]
@@ -51,8 +54,8 @@ class SentencePieceVocabulary:
         return keys if self.unknown_id is None else keys | {"tokenizer.ggml.unknown_token_id": self.unknown_id}
 
 
-def read_sentencepiece(tokenizer: JsonObject, vocab_size: int) -> SentencePieceVocabulary:
-    """Read a vocabulary of BPE with byte fallback.
+def read_sentencepiece(file: TokenizerFile, vocab_size: int) -> SentencePieceVocabulary:
+    """Return the vocabulary of a BPE with byte fallback.
 
     Raises
     ------
@@ -61,37 +64,33 @@ def read_sentencepiece(tokenizer: JsonObject, vocab_size: int) -> SentencePieceV
     UnsupportedError
         If GGUF readers would treat spaces otherwise, or join some text to other tokens.
     """
-    model = tokenizer.inner("model")
-    adds_space = _adds_space(tokenizer)
+    model = file.model
+    adds_space = _adds_space(file)
     if model.flag("ignore_merges", default=False):
         raise UnsupportedError(f"{model.place}: ignore_merges has no name in GGUF here; take a GGUF file of this model")
-    merges = read_merges(model)
-    tokens, kinds = tokens_by_id(tokenizer, read_words(model), vocab_size)
+    tokens, kinds = tokens_by_id(file, vocab_size)
     kinds = [
-        BYTE if kind == NORMAL and byte_of_token(token) is not None else kind
+        int(BYTE) if kind == NORMAL and byte_of_token(token) is not None else kind
         for token, kind in zip(tokens, kinds, strict=True)
     ]
     unknown = model.text("unk_token", "")
     unknown_id = tokens.index(unknown) if unknown in tokens else None
     if unknown_id is not None:
-        kinds[unknown_id] = UNKNOWN
+        kinds[unknown_id] = int(UNKNOWN)
     _check_bytes(model, tokens, kinds)
-    _check_merges(model, merges, dict(zip(tokens, kinds, strict=True)))
-    scores = _scores(model, tokens, merges)
-    return SentencePieceVocabulary(tokens, kinds, scores, unknown_id, adds_space)
+    _check_merges(file, dict(zip(tokens, kinds, strict=True)))
+    return SentencePieceVocabulary(tokens, kinds, _scores(file, tokens), unknown_id, adds_space)
 
 
-def _adds_space(tokenizer: JsonObject) -> bool:
-    """Tell whether a text, and what follows a special token, is read as if a space stood before it.
+def _adds_space(file: TokenizerFile) -> bool:
+    """Tell whether a space is put before a text, and before text after a special token.
 
-    GGUF readers put that space there whatever the text begins with. Metaspace by itself does not do so where there is
-    one already, and in one of its schemes not after special tokens either: it is the same only where it does nothing.
+    GGUF readers always add it. Metaspace does not where there is one already, and in one of its schemes not after
+    special tokens: the two are equivalent only where Metaspace does nothing.
     """
-    normalizer = tokenizer.inner("normalizer")
-    inner = [as_object(normalizer.place, step).values for step in normalizer.items("normalizers")]
-    steps = inner or [normalizer.values] * bool(normalizer.values)
+    steps = [step.values for step in file.steps("normalizer")]
     prepends = steps[:1] == [_PREPEND]
-    metaspace = tokenizer.inner("pre_tokenizer")
+    metaspace = file.document.inner("pre_tokenizer")
     if metaspace.values:
         scheme = metaspace.text("prepend_scheme", "always")
         replaces = metaspace.text("type", "") == "Metaspace" and metaspace.text("replacement", "") == SPACE_MARK
@@ -101,7 +100,7 @@ def _adds_space(tokenizer: JsonObject) -> bool:
     elif steps in ([_REPLACE], [_PREPEND, _REPLACE]):
         return prepends
     raise UnsupportedError(
-        f"{tokenizer.place}: normalizer and pre_tokenizer treat spaces unlike GGUF readers, which prepend and replace "
+        f"{file.place}: normalizer and pre_tokenizer treat spaces unlike GGUF readers, which prepend and replace "
         "them by U+2581; take a GGUF file of this model"
     )
 
@@ -120,9 +119,10 @@ def _check_bytes(model: JsonObject, tokens: list[str], kinds: list[int]) -> None
             )
 
 
-def _check_merges(model: JsonObject, merges: list[Merge], kinds: dict[str, int]) -> None:
-    """Refuse merges of what is no token, and of tokens that GGUF readers keep apart from plain text."""
-    for left, right in merges:
+def _check_merges(file: TokenizerFile, kinds: dict[str, int]) -> None:
+    """Refuse merges of unknown tokens, and of tokens that GGUF readers keep apart from plain text."""
+    model = file.model
+    for left, right in file.merges:
         for token in (left, right, left + right):
             if token not in kinds:
                 raise model.error("merges", [left, right], "pairs of tokens that make a token")
@@ -133,23 +133,23 @@ def _check_merges(model: JsonObject, merges: list[Merge], kinds: dict[str, int])
                 )
 
 
-def _scores(model: JsonObject, tokens: list[str], merges: list[Merge]) -> list[float]:
-    """Return scores by which neighbours are joined as they are by the merges.
+def _scores(file: TokenizerFile, tokens: list[str]) -> list[float]:
+    """Return scores that join neighbours exactly as the merges do.
 
-    Whenever a text is joined, what happens within a token's own characters happens as if they stood alone. So a token
-    is only ever made by the merge that ends the joining of its own text, and the ranks of these merges order the
-    tokens. Readers of scores may also join two tokens that are no merge, but only where they make a token that the
-    merges leave in these two parts: that is refused. A token that is left in more parts is made by neither.
+    Within a longer text the characters of a token are joined as if they stood alone. So a token is made only by the
+    last merge of its own text, and the ranks of these merges order the tokens. Readers of scores may also join two
+    tokens without a merge, but only into a token that the merges leave in these two parts: that is refused. A token
+    left in more parts is made by neither.
     """
-    joining = Joining(model, merges)
+    joining = Joining(file)
     joining.check_effort(tokens)
     last_ranks: dict[str, int] = {}
     for token in tokens:
         parts, last = joining.join(token)
         if len(parts) == 2:
             raise UnsupportedError(
-                f"{model.place}: no merge joins {parts[0]!a} and {parts[1]!a}, but readers of GGUF do, for they make "
-                "a token; take a GGUF file of this model"
+                f"{file.model.place}: no merge joins {parts[0]!a} and {parts[1]!a}, but readers of GGUF do, for they "
+                "make a token; take a GGUF file of this model"
             )
         if len(parts) == 1 and last >= 0:
             last_ranks[token] = last

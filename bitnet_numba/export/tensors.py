@@ -1,32 +1,34 @@
-"""From a checkpoint's tensors to those of a GGUF file: their order, and how each is stored."""
+"""Convert a checkpoint's tensors to those of a GGUF file: their order, their types, their bytes."""
 
 import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.export.floats import Float32, check_finite, smallest_exact_type, stored_floats
-from bitnet_numba.export.quantization import FLOAT_TYPES, check_blocks, is_quantized, stored_type
+from bitnet_numba.export.quantization import check_blocks, is_float, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, TensorSource
-from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
+from bitnet_numba.formats.packing.codec import TernaryCodec
+from bitnet_numba.formats.packing.matrices import TernaryMatrix
+from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.config import RopeScaling
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.roles import ROTATED_ROLES, Role
 from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors
-from bitnet_numba.model.source import TernaryMatrix, expected_shapes, ternary_from_floats
+from bitnet_numba.model.source import expected_shapes, ternary_from_floats
 
-BLOCK_WEIGHTS = 1 << 20  # of a float tensor, that are in memory together: what is made of them stays near the cores
-MAX_THREADS = 4  # that convert; reading and hashing keep pace with no more
+BLOCK_WEIGHTS = 1 << 20  # weights of a float tensor in memory at a time: they stay in the cores' caches
+MAX_THREADS = 4  # conversion threads; reading and hashing keep pace with no more
 _PACKED = "U8"  # the type of matrices whose weights are ternary already, four in a byte
 
-# A layer's tensors in the order of the graph, so that a file's order never depends on the checkpoint's.
+# A layer's tensors in the order of the graph, whatever the order in the checkpoint.
 _LAYER_ORDER = (
     "attn_norm",
     "attn_q",
@@ -43,7 +45,7 @@ _LAYER_ORDER = (
 
 
 class ModelTensors:
-    """The tensors of a checkpoint as a GGUF file of one type holds them, each read when its turn comes.
+    """The tensors of a checkpoint for a GGUF file of one type, each read just before it is written.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ class ModelTensors:
     Attributes
     ----------
     rounded : dict of str to None
-        The tensors written so far whose values the type could not hold exactly, in the order of the file.
+        Names of the tensors written so far with rounded values, in the order of the file.
     """
 
     def __init__(self, source: HuggingFaceSource, wanted: TensorType) -> None:
@@ -84,12 +86,12 @@ class ModelTensors:
         name = self._name(role)
         if is_quantized(role) and role.layer is not None:
             check_blocks(self._place(role), stored, shape)
-            if stored not in FLOAT_TYPES.values() or self._is_packed(role) or self._is_reordered(role):
+            if not is_float(stored) or self._is_packed(role) or self._is_reordered(role):
                 return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
         return TensorSource(name, stored, shape, partial(self._dense, role, shape, stored))
 
     def _rope_factors(self, scaling: RopeScaling, low: float, high: float, context: int) -> TensorSource:
-        """Return the tensor that tells a scaling of Llama 3's kind."""
+        """Return the tensor of the factors of Llama 3's RoPE scaling."""
         config = self._source.config
         plain = inverse_frequencies(config.head_dim, config.rope_theta)
         factors = llama3_factors(plain, scaling.factor, low, high, context).astype("<f4")
@@ -97,7 +99,7 @@ class ModelTensors:
 
     # ---- floats ------------------------------------------------------------------------------------------------------
     def _dense(self, role: Role, shape: tuple[int, ...], stored: TensorType) -> Iterator[Part]:
-        """Convert blocks on other threads while this one reads the next; they come out in their order."""
+        """Convert blocks on other threads while this one reads the next; yield them in order."""
         with ThreadPoolExecutor(MAX_THREADS) as pool:
             waiting: deque[Future[npt.NDArray[Any]]] = deque()
             for values in self._blocks(role, shape):
@@ -108,7 +110,7 @@ class ModelTensors:
                 yield waiting.popleft().result()
 
     def _blocks(self, role: Role, shape: tuple[int, ...]) -> Iterator[Float32]:
-        """Yield a tensor's rows, so many at a time that the largest embedding takes little memory."""
+        """Yield blocks of a tensor's rows, small enough that the largest embedding takes little memory."""
         checkpoint, name = self._source.checkpoint, self._source.names[role]
         n_rows = max(1, BLOCK_WEIGHTS // math.prod(shape[1:]))
         for first in range(0, shape[0], n_rows):
@@ -117,17 +119,17 @@ class ModelTensors:
             yield check_finite(values, self._place(role), first)
 
     def _floats(self, role: Role, values: Float32, stored: TensorType) -> npt.NDArray[Any]:
-        kept, is_rounded = stored_floats(values, stored, self._place(role))
+        contents, is_rounded = stored_floats(values, stored, self._place(role))
         if is_rounded:
             self._note_rounding(role)
-        return kept
+        return contents
 
     def _note_rounding(self, role: Role) -> None:
         self.rounded[self._name(role)] = None
 
     # ---- linear layers -----------------------------------------------------------------------------------------------
     def _linear(self, role: Role, layer: int, stored: TensorType) -> Part:
-        """Return a matrix in its type; ternary weights are those that the engine itself would run."""
+        """Return a matrix as stored; ternary weights are those that the engine runs."""
         checkpoint, name, place = self._source.checkpoint, self._source.names[role], self._place(role)
         if self._is_packed(role):
             matrix = self._source.linear(role.name, layer)
@@ -135,7 +137,7 @@ class ModelTensors:
             contents = self._packed(role, TernaryMatrix(matrix.scale, weights), stored)
         else:
             masters = self._reordered(role, check_finite(checkpoint.float32(name), place))
-            if stored in FLOAT_TYPES.values():
+            if is_float(stored):
                 contents = self._floats(role, masters, stored)
             else:
                 contents = self._packed(role, ternary_from_floats(masters, place), stored)
@@ -143,7 +145,7 @@ class ModelTensors:
         return contents
 
     def _packed(self, role: Role, matrix: TernaryMatrix, stored: TensorType) -> npt.NDArray[Any]:
-        if stored in FLOAT_TYPES.values():
+        if is_float(stored):
             return self._floats(role, matrix.unpacked() * matrix.scale, stored)
         contents, is_rounded = packed(matrix, stored, self._place(role))
         if is_rounded:
@@ -151,7 +153,7 @@ class ModelTensors:
         return contents
 
     def _reordered(self, role: Role, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Put the rows of q and k into the order in which GGUF files of this family have them.
+        """Put the rows of q and k into the order of GGUF files of this family.
 
         References
         ----------
@@ -178,33 +180,22 @@ class ModelTensors:
 
 
 def packed(matrix: TernaryMatrix, stored: TensorType, place: str) -> tuple[npt.NDArray[np.uint8], bool]:
-    """Return a ternary matrix as bytes, and whether its scale had to be rounded.
-
-    Parameters
-    ----------
-    matrix : TernaryMatrix
-    stored : {I2_S, TQ1_0, TQ2_0}
-    place : str
-        File and tensor, for the message.
+    """Return a matrix as bytes of a ternary type, and whether its scale had to be rounded.
 
     Raises
     ------
     UnsupportedError
-        If the scale is none that the type can hold.
+        If the type cannot hold the scale.
     """
-    weights = matrix.unpacked()
-    if stored is TensorType.I2_S:
-        return pack_i2s(weights, float(matrix.scale)), False
-    with np.errstate(over="ignore", under="ignore"):
-        kept = np.float32(np.float16(matrix.scale))
-    if not 0 < kept < np.inf:
+    codec = cast(TernaryCodec, FORMATS[stored].codec)
+    scale = codec.stored_scale(matrix.scale)
+    if not 0 < scale < np.inf:
         raise UnsupportedError(f"{place}: its scale {matrix.scale} is none that {stored.name} can hold; use i2_s")
-    pack = pack_tq1_0 if stored is TensorType.TQ1_0 else pack_tq2_0
-    return pack(weights, float(kept)), bool(kept != matrix.scale)
+    return codec.pack(matrix.unpacked(), float(scale)), bool(scale != matrix.scale)
 
 
 def by_position(role: Role) -> tuple[int, int, int]:
-    """Return what sorts the tensors of a file: the course of a token through the model."""
+    """Return the sort key of the tensors of a file: the order of the forward pass."""
     if role.layer is None:
         return {"token_embd": (0, 0, 0), "output_norm": (2, 0, 0), "output": (2, 1, 0)}[role.name]
     return 1, role.layer, _LAYER_ORDER.index(role.name)

@@ -1,19 +1,19 @@
-"""The words of a tokenizer.json as GGUF arrays, and the rule by which their readers split text."""
+"""Convert a tokenizer.json and the files beside it to GGUF keys: vocabulary, merges, pre-tokenizer, special tokens."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bitnet_numba.errors import UnsupportedError
-from bitnet_numba.export.json_file import JsonObject, as_object
+from bitnet_numba.errors import FormatError, UnsupportedError
 from bitnet_numba.export.sentencepiece import SentencePieceVocabulary, read_sentencepiece
-from bitnet_numba.export.token_list import Joining, Merge, read_merges, read_words, tokens_by_id
+from bitnet_numba.export.token_list import Joining, check_merges, tokens_by_id
 from bitnet_numba.formats.gguf_types import TypedValue, ValueType
+from bitnet_numba.formats.json_file import JsonObject, read_json_if_present
+from bitnet_numba.text.tokenizer_json import TokenizerFile
+from bitnet_numba.text.vocabulary import LLAMA3_PATTERN
 
-# Llama 3's rule for what a word is: contractions, words, digits in threes, punctuation, line ends, spaces.
-LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
+TURN_ENDS = {"<|eot_id|>": "eot", "<|im_end|>": "eot", "<|eom_id|>": "eom"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,13 @@ class ByteLevelVocabulary:
     Attributes
     ----------
     tokens : list of str
-        Their texts by id, bytes written as GPT-2 writes them.
+        By id, in the byte alphabet of GPT-2.
     kinds : list of int
-        ``NORMAL``, ``CONTROL`` or ``USER_DEFINED``, by id.
+        :class:`TokenType` by id.
     merges : list of str
-        The pairs to be joined, first come first served, with a space between their halves.
+        In order of rank, a space between the two tokens.
     splitter : str
-        The name by which GGUF readers know how text is split into words: ``llama-bpe`` or ``gpt-2``.
+        GGUF's name of the pre-tokenizer: ``llama-bpe`` or ``gpt-2``.
     """
 
     tokens: list[str]
@@ -44,15 +44,15 @@ class ByteLevelVocabulary:
             "tokenizer.ggml.pre": self.splitter,
             "tokenizer.ggml.tokens": self.tokens,
             "tokenizer.ggml.token_type": self.kinds,
-            "tokenizer.ggml.merges": TypedValue(ValueType.STRING, self.merges),  # of which there may be none
+            "tokenizer.ggml.merges": TypedValue(ValueType.STRING, self.merges),  # typed, because it may be empty
         }
 
 
 Vocabulary = ByteLevelVocabulary | SentencePieceVocabulary
 
 
-def read_vocabulary(tokenizer: JsonObject, vocab_size: int) -> Vocabulary:
-    """Read a vocabulary of exactly as many tokens as the embedding has rows.
+def read_vocabulary(file: TokenizerFile, vocab_size: int) -> Vocabulary:
+    """Return the vocabulary of a tokenizer, with exactly one token for each row of the embedding.
 
     Raises
     ------
@@ -61,67 +61,107 @@ def read_vocabulary(tokenizer: JsonObject, vocab_size: int) -> Vocabulary:
     UnsupportedError
         If it splits or joins text in a way for which GGUF has no name.
     """
-    model = tokenizer.inner("model")
-    if model.text("type", "") != "BPE":
-        raise UnsupportedError(f"{model.place}: only byte-pair encodings are exported; take a GGUF file of this model")
-    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if model.text(key, ""):
-            raise UnsupportedError(f"{model.place}: {key} has no name in GGUF; take a GGUF file of this model")
-    if model.flag("byte_fallback", default=False):
-        return read_sentencepiece(tokenizer, vocab_size)
-    return _read_byte_level(tokenizer, vocab_size)
+    check_merges(file)
+    if file.model.flag("byte_fallback", default=False):
+        return read_sentencepiece(file, vocab_size)
+    if file.document.values.get("normalizer") is not None:
+        raise UnsupportedError(f"{file.place}: a normalizer has no name in GGUF; take a GGUF file of this model")
+    splitter = _splitter(file)
+    _check_whole_words(file, splitter)
+    tokens, kinds = tokens_by_id(file, vocab_size)
+    return ByteLevelVocabulary(tokens, kinds, [f"{left} {right}" for left, right in file.merges], splitter)
 
 
-def _read_byte_level(tokenizer: JsonObject, vocab_size: int) -> ByteLevelVocabulary:
-    model = tokenizer.inner("model")
-    if tokenizer.values.get("normalizer") is not None:
-        raise UnsupportedError(f"{tokenizer.place}: a normalizer has no name in GGUF; take a GGUF file of this model")
-    words = read_words(model)
-    merges = read_merges(model)
-    splitter = _splitter(tokenizer)
-    _check_whole_words(model, words, merges, splitter)
-    tokens, kinds = tokens_by_id(tokenizer, words, vocab_size)
-    return ByteLevelVocabulary(tokens, kinds, [f"{left} {right}" for left, right in merges], splitter)
-
-
-def _splitter(tokenizer: JsonObject) -> str:
-    """Return GGUF's name for the rule by which text becomes words."""
-    pre_tokenizer = tokenizer.inner("pre_tokenizer")
-    steps = [as_object(pre_tokenizer.place, step) for step in pre_tokenizer.items("pretokenizers")] or [pre_tokenizer]
-    byte_level = steps[-1]
-    if byte_level.text("type", "") == "ByteLevel" and not byte_level.flag("add_prefix_space", default=True):
-        use_regex = byte_level.flag("use_regex", default=True)
+def _splitter(file: TokenizerFile) -> str:
+    """Return GGUF's name for the rule that splits text into words."""
+    steps = file.steps("pre_tokenizer")
+    if steps and steps[-1].text("type", "") == "ByteLevel" and not steps[-1].flag("add_prefix_space", default=True):
+        use_regex = steps[-1].flag("use_regex", default=True)
         if len(steps) == 1 and use_regex:
             return "gpt-2"
         if len(steps) == 2 and not use_regex and _splits_as_llama3(steps[0]):
             return "llama-bpe"
     raise UnsupportedError(
-        f"{pre_tokenizer.place}: neither the rule of Llama 3 nor that of GPT-2; take a GGUF file of this model"
+        f"{file.place}: pre_tokenizer: neither the rule of Llama 3 nor that of GPT-2; take a GGUF file of this model"
     )
 
 
 def _splits_as_llama3(step: JsonObject) -> bool:
     return (
         step.text("type", "") == "Split"
-        and step.inner("pattern").text("Regex", "") == LLAMA3_WORDS
+        and step.inner("pattern").text("Regex", "") == LLAMA3_PATTERN
         and step.text("behavior", "") == "Isolated"
         and not step.flag("invert", default=False)
     )
 
 
-def _check_whole_words(model: JsonObject, words: dict[str, int], merges: list[Merge], splitter: str) -> None:
+def _check_whole_words(file: TokenizerFile, splitter: str) -> None:
     """Refuse a vocabulary that GGUF readers would join differently.
 
     Under the name ``llama-bpe`` they take a word that is a token at once, under ``gpt-2`` they join it from its bytes.
-    A tokenizer that does the other thing means the same only where the merges lead to every token.
+    A tokenizer that does the other thing is equivalent only if the merges lead to every token.
     """
-    if model.flag("ignore_merges", default=False) == (splitter == "llama-bpe"):
+    if file.model.flag("ignore_merges", default=False) == (splitter == "llama-bpe"):
         return
-    joining = Joining(model, merges)
-    joining.check_effort(list(words))
-    unreachable = next((word for word in words if len(joining.join(word)[0]) > 1), None)
+    joining = Joining(file)
+    joining.check_effort(list(file.words))
+    unreachable = next((word for word in file.words if len(joining.join(word)[0]) > 1), None)
     if unreachable is not None:
         raise UnsupportedError(
-            f"{model.place}: no merges lead to token {unreachable!a}, and readers of GGUF differ from "
+            f"{file.model.place}: no merges lead to token {unreachable!a}, and readers of GGUF differ from "
             "ignore_merges here; take a GGUF file of this model"
         )
+
+
+# ---- special tokens --------------------------------------------------------------------------------------------------
+def special_token_metadata(directory: Path, file: TokenizerFile, vocabulary: Vocabulary) -> dict[str, int | bool]:
+    """Return the GGUF keys for special ids, and for whether a text begins with one.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the checkpoint; ``config.json`` is read, and ``generation_config.json`` and ``tokenizer_config.json`` if they
+        exist.
+    file : TokenizerFile
+    vocabulary : Vocabulary
+
+    Raises
+    ------
+    FormatError
+        If an id is no token, or a value is malformed.
+    UnsupportedError
+        If generation ends at more kinds of tokens than GGUF has keys for.
+    """
+    names = ("config.json", "generation_config.json", "tokenizer_config.json")
+    config, generation, settings = (read_json_if_present(directory / name) for name in names)
+    begin = config.natural("bos_token_id")
+    ends = [*config.naturals("eos_token_id"), *generation.naturals("eos_token_id")]
+    if not ends:
+        raise config.error("eos_token_id", None, "the token that ends a text")
+    ids = {"bos": begin} | _end_ids(directory, ends, vocabulary)
+    padding = [*config.naturals("pad_token_id"), *generation.naturals("pad_token_id")]
+    if padding:
+        ids["padding"] = padding[0]
+    for name, token_id in ids.items():
+        if token_id >= len(vocabulary.tokens):
+            raise FormatError(
+                f"{directory}: the {name} token {token_id:,} is not in the vocabulary; get the checkpoint's own files"
+            )
+    add_begin = settings.flag("add_bos_token", default=file.first_token() == vocabulary.tokens[begin])
+    keys: dict[str, int | bool] = {f"tokenizer.ggml.{name}_token_id": token_id for name, token_id in ids.items()}
+    return keys | {"tokenizer.ggml.add_bos_token": add_begin}
+
+
+def _end_ids(directory: Path, ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
+    """Give each id at which generation ends its GGUF name: end of text, of a turn, of a message."""
+    named: dict[str, int] = {}
+    for token_id in dict.fromkeys(ends):
+        text = vocabulary.tokens[token_id] if token_id < len(vocabulary.tokens) else ""
+        name = "eos" if not named else TURN_ENDS.get(text, "eot")
+        if name in named:
+            raise UnsupportedError(
+                f"{directory}: eos_token_id names token {token_id:,} too, for which GGUF has no key; "
+                "remove it from config.json and generation_config.json"
+            )
+        named[name] = token_id
+    return named

@@ -1,4 +1,4 @@
-"""GGUF files: strict, bounded reading over a memory map."""
+"""Read GGUF files over a memory map: strictly, and nothing before it is checked against the file's size."""
 
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +19,11 @@ _REMEDY = "the file is damaged: download or convert it again"
 
 
 class GGUFFile:
-    """An open GGUF file, whose header has been checked; made by :func:`open_gguf`.
+    """An open GGUF file with a checked header; made by :func:`open_gguf`.
 
     Attributes
     ----------
-    path : Path
-    size : int
-        In bytes.
-    version : int
-        2 or 3.
-    alignment : int
+    size, alignment : int
         In bytes.
     metadata : dict of str to Any
         Each value an int, float, bool, str, or a list of one of them.
@@ -49,21 +44,14 @@ class GGUFFile:
         self._contents: NDArray[np.uint8] | None = contents
 
     def data(self, name: str) -> NDArray[np.uint8]:
-        """Return the bytes of a tensor without copying them.
-
-        They stay valid after :meth:`close`, for as long as the array lives.
-
-        Returns
-        -------
-        uint8[n_bytes]
-            Read-only.
+        """Return the bytes of a tensor, uint8[n_bytes], read-only and without a copy; valid also after :meth:`close`.
 
         Raises
         ------
         FormatError
             If the file has no tensor of this name.
         ValueError
-            If the file has been closed.
+            If the file is closed.
         """
         if self._contents is None:
             raise ValueError(f"{self.path}: read after close")
@@ -73,12 +61,12 @@ class GGUFFile:
         return self._contents[info.offset : info.offset + info.n_bytes]
 
     def forget_pages(self) -> None:
-        """Let go of what was read of the file; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
+        """Release the pages read so far; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
         if self._contents is not None:
             forget_pages(self._contents)
 
     def close(self) -> None:
-        """Give the file back; the memory map itself goes with the last array that looks into it."""
+        """Close the file; the memory map itself is released with the last array over it."""
         self._contents = None
 
     def __enter__(self) -> Self:
@@ -93,8 +81,8 @@ class GGUFFile:
 def open_gguf(path: Path) -> GGUFFile:
     """Open a GGUF file of version 2 or 3 and check its header.
 
-    Nothing is allocated, and no byte is read, on the word of a number that has not been checked against the file's size
-    and the limits of :mod:`bitnet_numba.formats.gguf_types`.
+    Every number is checked against the file's size and the limits of :mod:`bitnet_numba.formats.gguf_types` before
+    anything is read or allocated by it.
 
     Raises
     ------

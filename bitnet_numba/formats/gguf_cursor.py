@@ -1,4 +1,4 @@
-"""A bounded walk through the header of a GGUF file: nothing is read before it is known to lie inside."""
+"""A bounded reader of little-endian values: every read of a GGUF header is checked against the end first."""
 
 import struct
 from pathlib import Path
@@ -11,12 +11,12 @@ _U64 = struct.Struct("<Q")
 
 
 class Cursor:
-    """Reads little-endian values one after the other.
+    """Reads one value after the other.
 
     Attributes
     ----------
     path : Path
-        Named in every error.
+        For errors.
     data : memoryview of bytes
         The file, or its header alone.
     limit : int
@@ -38,13 +38,7 @@ class Cursor:
         return FormatError(f"{self.path}: byte {at:,}: {problem}")
 
     def take(self, n_bytes: int, what: str) -> int:
-        """Step over ``n_bytes`` and return where they begin.
-
-        Raises
-        ------
-        FormatError
-            If they reach past the end of the file, or past what a header may hold.
-        """
+        """Skip ``n_bytes`` and return their start; FormatError if they reach past the end of file or header."""
         start = self.position
         if n_bytes > self.limit - start:
             raise self.overrun(start, n_bytes, what)
@@ -67,13 +61,7 @@ class Cursor:
         return value
 
     def text(self, what: str, min_bytes: int, max_bytes: int) -> str:
-        """Read a string: a 64-bit length, then UTF-8.
-
-        Raises
-        ------
-        FormatError
-            If the length is outside ``min_bytes`` to ``max_bytes`` or past the end, or the bytes are not UTF-8.
-        """
+        """Read a string: a 64-bit length, checked against the two bounds, then UTF-8."""
         at = self.position
         n_bytes = self.u64(f"the length of {what}")
         if not min_bytes <= n_bytes <= max_bytes:

@@ -31,18 +31,14 @@ _EXTENSION = struct.Struct("<IQ")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says about itself.
+    """A checked header.
 
     Attributes
     ----------
-    version : int
-        2 or 3.
     alignment : int
         Every tensor begins at a multiple of it, counted from ``data_start``.
-    metadata : dict of str to TypedValue
-    tensors : dict of str to TensorInfo
     data_start : int
-        Where the tensors begin, counted from the start of the file.
+        Offset of the first tensor in the file.
     """
 
     version: int
@@ -58,11 +54,11 @@ def read_header(path: Path, data: memoryview, file_size: int) -> Header:
     Parameters
     ----------
     path : Path
-        Named in errors; nothing is opened.
+        For errors; nothing is opened.
     data : memoryview of bytes
         The file, or its beginning up to the first tensor.
     file_size : int
-        The size of the whole file in bytes.
+        Of the whole file, in bytes.
 
     Raises
     ------

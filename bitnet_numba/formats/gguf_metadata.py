@@ -1,4 +1,4 @@
-"""The key/value section of a GGUF file."""
+"""The metadata of a GGUF header: keys with typed values and arrays of them."""
 
 import struct
 
@@ -20,13 +20,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def read_metadata(cursor: Cursor, n_keys: int) -> dict[str, TypedValue]:
-    """Read ``n_keys`` keys with their values, in the order of the file.
-
-    Raises
-    ------
-    FormatError
-        If a key or value is malformed, repeated, or larger than a header may hold.
-    """
+    """Read ``n_keys`` keys with their values; FormatError if one is malformed, repeated or too large."""
     metadata: dict[str, TypedValue] = {}
     items_left = MAX_ARRAY_ITEMS
     for index in range(n_keys):

@@ -1,4 +1,4 @@
-"""The tensor table of a GGUF file: names, shapes and types, and where each tensor's bytes lie."""
+"""The tensor table of a GGUF file: name, shape, type and bytes of each tensor."""
 
 import math
 from collections.abc import Mapping
@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf_cursor import Cursor
 from bitnet_numba.formats.gguf_types import (
-    FILE_TYPE_I2_S,
-    LAYOUTS,
     MAX_DIMENSIONS,
     MAX_NAME_BYTES,
-    UPSTREAM_TWINS,
-    Layout,
     TensorType,
     TypedValue,
     align_up,
     check_shape,
-    layout_bytes,
-    way_out,
 )
+from bitnet_numba.formats.tensor_formats import FORMATS, UPSTREAM_TWINS, Layout, layout_bytes, remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +23,12 @@ class TensorInfo:
 
     Attributes
     ----------
-    name : str
-    type : TensorType
     shape : tuple of int
         Outermost dimension first: (rows, columns) of a matrix.
     offset : int
-        Where its bytes begin, counted from the start of the file.
+        Of its first byte in the file.
     n_bytes : int
-        Its size, the tail of an I2_S tensor included and padding excluded.
+        With the tail of an I2_S tensor, without padding.
     """
 
     name: str
@@ -47,7 +40,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A row of the table as the file states it, its number of type and offset not yet believed."""
+    """A row of the table as the file has it; type number and offset are not checked yet."""
 
     position: int
     name: str
@@ -57,18 +50,12 @@ class TensorEntry:
 
     @property
     def label(self) -> str:
-        """The tensor as errors call it."""
+        """The tensor's name in errors."""
         return f"tensor {self.name!r}"
 
 
 def read_entries(cursor: Cursor, n_tensors: int) -> list[TensorEntry]:
-    """Read the rows of the table.
-
-    Raises
-    ------
-    FormatError
-        If a name is malformed or repeated, or a shape is impossible.
-    """
+    """Read the rows of the table; FormatError if a name is malformed or repeated, or a shape is impossible."""
     entries: dict[str, TensorEntry] = {}
     for index in range(n_tensors):
         at = cursor.position
@@ -108,7 +95,7 @@ def place_tensors(
     data_start: int,
     file_size: int,
 ) -> dict[str, TensorInfo]:
-    """Find every tensor's type and bytes, and check that together they are the rest of the file.
+    """Return every tensor with its type and bytes, which must follow each other to the end of the file.
 
     Raises
     ------
@@ -123,7 +110,7 @@ def place_tensors(
     for entry, following in zip(entries, [*entries, None][1:], strict=True):
         span = (data_size if following is None else following.offset) - entry.offset
         tensor_type = _tensor_type(cursor, entry, metadata, span, alignment)
-        n_bytes = _n_bytes(cursor, entry, LAYOUTS[tensor_type])
+        n_bytes = _n_bytes(cursor, entry, FORMATS[tensor_type].layout)
         _check_offset(cursor, entry, expected, alignment)
         end = entry.offset + n_bytes
         if end > data_size:
@@ -161,40 +148,41 @@ def _n_bytes(cursor: Cursor, entry: TensorEntry, layout: Layout) -> int:
 def _tensor_type(
     cursor: Cursor, entry: TensorEntry, metadata: Mapping[str, TypedValue], span: int, alignment: int
 ) -> TensorType:
-    """Return what the number of the type means in this file, if that is a type that can be read."""
+    """Return the type of a tensor, if it is read."""
     try:
         tensor_type = TensorType(entry.type_number)
     except ValueError:
         raise _unsupported(cursor, entry, f"unknown type {entry.type_number:,}", None) from None
     if tensor_type in UPSTREAM_TWINS and _is_upstream_twin(tensor_type, entry.shape, metadata, span, alignment):
         raise _unsupported(cursor, entry, f"type {UPSTREAM_TWINS[tensor_type][0]} is not read", None)
-    if tensor_type not in LAYOUTS:
+    if tensor_type not in FORMATS:
         raise _unsupported(cursor, entry, f"type {tensor_type.name} is not read", tensor_type)
     return tensor_type
 
 
 def _unsupported(cursor: Cursor, entry: TensorEntry, problem: str, tensor_type: TensorType | None) -> UnsupportedError:
     place = f"{cursor.path}: byte {entry.position:,}: {entry.label}"
-    return UnsupportedError(f"{place}: {problem}; {way_out(tensor_type)}")
+    return UnsupportedError(f"{place}: {problem}; {remedy(tensor_type)}")
 
 
 def _is_upstream_twin(
     tensor_type: TensorType, shape: tuple[int, ...], metadata: Mapping[str, TypedValue], span: int, alignment: int
 ) -> bool:
-    """Tell whether a number that two programs gave out independently has llama.cpp's meaning here.
+    """Tell whether a number that llama.cpp and bitnet.cpp both assigned has llama.cpp's meaning here.
 
-    The file's own statements decide first, then the bytes up to the next tensor.
+    The file's architecture and file type decide first, then the bytes up to the next tensor.
     """
     architecture = metadata.get("general.architecture")
     stated = None if architecture is None else architecture.value
     if isinstance(stated, str) and stated.startswith("bitnet"):
         return False
-    file_type = metadata.get("general.file_type")
-    if tensor_type is TensorType.I2_S and file_type is not None and file_type.value == FILE_TYPE_I2_S:
-        return False
-    layout = LAYOUTS.get(tensor_type)
-    if layout is not None and _fills(layout, shape, span, alignment):
-        return False
+    known = FORMATS.get(tensor_type)
+    if known is not None:
+        file_type = metadata.get("general.file_type")
+        if file_type is not None and file_type.value == known.file_type:
+            return False
+        if _fills(known.layout, shape, span, alignment):
+            return False
     return _fills(UPSTREAM_TWINS[tensor_type][1], shape, span, alignment)
 
 

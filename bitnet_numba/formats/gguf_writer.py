@@ -1,4 +1,4 @@
-"""Writing GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all."""
+"""Write GGUF version 3: the same input gives the same bytes, and the file appears whole or not at all."""
 
 import math
 import struct
@@ -22,26 +22,23 @@ from bitnet_numba.formats.gguf_types import (
     ValueType,
     align_up,
     is_alignment,
-    tensor_bytes,
 )
+from bitnet_numba.formats.tensor_formats import tensor_bytes
 
 Part = bytes | NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A tensor to be written.
+    """A tensor to write.
 
     Attributes
     ----------
-    name : str
-    type : TensorType
-        One of the types that can be read.
     shape : tuple of int
         Outermost dimension first: (rows, columns) of a matrix.
     read : callable without arguments
-        Returns the tensor's bytes, or an array that holds them in C order, or an iterator of such parts, of which one
-        at a time is in memory; called once, when their turn comes. The bytes of an I2_S tensor include its tail.
+        Returns the tensor's bytes with the tail of an I2_S tensor, or an array that holds them in C order, or an
+        iterator of such parts; called once, just before they are written.
     """
 
     name: str
@@ -51,15 +48,7 @@ class TensorSource:
 
 
 class Progress(NamedTuple):
-    """How far a file is written.
-
-    Attributes
-    ----------
-    tensor : str
-        The one that is being written.
-    done, total : int
-        Weights.
-    """
+    """Progress of writing a file: the current tensor, and weights done out of the total."""
 
     tensor: str
     done: int
@@ -71,16 +60,14 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A file whose every byte has its place before the first tensor is read; made by :func:`plan_gguf`.
+    """The layout of a file, complete before the first tensor is read; made by :func:`plan_gguf`.
 
     Attributes
     ----------
-    path : Path
     header : bytes
-        All before the first tensor's bytes.
-    tensors : tuple of TensorSource
+        Everything before the first tensor.
     sizes : tuple of int
-        Bytes of each tensor, without the padding behind it.
+        Bytes of each tensor, without padding.
     alignment : int
         In bytes.
     """
@@ -93,20 +80,19 @@ class Plan:
 
     @property
     def file_size(self) -> int:
-        """Size of the whole file in bytes."""
+        """Size of the file in bytes."""
         return len(self.header) + sum(align_up(n_bytes, self.alignment) for n_bytes in self.sizes)
 
 
 def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> Plan:
-    """Lay a GGUF file out, without reading a tensor or writing a byte.
+    """Lay out a GGUF file, without reading a tensor or writing a byte.
 
     Parameters
     ----------
     path : Path
     metadata : mapping of str to Any
-        Written in this order. A :class:`TypedValue` is stored as it says. Plain values take the usual types: str and
-        bool their own, int UINT32, float FLOAT32; a list that of its items, but INT32 for int.
-        ``general.alignment`` is obeyed.
+        Written in this order. A :class:`TypedValue` keeps its type; int becomes UINT32, float FLOAT32, a list the type
+        of its items, but INT32 for int. ``general.alignment`` is obeyed.
     tensors : iterable of TensorSource
         Written in this order.
 
@@ -125,15 +111,7 @@ def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorS
 
 
 def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, report: Report | None = None) -> None:
-    """Write the file that was planned; it appears whole or not at all.
-
-    Parameters
-    ----------
-    plan : Plan
-    before_rename : callable with a Path, optional
-        See :func:`~bitnet_numba.files.atomic_write`.
-    report : callable with a Progress, optional
-        Called after each part that is written.
+    """Write a planned file by :func:`~bitnet_numba.files.atomic_write`, and report after each part.
 
     Raises
     ------
@@ -156,15 +134,12 @@ def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, 
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> None:
-    """Write a GGUF file that :func:`~bitnet_numba.formats.gguf.open_gguf` accepts.
-
-    Parameters and errors are those of :func:`plan_gguf` and :func:`write_plan`.
-    """
+    """Write a GGUF file; parameters and errors are those of :func:`plan_gguf` and :func:`write_plan`."""
     write_plan(plan_gguf(path, metadata, tensors))
 
 
 def _typed(path: Path, key: str, value: object) -> TypedValue:
-    """Give a plain value the type that GGUF files usually store it in."""
+    """Give a plain value its usual type in GGUF files."""
     if isinstance(value, TypedValue):
         return value
     is_list = isinstance(value, list | tuple)
@@ -244,7 +219,7 @@ def _items(value_type: ValueType, items: Sequence[Any]) -> bytes:
 
 
 def _write_parts(file: BinaryIO, path: Path, source: TensorSource, n_bytes: int) -> Iterator[int]:
-    """Write a tensor, and yield how many of its bytes are written after each part."""
+    """Write a tensor, and yield the number of bytes written after each part."""
     contents = source.read()
     written = 0
     for part in contents if isinstance(contents, Iterator) else (contents,):

@@ -1,4 +1,4 @@
-"""A file as read-only bytes in memory, loaded page by page where it is touched."""
+"""Memory-map a file as read-only bytes, loaded page by page on first touch."""
 
 import mmap
 import os
@@ -11,12 +11,7 @@ from bitnet_numba.errors import BitNetError
 
 
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
-    """Map a regular file; its bytes stay valid as long as the array, or any view of it, lives.
-
-    Returns
-    -------
-    uint8[n_bytes]
-        Read-only.
+    """Map a regular file, uint8[n_bytes], read-only; valid as long as the array or a view of it lives.
 
     Raises
     ------
@@ -37,13 +32,7 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def forget_pages(contents: npt.NDArray[np.uint8]) -> None:
-    """Let go of a mapped file's pages, so that what was read of it does not add up in this process's memory.
-
-    Parameters
-    ----------
-    contents : uint8[n_bytes]
-        As :func:`map_file` returned it; it and its views stay valid, and are loaded again where they are touched.
-    """
+    """Release the pages of a mapped file from this process's memory; the next touch loads them again."""
     owner = contents.base
     mapped = owner.obj if isinstance(owner, memoryview) else owner
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

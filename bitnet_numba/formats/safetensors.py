@@ -1,4 +1,4 @@
-"""Safetensors checkpoints, one file or many shards: bounded reading over mapped files, bf16 exactly."""
+"""Read safetensors checkpoints, one file or many shards, over memory maps; bf16 widens exactly."""
 
 from pathlib import Path
 from types import TracebackType
@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
+from bitnet_numba.formats.json_file import parse_object
 from bitnet_numba.formats.mapping import forget_pages, map_file
-from bitnet_numba.formats.packing import bf16_to_float32
-from bitnet_numba.formats.safetensors_header import STORED_DTYPES, TensorEntry, check_name, parse_object, read_header
+from bitnet_numba.formats.safetensors_header import STORED_DTYPES, TensorEntry, check_name, read_header
+from bitnet_numba.formats.tensor_formats import float_codec
 
 __all__ = ["Checkpoint", "TensorEntry", "open_checkpoint"]
 
@@ -20,24 +21,21 @@ MAX_INDEX_BYTES = 16 << 20
 
 
 class Checkpoint:
-    """The tensors of one safetensors file, or of several that belong together.
+    """The tensors of one safetensors file or of its shards.
 
     Attributes
     ----------
     path : Path
-        What was opened: the file or the directory.
+        The file or the directory.
     tensors : dict of str to TensorEntry
-        Every tensor by name.
+
+    Raises
+    ------
+    BitNetError
+        If a file cannot be read, a header is wrong, or two files hold the same tensor.
     """
 
     def __init__(self, path: Path, files: list[Path]) -> None:
-        """Map the files and read their headers.
-
-        Raises
-        ------
-        BitNetError
-            If a file cannot be read, a header is wrong, or two files hold the same tensor.
-        """
         self.path = path
         self.tensors: dict[str, TensorEntry] = {}
         self._mapped: dict[Path, npt.NDArray[np.uint8]] = {}
@@ -52,12 +50,7 @@ class Checkpoint:
             self._mapped[file] = data
 
     def raw(self, name: str) -> npt.NDArray[Any]:
-        """Return a tensor as stored, without copying: bf16 as uint16 bit patterns, the others as they are.
-
-        Returns
-        -------
-        NDArray[shape of the tensor]
-            Read-only, maybe not aligned, valid also after :meth:`close`.
+        """Return a tensor as stored, bf16 as uint16 bits: read-only, maybe unaligned, valid also after :meth:`close`.
 
         Raises
         ------
@@ -73,7 +66,7 @@ class Checkpoint:
         return data.view(STORED_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def float32(self, name: str, rows: slice | None = None) -> npt.NDArray[np.float32]:
-        """Return a floating-point tensor, or some of its rows, as float32, exactly, in memory of its own.
+        """Return a tensor of floats, or some of its rows, as float32, exactly, in memory of its own.
 
         Raises
         ------
@@ -83,10 +76,10 @@ class Checkpoint:
             If it holds anything but F32, F16 or BF16.
         """
         dtype = self._find(name).dtype
-        if dtype in ("BF16", "F16", "F32"):
-            stored = self.raw(name) if rows is None else self.raw(name)[rows]
-            return bf16_to_float32(stored) if dtype == "BF16" else stored.astype(np.float32)
-        raise UnsupportedError(f"{self.path}: tensor {name!r} holds {dtype}; save it as BF16, F16 or F32")
+        codec = float_codec(dtype)
+        if codec is None:
+            raise UnsupportedError(f"{self.path}: tensor {name!r} holds {dtype}; save it as BF16, F16 or F32")
+        return codec.widen(self.raw(name) if rows is None else self.raw(name)[rows])
 
     @property
     def files(self) -> list[Path]:
@@ -94,12 +87,12 @@ class Checkpoint:
         return list(self._mapped)
 
     def forget_pages(self) -> None:
-        """Let go of what was read of the files; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
+        """Release the pages read so far; see :func:`bitnet_numba.formats.mapping.forget_pages`."""
         for data in self._mapped.values():
             forget_pages(data)
 
     def close(self) -> None:
-        """Let go of the files; arrays handed out before keep theirs."""
+        """Close the files; arrays handed out before stay valid."""
         self._mapped.clear()
 
     def __enter__(self) -> Self:
@@ -123,12 +116,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     Parameters
     ----------
     directory : Path
-        With ``model.safetensors``, or with ``model.safetensors.index.json`` and the shards that it lists; or one
-        safetensors file itself.
-
-    Returns
-    -------
-    Checkpoint
+        With ``model.safetensors``, or with ``model.safetensors.index.json`` and its shards; or a safetensors file.
 
     Raises
     ------
@@ -155,7 +143,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def _open_shards(directory: Path) -> Checkpoint:
-    """Open every shard of an index, and refuse tensors that only one of the two sides knows."""
+    """Open every shard of an index; index and shards must list the same tensors."""
     index = directory / INDEX_FILE
     shard_of = _read_index(index)
     shards = sorted({directory / shard for shard in shard_of.values()})
@@ -178,7 +166,7 @@ def _read_index(index: Path) -> dict[str, str]:
     data = map_file(index)
     if data.size > MAX_INDEX_BYTES:
         raise FormatError(f"{index}: has {data.size:,} bytes, at most {MAX_INDEX_BYTES:,}; get the file again")
-    weight_map = parse_object(data.tobytes(), f"{index}: byte 0").get("weight_map")
+    weight_map = parse_object(data.tobytes(), f"{index}: byte 0", strict=True).values.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index}: 'weight_map' is not an object of tensors and shards; get the file again")
     for name, shard in weight_map.items():
@@ -189,5 +177,5 @@ def _read_index(index: Path) -> dict[str, str]:
 
 
 def _is_plain_name(name: str) -> bool:
-    """Tell whether a name can only be that of a safetensors file in the same directory."""
+    """Tell whether this is a plain name of a safetensors file, without a path."""
     return name.endswith(".safetensors") and name.isprintable() and Path(name).name == name and "\\" not in name

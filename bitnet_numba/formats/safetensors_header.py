@@ -1,6 +1,5 @@
-"""The header of a safetensors file: which tensor lies where, checked in full before any of it is believed."""
+"""The header of a safetensors file: type, shape and bytes of each tensor, all checked before any is used."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.formats.json_file import parse_object
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_NAME_CHARACTERS = 256
@@ -17,7 +17,7 @@ MAX_ELEMENTS = 1 << 48
 _LENGTH_BYTES = 8  # the header's own length, uint64
 _RETRY = "get the file again"
 
-# How each type is held here: as NumPy has it, or as the bits where NumPy has no such number.
+# NumPy dtype of each type; raw bits where NumPy has no such number.
 STORED_DTYPES: dict[str, np.dtype[np.generic]] = {
     name: np.dtype(stored)
     for name, stored in {
@@ -42,18 +42,14 @@ STORED_DTYPES: dict[str, np.dtype[np.generic]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies.
+    """A tensor of a safetensors file.
 
     Attributes
     ----------
-    name : str
     dtype : str
-        As the file names it: ``BF16``, ``F32``, ``U8``, ...
-    shape : tuple of int
+        The file's name of it: ``BF16``, ``F32``, ``U8``, ...
     offset : int
-        Of its first byte, from the beginning of the file.
-    n_bytes : int
-    file : Path
+        Of its first byte in the file.
     """
 
     name: str
@@ -65,19 +61,7 @@ class TensorEntry:
 
 
 def read_header(data: npt.NDArray[np.uint8], file: Path) -> list[TensorEntry]:
-    """Read the header of a safetensors file.
-
-    Parameters
-    ----------
-    data : uint8[n_bytes]
-        The whole file.
-    file : Path
-        Its name, for the entries and for messages.
-
-    Returns
-    -------
-    list of TensorEntry
-        In the order of their bytes, which they cover without holes or overlaps.
+    """Return the tensors of a safetensors file, uint8[n_bytes], in the order of their bytes, without holes.
 
     Raises
     ------
@@ -94,7 +78,8 @@ def read_header(data: npt.NDArray[np.uint8], file: Path) -> list[TensorEntry]:
     start = _LENGTH_BYTES + n_bytes
     if start > data.size:
         raise FormatError(f"{file}: byte 0: a header of {n_bytes:,} bytes in a file of {data.size:,}; {_RETRY}")
-    header = parse_object(data[_LENGTH_BYTES:start].tobytes(), f"{file}: byte {_LENGTH_BYTES}")
+    place = f"{file}: byte {_LENGTH_BYTES}"
+    header = parse_object(data[_LENGTH_BYTES:start].tobytes(), place, strict=True).values
     _check_metadata(header.pop("__metadata__", {}), file)
     entries = [_entry(name, info, start, file) for name, info in header.items()]
     entries.sort(key=lambda entry: (entry.offset, entry.n_bytes))
@@ -102,56 +87,11 @@ def read_header(data: npt.NDArray[np.uint8], file: Path) -> list[TensorEntry]:
     return entries
 
 
-def parse_object(text: bytes, place: str) -> dict[str, object]:
-    """Parse a JSON object that repeats no key and holds no negative number.
-
-    Raises
-    ------
-    FormatError
-        If the text is anything else; the message begins with ``place``.
-    """
-    if not text.startswith(b"{"):
-        raise FormatError(f"{place}: not a JSON object; {_RETRY}")
-    try:
-        parsed: dict[str, object] = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_int=_natural, parse_constant=_natural
-        )
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{place}: not UTF-8 after {error.start:,} bytes; {_RETRY}") from error
-    except RecursionError as error:
-        raise FormatError(f"{place}: JSON nested too deep; {_RETRY}") from error
-    except ValueError as error:
-        raise FormatError(f"{place}: {error}; {_RETRY}") from error
-    return parsed
-
-
 def check_name(name: str, file: Path) -> None:
-    """Refuse a tensor name that is empty, endless, or cannot be printed.
-
-    Raises
-    ------
-    FormatError
-    """
+    """Refuse a tensor name that is empty, too long, or not printable."""
     if not (1 <= len(name) <= MAX_NAME_CHARACTERS and name.isprintable()):
         shown = ascii(name[:MAX_NAME_CHARACTERS])
         raise FormatError(f"{file}: tensor name {shown} is not 1 to {MAX_NAME_CHARACTERS} printable letters; {_RETRY}")
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Build an object, and refuse a second value for a key."""
-    built: dict[str, object] = {}
-    for key, value in pairs:
-        if key in built:
-            raise ValueError(f"the key {key[:MAX_NAME_CHARACTERS]!r} occurs twice")
-        built[key] = value
-    return built
-
-
-def _natural(text: str) -> int:
-    """Convert a whole number that fits 64 bits; no other number has a meaning in these files."""
-    if not text.isdigit() or len(text) > 20:
-        raise ValueError(f"the number {text[:20]} is not a whole number of 64 bits")
-    return int(text)
 
 
 def _check_metadata(metadata: object, file: Path) -> None:
@@ -160,7 +100,7 @@ def _check_metadata(metadata: object, file: Path) -> None:
 
 
 def _entry(name: str, info: object, start: int, file: Path) -> TensorEntry:
-    """Check what the header says about one tensor; ``start`` is where the data of the file begin."""
+    """Check one entry of the header; ``start`` is the offset of the data in the file."""
     check_name(name, file)
     place = f"{file}: tensor {name!r}"
     if not isinstance(info, dict) or info.keys() != {"dtype", "shape", "data_offsets"}:

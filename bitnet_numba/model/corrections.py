@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.formats.packing.nonzeros import two_bit_nonzeros
+from bitnet_numba.formats.packing.codes import two_bit_nonzeros
 from bitnet_numba.model.families import Family
 from bitnet_numba.model.roles import LAYER_ROLES, Role
 from bitnet_numba.model.source import CorrectionRecord, ModelSource, TernaryMatrix

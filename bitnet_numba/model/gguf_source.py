@@ -9,20 +9,10 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.formats.gguf import TensorType, open_gguf
-from bitnet_numba.formats.packing import (
-    check_codes,
-    dequantize,
-    read_i2s_scale,
-    split_q6_k,
-    split_q8_0,
-    unpack_i2s,
-    unpack_tq1_0,
-    unpack_tq2_0,
-)
+from bitnet_numba.formats.tensor_formats import FORMATS, Kind, matrix_codec, ternary_codec
 from bitnet_numba.model.config import config_from_gguf
 from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
-    I2S_RUN,
     CorrectionRecord,
     Matrix,
     TernaryMatrix,
@@ -31,15 +21,10 @@ from bitnet_numba.model.source import (
     checked_scale,
     describe,
     expected_shapes,
-    matrix_of,
     names_by_role,
-    one_scale,
     ternary_from_floats,
 )
 from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_file, tokenizer_from_gguf
-
-_FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
-_STORED = {TensorType.F32: np.float32, TensorType.F16: np.uint16, TensorType.BF16: np.int16}
 
 
 class GGUFSource:
@@ -78,7 +63,7 @@ class GGUFSource:
 
     def norm(self, role: str, layer: int | None) -> npt.NDArray[np.float32]:
         wanted = Role(role, layer)
-        if self._type(wanted) not in _FLOATS:
+        if FORMATS[self._type(wanted)].kind is not Kind.FLOAT:
             raise UnsupportedError(f"{self._place(wanted)}: a quantized norm; norms are kept in F32: convert again")
         return checked_finite(self._floats(wanted), self._place(wanted))
 
@@ -86,15 +71,14 @@ class GGUFSource:
         wanted = Role(role)
         info = self.file.tensors[self.names[wanted]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(wanted)
-        if info.type in _STORED:
-            return matrix_of(data.view(_STORED[info.type]).reshape(shape))
-        if info.type is TensorType.Q8_0:
-            return matrix_of(*split_q8_0(data, shape, place=place))
-        if info.type is TensorType.Q6_K:
-            return matrix_of(*split_q6_k(data, shape, place=place))
-        raise UnsupportedError(
-            f"{place}: {info.type.name} is not run as an embedding; use F16, BF16, F32, Q8_0 or Q6_K"
-        )
+        codec = matrix_codec(info.type)
+        if codec is None:
+            raise UnsupportedError(
+                f"{place}: {info.type.name} is not run as an embedding; use F16, BF16, F32, Q8_0 or Q6_K"
+            )
+        if FORMATS[info.type].kind is Kind.DEQUANTIZED:
+            self._check_linears()  # dequantizing takes seconds: refuse the model before, not after
+        return codec.matrix(data, shape, place)
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
         role = Role("rope_freqs")
@@ -139,24 +123,25 @@ class GGUFSource:
     def _stored_linear(self, role: Role) -> TernaryMatrix:
         info = self.file.tensors[self.names[role]]
         data, shape, place = self.file.data(info.name), (info.shape[0], info.shape[1]), self._place(role)
-        if info.type is TensorType.I2_S:
-            if shape[1] % I2S_RUN == 0:
-                codes = data[: shape[0] * shape[1] // 4]
-                check_codes(codes, place)
-                return TernaryMatrix(read_i2s_scale(data, place), i2s=codes.reshape(shape[0], shape[1] // 4))
-            weights, scale = unpack_i2s(data, shape, place=place)
-            return TernaryMatrix(scale, weights=weights)
-        if info.type is TensorType.TQ1_0:
-            return one_scale(*unpack_tq1_0(data, shape, place=place), place)
-        if info.type is TensorType.TQ2_0:
-            return one_scale(*unpack_tq2_0(data, shape, place=place), place)
-        if info.type in _FLOATS:
-            return ternary_from_floats(self._floats(role), place)
-        raise UnsupportedError(f"{place}: {info.type.name} is not ternary; take the model's I2_S file")
+        codec = ternary_codec(info.type)
+        if codec is not None:
+            return codec.linear(data, shape, place)
+        self._check_linear(role)
+        return ternary_from_floats(self._floats(role), place)
+
+    def _check_linears(self) -> None:
+        for role in self.names:
+            if role.part == "weight" and role.name in LINEAR_ROLES:
+                self._check_linear(role)
+
+    def _check_linear(self, role: Role) -> None:
+        if FORMATS[self._type(role)].kind not in (Kind.TERNARY, Kind.FLOAT):
+            name = self._type(role).name
+            raise UnsupportedError(f"{self._place(role)}: {name} is not ternary; take the model's I2_S file")
 
     def _floats(self, role: Role) -> npt.NDArray[np.float32]:
         info = self.file.tensors[self.names[role]]
-        return dequantize(info.type, self.file.data(info.name), info.shape, place=self._place(role))
+        return FORMATS[info.type].codec.dequantize(self.file.data(info.name), info.shape, self._place(role))
 
     def _type(self, role: Role) -> TensorType:
         return self.file.tensors[self.names[role]].type

@@ -1,6 +1,5 @@
 """Reader of models in Hugging Face directories, config.json and safetensors: every tensor by its role, checked."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
+from bitnet_numba.formats import json_file
 from bitnet_numba.formats.packing import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
+from bitnet_numba.formats.tensor_formats import float_codec
 from bitnet_numba.model.config import config_from_hf, quantization_config
 from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
@@ -23,15 +24,11 @@ from bitnet_numba.model.source import (
     checked_scale,
     describe,
     expected_shapes,
-    matrix_of,
     names_by_role,
     ternary_from_floats,
 )
 from bitnet_numba.text.chat import read_directory_template
 from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory, tokenizer_from_file
-
-MAX_JSON_BYTES = 16 << 20
-_STORED = {"F32": np.float32, "F16": np.uint16, "BF16": np.int16}
 
 
 class HuggingFaceSource:
@@ -77,11 +74,11 @@ class HuggingFaceSource:
         return checked_finite(self.checkpoint.float32(self.names[wanted]), self.place(wanted))
 
     def matrix(self, role: str) -> Matrix:
-        name = self.names[Role(role)]
-        dtype = self.checkpoint.tensors[name].dtype
-        if dtype not in _STORED:
-            raise UnsupportedError(f"{self.place(Role(role))}: {dtype} is not run here; save it as BF16, F16 or F32")
-        return matrix_of(self.checkpoint.raw(name).view(_STORED[dtype]))
+        entry, place = self.checkpoint.tensors[self.names[Role(role)]], self.place(Role(role))
+        codec = float_codec(entry.dtype)
+        if codec is None:
+            raise UnsupportedError(f"{place}: {entry.dtype} is not run here; save it as BF16, F16 or F32")
+        return codec.matrix(self.checkpoint.raw(entry.name), (entry.shape[0], entry.shape[1]), place)
 
     def rope_factors(self) -> npt.NDArray[np.float64] | None:
         """Return nothing: a Hugging Face model states its RoPE scaling in config.json."""
@@ -138,15 +135,5 @@ def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of at most ``MAX_JSON_BYTES``."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise FormatError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BitNetError(f"{path}: no such file; a Hugging Face model needs it beside its weights") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not readable as JSON ({error}); get the file again") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path}: expected a JSON object; get the file again")
-    return value
+    """Read a JSON file that a Hugging Face model must have; raises as :func:`json_file.read_json`."""
+    return json_file.read_json(path, if_missing="a Hugging Face model needs it beside its weights").values

@@ -1,12 +1,12 @@
 """Chats as token ids: which template, and what the people in the chat can never make of it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bitnet_numba.errors import FormatError, ParameterError, TemplateError, excerpt
+from bitnet_numba.errors import FormatError, ParameterError, TemplateError
+from bitnet_numba.formats.json_file import read_json_if_present
 from bitnet_numba.text.tokenizer import SpecialSpan, Tokenizer
 
 ROLES: Final = ("system", "user", "assistant")
@@ -135,17 +135,13 @@ def read_directory_template(directory: Path) -> str | None:
     own_file = directory / "chat_template.jinja"
     if own_file.is_file():
         return _template_from_file(str(own_file)).source
-    config_file = directory / "tokenizer_config.json"
-    if not config_file.is_file():
-        return None
-    try:
-        template = json.loads(config_file.read_bytes()).get("chat_template")
-        if isinstance(template, list):
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{config_file}: malformed ({excerpt(error)}); download it again") from error
+    settings = read_json_if_present(directory / "tokenizer_config.json")
+    template = settings.values.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.text("name"): entry.text("template") for entry in settings.objects("chat_template")}
+        template = named.get("default")
     if not isinstance(template, str | None):
-        raise FormatError(f"{config_file}: chat_template is not text; choose one with --chat-template")
+        raise FormatError(f"{settings.place}: chat_template is not text; choose one with --chat-template")
     return template
 
 

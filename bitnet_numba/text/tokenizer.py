@@ -1,4 +1,4 @@
-"""Text to token ids and back; the only room that knows the ``tokenizers`` package."""
+"""Encode text to token ids and decode it, with special tokens under control; the only import of ``tokenizers``."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ _NO_TOKEN: Final = "\0unspellable"
 
 
 class SpecialSpan(NamedTuple):
-    """A stretch of a text that stands for one special token."""
+    """The part of a text that is one special token."""
 
     start: int
     stop: int
@@ -31,27 +31,19 @@ class SpecialSpan(NamedTuple):
 
 
 class Tokenizer:
-    """A model's tokenizer: safe to share between threads.
+    """A model's tokenizer; threads may share it.
 
-    Special tokens are split off here, before the ``tokenizers`` package sees the text, and that package's part of the
-    vocabulary does not hold them: text that is not asked to be parsed cannot become one.
+    Special tokens are split off before the ``tokenizers`` package sees the text, and its vocabulary does not hold them:
+    text becomes a special token only where the caller asks for parsing.
 
     Attributes
     ----------
     vocab_size : int
         One more than the largest token id.
-    bos_id : int or None
-        The token that begins a text.
-    eos_id : int or None
-        The token that the model's files call the end of a text.
-    eos_ids : frozenset of int
-        The tokens of which each ends a generation.
-    add_bos : bool
-        Whether the model wants its texts to begin with ``bos_id``.
+    bos_id, eos_id, eos_ids, add_bos, notes
+        As in :class:`~bitnet_numba.text.vocabulary.TokenizerSpec`.
     special_ids : frozenset of int
-        The tokens that text becomes only where special tokens are parsed.
-    notes : tuple of str
-        What had to be assumed about the model's tokenizer; a line each, for the user.
+        Tokens that text becomes only where special tokens are parsed.
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
@@ -73,22 +65,16 @@ class Tokenizer:
         self._later = _encoder(model, spec.normalizer, spec.later_pre_tokenizer)
 
     def token_id(self, text: str) -> int | None:
-        """Return the id of the token that the vocabulary spells like this, or None."""
+        """Return the id of the token with this spelling, or None."""
         return self._ids.get(text)
 
     def token_text(self, token_id: int) -> str:
-        """Return a token as the vocabulary spells it: ``Ġthe``, ``▁the``, ``<|eot_id|>``.
-
-        Raises
-        ------
-        ParameterError
-            If there is no such token.
-        """
+        """Return the spelling of a token: ``Ġthe``, ``▁the``, ``<|eot_id|>``; ParameterError if there is none."""
         self._check_ids([token_id])
         return self._vocabulary.texts[token_id]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that a token stands for; they may be part of a character."""
+        """Return the bytes of a token, which may be part of a character."""
         self._check_ids([token_id])
         return self._vocabulary.token_bytes(token_id)
 
@@ -100,9 +86,9 @@ class Tokenizer:
         text : str
             At most 16 Mi characters.
         add_bos : bool
-            Begin with ``bos_id``, if the model wants that and the text does not already begin with it.
+            Begin with ``bos_id``, if the model wants it and it is not there yet.
         parse_special : bool
-            Read the texts of special tokens as these tokens. Only for text whose author may steer the model.
+            Recognise special tokens in the text. Only for text whose author may steer the model.
 
         Raises
         ------
@@ -122,14 +108,11 @@ class Tokenizer:
         return [self.bos_id, *ids]
 
     def find_special(self, text: str) -> list[SpecialSpan]:
-        """Return where a text spells special tokens: from left to right, the longest first."""
+        """Return the special tokens that a text spells, from left to right, the longest first."""
         return list(self._find(self._special_pattern, text))
 
     def encode_spans(self, text: str, spans: Sequence[SpecialSpan], cuts: Sequence[int] = ()) -> list[int]:
-        """Return the token ids of a text whose special tokens are known; the rest is plain whatever it spells.
-
-        No token reaches across a cut.
-        """
+        """Return the token ids of a text with special tokens at ``spans`` alone; no token reaches across a cut."""
         _check_text(text)
         ids: list[int] = []
         position = 0
@@ -140,13 +123,7 @@ class Tokenizer:
         return ids + self._encode_pieces(text, position, len(text), cuts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Return the text of token ids; bytes that are no UTF-8 become U+FFFD.
-
-        Raises
-        ------
-        ParameterError
-            If an id is not in the vocabulary.
-        """
+        """Return the text of token ids; invalid UTF-8 becomes U+FFFD. ParameterError for an unknown id."""
         ids = list(ids)
         self._check_ids(ids)
         decoder = self.stream_decoder(skip_special=skip_special, at_start=True)
@@ -160,8 +137,7 @@ class Tokenizer:
         skip_special : bool
             Leave special tokens out of the text.
         at_start : bool
-            The tokens begin a text, instead of going on after a prompt: the space that some tokenizers put before a
-            text is left out.
+            The tokens begin a text: drop the space that some tokenizers put before it.
         """
         hidden = self.special_ids if skip_special else frozenset()
 
@@ -217,33 +193,17 @@ class Tokenizer:
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Build the tokenizer that a GGUF file's metadata describe.
-
-    Raises
-    ------
-    FormatError
-        If the arrays are missing, malformed, or disagree.
-    UnsupportedError
-        If the tokenizer is of a kind that is not served.
-    """
+    """Build the tokenizer of a GGUF file; raises as :func:`~bitnet_numba.text.tokenizer_gguf.spec_from_gguf`."""
     return Tokenizer(spec_from_gguf(metadata))
 
 
 def tokenizer_from_file(path: Path) -> Tokenizer:
-    """Build the tokenizer of a tokenizer.json, with the configuration files beside it where they exist.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing or malformed.
-    UnsupportedError
-        If the tokenizer is of a kind that is not served.
-    """
+    """Build the tokenizer of a tokenizer.json; see :func:`~bitnet_numba.text.tokenizer_json.spec_from_file`."""
     return Tokenizer(spec_from_file(path))
 
 
 def tokenizer_from_directory(path: Path) -> Tokenizer:
-    """Build the tokenizer of a Hugging Face model directory; raises as :func:`tokenizer_from_file`."""
+    """Build the tokenizer of a Hugging Face model directory."""
     return tokenizer_from_file(path / "tokenizer.json")
 
 

@@ -1,9 +1,8 @@
-"""Tokenizers from the arrays of a GGUF file."""
+"""Read the tokenizer in a GGUF file's metadata: byte-level BPE, or SentencePiece with its scores as merges."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from enum import IntEnum
 from itertools import repeat
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from bitnet_numba.text.vocabulary import (
     SPACE_MARK,
     AddedText,
     TokenizerSpec,
+    TokenType,
     Vocabulary,
     byte_of_token,
     turn_ends,
@@ -26,17 +26,6 @@ LLAMA3_VOCABULARY: Final = 128_256
 
 _TOKENS: Final = "tokenizer.ggml.tokens"
 _REMEDY: Final = "the file is damaged or badly converted: download or convert it again"
-
-
-class TokenType(IntEnum):
-    """What a token is, as ``tokenizer.ggml.token_type`` numbers it."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
@@ -80,7 +69,7 @@ def _byte_level_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
 
 
 def _pre_tokenizer_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the rules of Llama-3 apply (else GPT-2's), and what was assumed to say so."""
+    """Return whether the rules of Llama-3 apply (else GPT-2's), and notes on assumptions."""
     name = metadata.get("tokenizer.ggml.pre")
     if name in LLAMA3_NAMES:
         return True, ()
@@ -116,7 +105,7 @@ def _sentencepiece_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
 
 
 def _read_vocabulary(metadata: Mapping[str, Any], is_byte_level: bool) -> tuple[Vocabulary, dict[str, Any]]:
-    """Return the vocabulary, and the fields of its specification that name the begin and end of a text."""
+    """Return the vocabulary, and the fields of the specification for begin and end of a text."""
     tokens = _tokens(metadata)
     bos_id, eos_id, eot_id = (_token_id(metadata, name, len(tokens)) for name in ("bos", "eos", "eot"))
     special_ids = {token_id for token_id in (bos_id, eos_id, eot_id) if token_id is not None}
@@ -164,13 +153,7 @@ def _token_types(metadata: Mapping[str, Any], n_tokens: int) -> list[int]:
 
 
 def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Read ``tokenizer.ggml.merges``: two tokens a line, in order of rank.
-
-    Raises
-    ------
-    FormatError
-        If a line is not two tokens with one space between them.
-    """
+    """Read ``tokenizer.ggml.merges``: two tokens a line, in order of rank."""
     key = "tokenizer.ggml.merges"
     lines = _array(metadata, key, str)
     # Joined and split once: line by line would take most of the time of opening a large vocabulary.
@@ -181,13 +164,7 @@ def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _read_scores(metadata: Mapping[str, Any], n_tokens: int) -> list[float]:
-    """Read ``tokenizer.ggml.scores``, one finite number a token.
-
-    Raises
-    ------
-    FormatError
-        If a score is missing or not finite.
-    """
+    """Read ``tokenizer.ggml.scores``, one finite number a token."""
     key = "tokenizer.ggml.scores"
     scores = _array(metadata, key, float)
     if len(scores) != n_tokens:
@@ -215,13 +192,7 @@ def merges_from_scores(plain: Mapping[str, int], scores: Sequence[float]) -> lis
 
 
 def _token_id(metadata: Mapping[str, Any], name: str, n_tokens: int) -> int | None:
-    """Read one of the ``tokenizer.ggml.<name>_token_id`` keys, or None where it is absent.
-
-    Raises
-    ------
-    FormatError
-        If the id lies outside the vocabulary.
-    """
+    """Read one of the ``tokenizer.ggml.<name>_token_id`` keys; None if it is absent."""
     key = f"tokenizer.ggml.{name}_token_id"
     token_id = metadata.get(key)
     if token_id is None:

@@ -1,12 +1,11 @@
-"""Tokenizers from a Hugging Face directory: tokenizer.json and the small files beside it."""
+"""The one reader of tokenizer.json, for the engine's tokenizer and for export to GGUF; byte-pair encodings only."""
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
+from bitnet_numba.formats.json_file import JsonObject, read_json, read_json_if_present
 from bitnet_numba.text.vocabulary import (
     MAX_TOKEN_LENGTH,
     MAX_VOCABULARY,
@@ -17,8 +16,125 @@ from bitnet_numba.text.vocabulary import (
 )
 
 MAX_FILE_BYTES: Final = 128 * 2**20
+_USE_GGUF: Final = "use the model's GGUF file"
+
+Merge = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizerFile:
+    """The contents of a tokenizer.json; made by :func:`read_tokenizer_file`.
+
+    Attributes
+    ----------
+    document, model : JsonObject
+        The whole file, and its byte-pair encoding.
+    words : dict of str to int
+        Ids of the tokens of the model.
+    merges : list of (str, str)
+        In order of rank.
+    added : list of JsonObject
+        Tokens beside those of the model, ``id`` and ``content`` checked.
+    """
+
+    document: JsonObject
+    model: JsonObject
+    words: dict[str, int]
+    merges: list[Merge]
+    added: list[JsonObject]
+
+    @property
+    def place(self) -> str:
+        """The file, for messages."""
+        return self.document.place
+
+    def steps(self, stage: str) -> list[JsonObject]:
+        """Return the steps of a normalizer, pre_tokenizer, decoder or post_processor, one sequence deep."""
+        outer = self.document.inner(stage)
+        for key in ("pretokenizers", "decoders", "processors", "normalizers"):
+            if key in outer.values:
+                return outer.objects(key)
+        return [outer] if outer.values else []
+
+    def first_token(self) -> str:
+        """Return the special token that the post-processor puts before a text; empty for none."""
+        for step in self.steps("post_processor"):
+            first = step.objects("single")[:1] if step.text("type", "") == "TemplateProcessing" else []
+            if first and "SpecialToken" in first[0].values:
+                return first[0].inner("SpecialToken").text("id")
+        return ""
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+def read_tokenizer_file(path: Path) -> TokenizerFile:
+    """Read a tokenizer.json.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing or malformed.
+    UnsupportedError
+        If the tokenizer is not a byte-pair encoding.
+    """
+    absent = "get it with the rest of the model; a tokenizer.model alone is not read"
+    return tokenizer_file(read_json(path, max_bytes=MAX_FILE_BYTES, if_missing=absent))
+
+
+def tokenizer_file(document: JsonObject) -> TokenizerFile:
+    """Check the contents of a tokenizer.json; raises as :func:`read_tokenizer_file`."""
+    model = document.inner("model")
+    kind = model.text("type", "BPE")
+    if kind != "BPE":
+        raise UnsupportedError(
+            f"{document.place}: a tokenizer of type {excerpt(kind)}: only byte-pair encodings are read; {_USE_GGUF}"
+        )
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.values.get(key):
+            raise UnsupportedError(f"{model.place}: {key} = {excerpt(model.values[key])} is not read; {_USE_GGUF}")
+    words = model.inner("vocab").values
+    if not words:
+        raise FormatError(f"{document.place}: not a tokenizer.json: its model has no tokens; get the file again")
+    for text, token_id in words.items():
+        if type(token_id) is not int or not 0 <= token_id < MAX_VOCABULARY or not 1 <= len(text) <= MAX_TOKEN_LENGTH:
+            raise _token_error(document.place, text, token_id)
+    if len(set(words.values())) != len(words):
+        raise FormatError(f"{document.place}: two tokens of the vocabulary share an id; get the file again")
+    return TokenizerFile(document, model, words, _read_merges(model), _read_added(document, words))
+
+
+def _token_error(place: str, text: str, token_id: object) -> FormatError:
+    if 1 <= len(text) <= MAX_TOKEN_LENGTH:
+        return FormatError(f"{place}: token id {excerpt(token_id)} is out of range; get the file again")
+    return FormatError(
+        f"{place}: token {excerpt(token_id)} has {len(text):,} characters, expected 1 to {MAX_TOKEN_LENGTH:,}; "
+        "get the file again"
+    )
+
+
+def _read_merges(model: JsonObject) -> list[Merge]:
+    """Return the merges, which older files write as one string."""
+    merges = []
+    for entry in model.items("merges"):
+        pair = entry.split(" ") if type(entry) is str else entry
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
+            raise model.error("merges", pair, "pairs of two tokens")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _read_added(document: JsonObject, words: dict[str, int]) -> list[JsonObject]:
+    texts = {token_id: text for text, token_id in words.items()}
+    added = document.objects("added_tokens")
+    for token in added:
+        text, token_id = token.text("content"), token.natural("id")
+        if not (token_id < MAX_VOCABULARY and 1 <= len(text) <= MAX_TOKEN_LENGTH):
+            raise _token_error(token.place, text, token_id)
+        if texts.setdefault(token_id, text) != text:
+            raise token.error("id", token_id, "an id of its own")
+    return added
+
+
+# ---- the specification of the tokenizer ------------------------------------------------------------------------------
 def spec_from_file(path: Path) -> TokenizerSpec:
     """Read a tokenizer.json, with ``tokenizer_config.json``, ``generation_config.json`` and ``config.json`` beside it.
 
@@ -27,140 +143,86 @@ def spec_from_file(path: Path) -> TokenizerSpec:
     FormatError
         If a file is missing or malformed.
     UnsupportedError
-        If the tokenizer is not byte-pair encoding, or splits text in a way that is not served.
+        If the tokenizer is not byte-pair encoding, or splits text in a way that is not supported.
     """
-    document = _read_json(path)
-    try:
-        spec = _read_model(document, path)
-        return _with_ends(spec, document, path)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FormatError(f"{path}: not a tokenizer.json ({excerpt(error)}); download it again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FormatError(
-            f"{path}: no such file (a tokenizer.model alone is not read); get it with the rest of the model"
-        )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise FormatError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_FILE_BYTES:,}")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(document, dict):
-        raise FormatError(f"{path}: expected a JSON object; download it again")
-    return document
-
-
-def _read_model(document: Mapping[str, Any], path: Path) -> TokenizerSpec:
-    model = document["model"]
-    if model.get("type", "BPE") != "BPE":
-        raise UnsupportedError(
-            f"{path}: a tokenizer of type {excerpt(model['type'])}; only BPE is served: use the model's GGUF file"
-        )
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(key):
-            raise UnsupportedError(
-                f"{path}: model.{key} = {excerpt(model[key])} is not served; use the model's GGUF file"
-            )
-    stages = {
-        name: [stage.get("type") for stage in _stages(document.get(name))] for name in ("pre_tokenizer", "decoder")
-    }
-    is_byte_level = "ByteLevel" in stages["pre_tokenizer"] or "ByteLevel" in stages["decoder"]
-    byte_fallback = bool(model.get("byte_fallback"))
+    file = read_tokenizer_file(path)
+    model = file.model
+    kinds = [step.text("type", "") for stage in ("pre_tokenizer", "decoder") for step in file.steps(stage)]
+    is_byte_level = "ByteLevel" in kinds
+    byte_fallback = model.flag("byte_fallback", default=False)
     if not (is_byte_level or byte_fallback):
-        raise UnsupportedError(f"{path}: neither byte-level nor with byte fallback; use the model's GGUF file")
-    vocabulary = _read_vocabulary(document, is_byte_level, path)
-    unknown = model.get("unk_token")
-    return TokenizerSpec(
+        raise UnsupportedError(f"{path}: neither byte-level nor with byte fallback; {_USE_GGUF}")
+    vocabulary = _vocabulary(file, is_byte_level)
+    unknown = model.text("unk_token", "")
+    spec = TokenizerSpec(
         vocabulary,
-        _read_merges(model["merges"], path),
-        normalizer=document.get("normalizer"),
-        pre_tokenizer=document.get("pre_tokenizer"),
-        later_pre_tokenizer=_after_a_token(document.get("pre_tokenizer")),
-        ignore_merges=bool(model.get("ignore_merges")),
+        file.merges,
+        normalizer=file.document.values.get("normalizer"),
+        pre_tokenizer=file.document.values.get("pre_tokenizer"),
+        later_pre_tokenizer=_after_a_token(file),
+        ignore_merges=model.flag("ignore_merges", default=False),
         byte_fallback=byte_fallback,
         unknown=unknown if unknown in vocabulary.texts.values() else None,
-        drops_space=any(map(_takes_a_space, _stages(document.get("decoder")))),
+        drops_space=any(map(_takes_a_space, file.steps("decoder"))),
     )
+    return _with_ends(spec, file, path)
 
 
-def _read_vocabulary(document: Mapping[str, Any], is_byte_level: bool, path: Path) -> Vocabulary:
-    texts = {token_id: text for text, token_id in document["model"]["vocab"].items()}
-    if len(texts) != len(document["model"]["vocab"]):
-        raise FormatError(f"{path}: two tokens of the vocabulary share an id; download it again")
+def _vocabulary(file: TokenizerFile, is_byte_level: bool) -> Vocabulary:
+    texts = {token_id: text for text, token_id in file.words.items()}
     added = {}
-    for entry in document.get("added_tokens") or ():
-        if entry.get("single_word"):
-            raise UnsupportedError(
-                f"{path}: added token {excerpt(entry['content'])} matches whole words only: not served"
-            )
-        if texts.setdefault(entry["id"], entry["content"]) != entry["content"]:
-            raise FormatError(f"{path}: id {excerpt(entry['id'])} has two texts; download it again")
-        sides = bool(entry.get("lstrip")), bool(entry.get("rstrip"))
-        added[entry["content"]] = AddedText(entry["id"], bool(entry.get("special")), *sides)
-    for token_id, text in texts.items():
-        if type(token_id) is not int or not 0 <= token_id < MAX_VOCABULARY:
-            raise FormatError(f"{path}: token id {excerpt(token_id)} is out of range; download it again")
-        if not 1 <= len(text) <= MAX_TOKEN_LENGTH:
-            raise FormatError(f"{path}: token {token_id} has {len(text):,} characters; download it again")
+    for token in file.added:
+        text, token_id = token.text("content"), token.natural("id")
+        special, lstrip, rstrip, single_word = (
+            token.flag(key, default=False) for key in ("special", "lstrip", "rstrip", "single_word")
+        )
+        if single_word:
+            raise UnsupportedError(f"{token.place}: {excerpt(text)} matches whole words only; {_USE_GGUF}")
+        texts[token_id] = text
+        added[text] = AddedText(token_id, special, lstrip, rstrip)
     return Vocabulary(is_byte_level, texts, added)
 
 
-def _read_merges(entries: list[Any], path: Path) -> list[tuple[str, str]]:
-    pairs: list[Any] = [tuple(entry.split(" ") if isinstance(entry, str) else entry) for entry in entries]
-    if not all(len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) for pair in pairs):
-        raise FormatError(f"{path}: a merge is not two tokens; download it again")
-    return pairs
-
-
-def _stages(stage: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Walk the stages of a normalizer, pre-tokenizer, decoder or post-processor, one sequence deep."""
-    if stage is not None:
-        inner = ("pretokenizers", "decoders", "processors", "normalizers")
-        yield from next((stage[name] for name in inner if name in stage), [stage])
-
-
-def _after_a_token(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any] | None:
+def _after_a_token(file: TokenizerFile) -> dict[str, Any] | None:
     """Return the pre-tokenizer for text that follows a special token: there a first word is no longer the first."""
-    stages = [
-        {**stage, "prepend_scheme": "never"} if stage.get("prepend_scheme") == "first" else dict(stage)
-        for stage in _stages(pre_tokenizer)
+    steps = [
+        {**step.values, "prepend_scheme": "never"} if step.text("prepend_scheme", "") == "first" else step.values
+        for step in file.steps("pre_tokenizer")
     ]
-    return {"type": "Sequence", "pretokenizers": stages} if stages else None
+    return {"type": "Sequence", "pretokenizers": steps} if steps else None
 
 
-def _takes_a_space(stage: Mapping[str, Any]) -> bool:
-    if stage.get("type") == "Metaspace":
-        return bool(stage.get("prepend_scheme", "always") != "never" and stage.get("add_prefix_space", True))
-    return bool(stage.get("type") == "Strip" and stage.get("content") == " " and stage.get("start", 0) > 0)
+def _takes_a_space(step: JsonObject) -> bool:
+    kind = step.text("type", "")
+    if kind == "Metaspace":
+        return step.text("prepend_scheme", "always") != "never" and step.flag("add_prefix_space", default=True)
+    return kind == "Strip" and step.text("content", "") == " " and any(step.naturals("start"))
 
 
-def _with_ends(spec: TokenizerSpec, document: Mapping[str, Any], path: Path) -> TokenizerSpec:
-    """Add the tokens that begin and end a text, which stand in four files."""
+def _with_ends(spec: TokenizerSpec, file: TokenizerFile, path: Path) -> TokenizerSpec:
+    """Add the tokens that begin and end a text, which four files name."""
     names = ("tokenizer_config.json", "generation_config.json", "config.json")
-    config, generation, model = (_read_json(path.parent / n) if (path.parent / n).is_file() else {} for n in names)
+    config, generation, model = (read_json_if_present(path.parent / name) for name in names)
     ids = {text: token_id for token_id, text in spec.vocabulary.texts.items()}
-    first = _first_of_template(document)
-    bos_text = _token_text(config.get("bos_token")) or first
-    bos_id = ids.get(bos_text) if bos_text else generation.get("bos_token_id", model.get("bos_token_id"))
-    listed = _id_list(generation.get("eos_token_id")) + _id_list(model.get("eos_token_id"))
-    eos_text = _token_text(config.get("eos_token"))
-    eos_id = ids[eos_text] if eos_text in ids else next(iter(listed), None)
-    eos_ids = {*listed, *_id_list(eos_id), *turn_ends(spec.vocabulary)}
+    first = file.first_token()
+    bos_text = _token_text(config, "bos_token") or first
+    listed = [*generation.naturals("bos_token_id"), *model.naturals("bos_token_id")]
+    bos_id = ids.get(bos_text) if bos_text else next(iter(listed), None)
+    listed = [*generation.naturals("eos_token_id"), *model.naturals("eos_token_id")]
+    eos_id = ids.get(_token_text(config, "eos_token"), next(iter(listed), None))
+    eos_ids = {*listed, *turn_ends(spec.vocabulary)} | (set() if eos_id is None else {eos_id})
     # Begin and end of text are special, whether they are listed as such or not.
     added = dict(spec.vocabulary.added)
     for token_id in eos_ids if bos_id is None else eos_ids | {bos_id}:
         text = spec.vocabulary.texts.get(token_id)
         if text is None:
             raise FormatError(
-                f"{path.parent}: begin or end token {excerpt(token_id)} is not in {path.name}; download it again"
+                f"{path.parent}: begin or end token {token_id} is not in {path.name}; get the files again"
             )
         added[text] = replace(added.get(text, AddedText(token_id, is_special=True)), is_special=True)
     notes = () if eos_ids else (f"{path}: no token is named that ends a text; generation stops at its length only",)
-    # What the tokenizer itself does outranks what its configuration says about it, as in transformers.
-    add_bos = bos_id is not None and (first == bos_text if first else bool(config.get("add_bos_token")))
+    # The tokenizer itself outranks its configuration, as in transformers.
+    add_bos = bos_id is not None and (first == bos_text if first else config.flag("add_bos_token", default=False))
     return replace(
         spec,
         vocabulary=replace(spec.vocabulary, added=added),
@@ -172,18 +234,7 @@ def _with_ends(spec: TokenizerSpec, document: Mapping[str, Any], path: Path) -> 
     )
 
 
-def _first_of_template(document: Mapping[str, Any]) -> str | None:
-    """Return the special token that the post-processor puts before a text."""
-    for stage in _stages(document.get("post_processor")):
-        if stage.get("type") == "TemplateProcessing" and "SpecialToken" in stage["single"][0]:
-            return str(stage["single"][0]["SpecialToken"]["id"])
-    return None
-
-
-def _token_text(entry: Any) -> str | None:
-    text = entry.get("content") if isinstance(entry, dict) else entry
-    return text if isinstance(text, str) else None
-
-
-def _id_list(entry: Any) -> list[int]:
-    return [] if entry is None else entry if isinstance(entry, list) else [entry]
+def _token_text(config: JsonObject, key: str) -> str:
+    """Return a token that a configuration names by its text, or by an object with its content; empty for none."""
+    entry = config.values.get(key)
+    return config.inner(key).text("content", "") if isinstance(entry, dict) else config.text(key, "")

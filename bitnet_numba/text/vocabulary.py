@@ -1,6 +1,7 @@
-"""Vocabularies as data: what tokens are spelled like, what bytes they stand for, and how they were made."""
+"""Vocabularies as data: the spelling of tokens, their bytes, and the parts a tokenizer is built from."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final
 
 SPACE_MARK: Final = "▁"
@@ -13,15 +14,25 @@ LLAMA3_PATTERN: Final = (
 )
 
 
+class TokenType(IntEnum):
+    """Kinds of tokens, as ``tokenizer.ggml.token_type`` numbers them."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
 @dataclass(frozen=True)
 class AddedText:
-    """A text that stands for one token wherever it is recognised.
+    """A text that is one token wherever it is recognised.
 
     Attributes
     ----------
-    token_id : int
     is_special : bool
-        Recognised only where special tokens are asked for; otherwise in every text.
+        Recognised only where special tokens are parsed; otherwise in every text.
     takes_left, takes_right : bool
         It swallows the white space on that side.
     """
@@ -56,7 +67,7 @@ class Vocabulary:
         return 1 + max(self.texts, default=-1)
 
     def plain(self, unknown: str | None) -> dict[str, int]:
-        """Return the tokens that plain text can become; ``unknown`` stays among them.
+        """Return the tokens of plain text, with ``unknown``.
 
         A special token is left out, so that no merge and no whole word can forge it.
         """
@@ -70,7 +81,7 @@ class Vocabulary:
         ]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that a token stands for; a token outside the vocabulary stands for none."""
+        """Return the bytes of a token; none for a token outside the vocabulary."""
         text = self.texts.get(token_id, "")
         if text in self.added:
             return text.encode()
@@ -102,7 +113,7 @@ def spelling_of_bytes(data: bytes) -> str:
 
 
 def bytes_of_spelling(text: str) -> bytes:
-    """Return the bytes that a token spells; one that leaves the byte alphabet stands for its own text."""
+    """Return the bytes of a spelling; of text outside the byte alphabet, its UTF-8."""
     try:
         return bytes(map(_BYTE_OF_CHARACTER.__getitem__, text))
     except KeyError:
@@ -119,34 +130,30 @@ def byte_of_token(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """Everything that a tokenizer is built from, whatever file it came from.
+    """The parts of a tokenizer, from a GGUF file or a tokenizer.json.
 
     Attributes
     ----------
-    vocabulary : Vocabulary
     merges : list of (str, str)
         In order of rank.
-    normalizer, pre_tokenizer : dict or None
-        As a tokenizer.json describes them.
-    later_pre_tokenizer : dict or None
-        The same for text that follows a special token.
+    normalizer, pre_tokenizer, later_pre_tokenizer : dict or None
+        In the form of a tokenizer.json; the last for text that follows a special token.
     ignore_merges : bool
         A word that is a token is taken whole.
     byte_fallback : bool
         Characters outside the vocabulary become ``<0xNN>`` tokens.
     unknown : str or None
-        The token for what cannot be spelled.
-    bos_id : int or None
+        The token for text that cannot be spelled.
     eos_id : int or None
         The token that the model's files call the end of a text.
     eos_ids : frozenset of int
         Each of them ends a generation.
     add_bos : bool
-        Whether the model wants its texts to begin with ``bos_id``.
+        Whether texts begin with ``bos_id``.
     drops_space : bool
-        Whether encoding puts a space before a text, which decoding takes away.
+        Whether encoding puts a space before a text, which decoding removes.
     notes : tuple of str
-        What had to be assumed; a line each, for the user.
+        Assumptions about the file, a line each, for the user.
     """
 
     vocabulary: Vocabulary

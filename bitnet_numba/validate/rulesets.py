@@ -2,13 +2,14 @@
 
 from typing import Final
 
+from bitnet_numba.formats.tensor_formats import Kind, writable
 from bitnet_numba.model.families import FAMILIES
 from bitnet_numba.model.weight_rules import GENERIC_INSPECTION, PROJECTION, UNBOUNDED, InspectionRules, Ruleset
 from bitnet_numba.validate.model_files import ModelFiles
 from bitnet_numba.validate.statistics import TERNARY_TYPES
 
-F16_FILE_TYPES: Final = (0, 1, 32)  # general.file_type: F32, F16, BF16
-TERNARY_FILE_TYPES: Final = (36, 37, 40)  # TQ1_0, TQ2_0, I2_S
+F16_FILE_TYPES: Final = [known.file_type for known in writable(Kind.FLOAT).values()]
+TERNARY_FILE_TYPES: Final = [known.file_type for known in writable(Kind.TERNARY).values()]
 
 NO_RULES: Final = Ruleset("none", (), default=UNBOUNDED)
 

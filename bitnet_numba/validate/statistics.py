@@ -1,24 +1,23 @@
 """The root mean square of a tensor, read piece by piece: exactly from counts and scale where it is ternary."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, UnsupportedError
-from bitnet_numba.formats.gguf_types import LAYOUTS, TensorType
-from bitnet_numba.formats.packing import dequantize
-from bitnet_numba.formats.packing.i2s import TAIL_BYTES
-from bitnet_numba.formats.packing.nonzeros import tq1_0_nonzeros, tq2_0_nonzeros, two_bit_nonzeros
+from bitnet_numba.formats.gguf_types import TensorType
+from bitnet_numba.formats.packing.codes import two_bit_nonzeros
+from bitnet_numba.formats.tensor_formats import FORMATS, Kind, TensorFormat, float_codec, ternary_codec, type_names
 from bitnet_numba.model.roles import Role
 from bitnet_numba.validate.model_files import ModelFiles, StoredTensor
 
 PIECE_BYTES = 1 << 20
-FLOAT_TYPES = ("F32", "F16", "BF16")
+FLOAT_TYPES = type_names(Kind.FLOAT)
 PACKED = "U8"  # four weights a byte, the scale in a tensor beside it
-TERNARY_TYPES = ("I2_S", "TQ1_0", "TQ2_0", PACKED)
+TERNARY_TYPES = (*type_names(Kind.TERNARY), PACKED)
 
 TokenChunk = npt.NDArray[np.uint8]
 
@@ -53,12 +52,7 @@ def root_mean_square(model: ModelFiles, tensor: StoredTensor) -> float:
     UnsupportedError
         If the tensor is of a type that is not read here.
     """
-    reader = _READERS.get(tensor.type)
-    if reader is None:
-        raise UnsupportedError(
-            f"{tensor.place}: type {tensor.type} has no statistics; use one of {', '.join(_READERS)}"
-        )
-    squares = reader(tensor)
+    squares = _packed(tensor) if tensor.type == PACKED else _squares(tensor)
     mean = squares.total / squares.n_weights if squares.n_weights else math.nan
     return math.sqrt(mean) * abs(_separate_scale(model, tensor))
 
@@ -97,66 +91,50 @@ def pieces(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Itera
         raise BitNetError(f"{tensor.file}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def histogram(tensor: StoredTensor, n_bytes: int) -> npt.NDArray[np.int64]:
-    """Count how often each byte occurs among a tensor's first ``n_bytes``; int64[256]."""
-    counts = np.zeros(256, np.int64)
-    for piece in pieces(tensor, 1, n_bytes):
-        counts += np.bincount(piece, minlength=256)
-    return counts
-
-
 def i2s_scale(tensor: StoredTensor) -> float:
-    """Read the scale of an I2_S tensor as it is stored, whatever it is."""
+    """Read the scale of an I2_S tensor as stored, unchecked."""
     with tensor.file.open("rb") as file:
-        file.seek(tensor.offset + tensor.n_bytes - TAIL_BYTES)
+        file.seek(tensor.offset + tensor.n_bytes - FORMATS[TensorType.I2_S].layout.tail_bytes)
         return float(np.frombuffer(file.read(4), "<f4")[0])
 
 
-# ---- one reader a type -----------------------------------------------------------------------------------------------
-def _floats(tensor: StoredTensor) -> _Squares:
-    """Sum the squares of weights that are stored as numbers, or as blocks of 8-bit or 6-bit ones."""
-    kind = TensorType[tensor.type]
-    layout = LAYOUTS[kind]
+# ---- sums of squares -------------------------------------------------------------------------------------------------
+def _format(tensor: StoredTensor) -> TensorFormat:
+    """Return the format of a tensor; those of safetensors files that are read here have GGUF's names."""
+    number = TensorType.__members__.get(tensor.type)
+    known = None if number is None else FORMATS.get(number)
+    if known is None:
+        names = ", ".join((*type_names(Kind.FLOAT, Kind.TERNARY, Kind.INT8), PACKED))
+        raise UnsupportedError(f"{tensor.place}: type {tensor.type} has no statistics; use one of {names}")
+    return known
+
+
+def _squares(tensor: StoredTensor) -> _Squares:
+    """Sum the squares of the weights: from counts and scales where they are ternary."""
+    known = _format(tensor)
+    block, block_bytes, tail_bytes, _ = known.layout
+    codec, ternary = known.codec, ternary_codec(known.type)
     totals, n_weights = [], 0
-    for piece in pieces(tensor, layout.block_bytes):
-        n = piece.size // layout.block_bytes * layout.block
-        with np.errstate(invalid="ignore"):  # a signalling NaN; the result says it
-            values = dequantize(kind, piece, (1, n), place=tensor.place).astype(np.float64)
-        totals.append(float(np.sum(values * values)))
+    for piece in pieces(tensor, block_bytes, tensor.n_bytes - tail_bytes):
+        n = piece.size // block_bytes * block
+        if ternary is not None:
+            nonzeros, scales = ternary.count_nonzeros(piece, tensor.place)
+            totals.append(float(np.sum(nonzeros * scales.astype(np.float64) ** 2)))
+        else:
+            with np.errstate(invalid="ignore"):  # a signalling NaN; the result says it
+                values = codec.dequantize(piece, (1, n), tensor.place).astype(np.float64)
+            totals.append(float(np.sum(values * values)))
         n_weights += n
-    return _Squares(math.fsum(totals), n_weights)
-
-
-def _i2s(tensor: StoredTensor) -> _Squares:
-    n_code_bytes = tensor.n_bytes - TAIL_BYTES
-    nonzeros = two_bit_nonzeros(histogram(tensor, n_code_bytes), tensor.place)
-    scale = i2s_scale(tensor)
-    return _Squares(nonzeros * scale * scale, 4 * n_code_bytes)
+    scale = i2s_scale(tensor) if tail_bytes else 1.0
+    return _Squares(math.fsum(totals) * scale * scale, n_weights)
 
 
 def _packed(tensor: StoredTensor) -> _Squares:
-    return _Squares(two_bit_nonzeros(histogram(tensor, tensor.n_bytes), tensor.place), 4 * tensor.n_bytes)
-
-
-def _tq(tensor: StoredTensor) -> _Squares:
-    layout = LAYOUTS[TensorType[tensor.type]]
-    count = tq1_0_nonzeros if tensor.type == "TQ1_0" else tq2_0_nonzeros
-    totals = []
-    for piece in pieces(tensor, layout.block_bytes):
-        nonzeros, scales = count(piece, tensor.place)
-        totals.append(float(np.sum(nonzeros * scales.astype(np.float64) ** 2)))
-    return _Squares(math.fsum(totals), tensor.n_bytes // layout.block_bytes * layout.block)
-
-
-_READERS: dict[str, Callable[[StoredTensor], _Squares]] = {
-    **dict.fromkeys(FLOAT_TYPES, _floats),
-    "Q8_0": _floats,
-    "Q6_K": _floats,
-    "I2_S": _i2s,
-    "TQ1_0": _tq,
-    "TQ2_0": _tq,
-    PACKED: _packed,
-}
+    """Sum the squares of a packed Hugging Face matrix at a scale of 1."""
+    counts = np.zeros(256, np.int64)
+    for piece in pieces(tensor, 1):
+        counts += np.bincount(piece, minlength=256)
+    return _Squares(two_bit_nonzeros(counts, tensor.place), 4 * tensor.n_bytes)
 
 
 def _separate_scale(model: ModelFiles, tensor: StoredTensor) -> float:
@@ -167,11 +145,11 @@ def _separate_scale(model: ModelFiles, tensor: StoredTensor) -> float:
         if tensor.type == PACKED:
             raise UnsupportedError(f"{tensor.place}: packed weights without a weight_scale; get the whole model again")
         return 1.0
-    if beside.type not in FLOAT_TYPES or not beside.n_bytes:
+    codec = float_codec(beside.type)
+    if codec is None or not beside.n_bytes:
         raise UnsupportedError(f"{beside.place}: {beside.type} {list(beside.shape)} is no scale; save one BF16 or F32")
-    kind = TensorType[beside.type]
-    first = next(pieces(beside, LAYOUTS[kind].block_bytes, LAYOUTS[kind].block_bytes))
-    scale = float(dequantize(kind, first, (1, 1), place=beside.place)[0, 0])
+    n_bytes = np.dtype(codec.stored).itemsize
+    scale = float(codec.dequantize(next(pieces(beside, n_bytes, n_bytes)), (1, 1), beside.place)[0, 0])
     if not model.packed_scale_divides or tensor.type != PACKED:
         return scale
     return 1 / scale if scale else math.inf

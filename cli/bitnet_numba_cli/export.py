@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bitnet_numba.files import human_size
+from bitnet_numba.formats.tensor_formats import Kind, writable
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._portable import FILES, export_graph
@@ -14,7 +15,7 @@ from bitnet_numba_cli._progress import writing
 if TYPE_CHECKING:
     from bitnet_numba.export.model import ExportResult
 
-TYPES = ("f16", "bf16", "f32", "i2_s", "tq2_0", "tq1_0")
+TYPES = tuple(writable(Kind.FLOAT, Kind.TERNARY))
 EXAMPLES = """\b
 Examples:
   bitnet-numba export bitnet-2b-bf16/ -o models/ --type i2_s --hf-repo microsoft/bitnet-b1.58-2B-4T

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bitnet_numba.files import human_size
+from bitnet_numba.formats.tensor_formats import Kind, writable
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION
 from bitnet_numba_cli._progress import writing
@@ -13,7 +14,7 @@ from bitnet_numba_cli._progress import writing
 if TYPE_CHECKING:
     from bitnet_numba.export.quantize import QuantizedTensor, QuantizeResult
 
-TYPES = ("i2_s", "tq2_0", "tq1_0")
+TYPES = tuple(writable(Kind.TERNARY))
 EXAMPLES = """\b
 Examples:
   bitnet-numba quantize clean-f16.gguf -o model-i2_s.gguf --type i2_s

@@ -7,7 +7,7 @@ from pathlib import Path
 from bitnet_numba import settings
 from bitnet_numba.backends.cpu.kernels.registry import KERNEL_IDS
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.formats.gguf_types import LAYOUTS
+from bitnet_numba.formats.tensor_formats import FORMATS
 from docs.generate_python_reference import public_errors
 from tests.docs.markdown import ROOT
 
@@ -42,11 +42,11 @@ def test_instruction_sets_are_those_that_can_be_chosen() -> None:
 
 
 def test_tensor_types_are_those_that_are_read() -> None:
-    types = {tensor_type.name: tensor_type for tensor_type in LAYOUTS}
+    types = {tensor_type.name: tensor_type for tensor_type in FORMATS}
     documented = {row[0]: (int(row[1]), row[2]) for row in rows(REFERENCE / "formats.md") if row[0] in types}
     assert documented.keys() == types.keys()
     for name, (number, size) in documented.items():
-        layout = LAYOUTS[types[name]]
+        layout = FORMATS[types[name]].layout
         assert number == types[name]
         assert size.startswith(f"{layout.block} -> {layout.block_bytes}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.export.vocabulary import LLAMA3_WORDS
+from bitnet_numba.text.vocabulary import LLAMA3_PATTERN
 from tests.safetensors_cases import safetensors_bytes
 
 HIDDEN, INNER, KV = 128, 256, 64
@@ -107,7 +107,7 @@ def toy_tokenizer() -> dict[str, Any]:
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": LLAMA3_WORDS}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },

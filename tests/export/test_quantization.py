@@ -3,8 +3,9 @@
 import pytest
 
 from bitnet_numba.errors import UnsupportedError
-from bitnet_numba.export.quantization import FILE_TYPES, TYPES, check_blocks, is_quantized, stored_type
+from bitnet_numba.export.quantization import TYPES, check_blocks, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
+from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.families import FAMILIES
 
 gguf_role, hf_role = FAMILIES["bitnet"].gguf.role, FAMILIES["bitnet"].hugging_face.role
@@ -80,8 +81,8 @@ def test_file_types_are_those_of_the_gguf_package() -> None:
 
     for kind in (TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.TQ1_0, TensorType.TQ2_0):
         name = "ALL_F32" if kind is TensorType.F32 else f"MOSTLY_{kind.name}"
-        assert FILE_TYPES[kind] == gguf.LlamaFileType[name]
-    assert FILE_TYPES[TensorType.I2_S] == 40  # bitnet.cpp's own
+        assert FORMATS[kind].file_type == gguf.LlamaFileType[name]
+    assert FORMATS[TensorType.I2_S].file_type == 40  # bitnet.cpp's own
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.gguf import export_gguf
-from bitnet_numba.export.json_file import JsonObject
 from bitnet_numba.export.vocabulary import read_vocabulary
 from bitnet_numba.formats.gguf import open_gguf
+from bitnet_numba.formats.json_file import JsonObject
 from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_gguf
+from bitnet_numba.text.tokenizer_json import tokenizer_file
 from tests.export.llama2 import (
     BEGIN,
     END,
@@ -49,7 +50,7 @@ WORDS = st.lists(st.text("▁abc", min_size=2, max_size=4), unique=True, min_siz
 
 
 def exported_keys(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    keys = read_vocabulary(JsonObject("toy", tokenizer), n_tokens(tokenizer)).metadata()
+    keys = read_vocabulary(tokenizer_file(JsonObject("toy", tokenizer)), n_tokens(tokenizer)).metadata()
     return keys | {"tokenizer.ggml.bos_token_id": BEGIN, "tokenizer.ggml.eos_token_id": END}
 
 
@@ -224,4 +225,4 @@ def test_is_refused(name: str) -> None:
 
 def test_tokens_too_long_to_be_checked() -> None:
     with pytest.raises(UnsupportedError, match="too long for the merges to be checked"):
-        exported(with_words("a" * 10_001))
+        exported(with_words(*(f"{number:01000}" for number in range(101))))

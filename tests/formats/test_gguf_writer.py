@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bitnet_numba.errors import BitNetError, FormatError
 from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType, open_gguf
-from bitnet_numba.formats.gguf_types import LAYOUTS, tensor_bytes
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
+from bitnet_numba.formats.tensor_formats import FORMATS, tensor_bytes
 from tests import gguf_cases as cases
 from tests.gguf_builder import uint32
 
@@ -59,8 +59,8 @@ METADATA = st.dictionaries(KEYS.filter(lambda key: not key.startswith("general."
 
 @st.composite
 def tensor_sources(draw: st.DrawFn) -> TensorSource:
-    tensor_type = draw(st.sampled_from(list(LAYOUTS)))
-    block = LAYOUTS[tensor_type].block
+    tensor_type = draw(st.sampled_from(list(FORMATS)))
+    block = FORMATS[tensor_type].layout.block
     outer = draw(st.lists(st.integers(1, 3), max_size=3))
     shape = (*outer, block * draw(st.integers(1, 3)))
     n_bytes = tensor_bytes(tensor_type, shape)

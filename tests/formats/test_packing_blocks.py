@@ -1,4 +1,4 @@
-"""Block forms against the gguf package, bit for bit: Q8_0, Q6_K, TQ1_0, TQ2_0, and every type through dequantize."""
+"""Block formats against the gguf package, bit for bit: Q8_0, Q6_K, TQ1_0, TQ2_0, and the values of each codec."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.errors import FormatError, ParameterError, UnsupportedError
+from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.packing import (
-    dequantize,
     pack_i2s,
     pack_tq1_0,
     pack_tq2_0,
@@ -22,6 +22,7 @@ from bitnet_numba.formats.packing import (
     unpack_tq1_0,
     unpack_tq2_0,
 )
+from bitnet_numba.formats.tensor_formats import FORMATS
 
 Type = gguf.GGMLQuantizationType
 BYTES = {Type.Q8_0: (32, 34), Type.Q6_K: (256, 210), Type.TQ1_0: (256, 54), Type.TQ2_0: (256, 66)}
@@ -45,6 +46,12 @@ def random_blocks(rng: np.random.Generator, kind: Type, shape: tuple[int, int]) 
     scales = (rng.random(len(blocks)) * signs).astype("<f2")
     blocks[:, SCALE_AT[kind] : SCALE_AT[kind] + 2] = scales.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(-1)
+
+
+def dequantize(
+    kind: int, data: npt.NDArray[np.uint8], shape: tuple[int, ...], place: str = "here"
+) -> npt.NDArray[np.float32]:
+    return FORMATS[TensorType(kind)].codec.dequantize(data, shape, place)
 
 
 def assert_same_bits(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> None:
@@ -172,11 +179,3 @@ def test_i2s_is_code_times_scale() -> None:
     weights = np.random.default_rng(3).integers(-1, 2, (3, 256)).astype(np.int8)
     found = dequantize(36, pack_i2s(weights, 0.3), (3, 256))
     assert_same_bits(found, weights * np.float32(0.3))
-
-
-@pytest.mark.parametrize("type_id", [2, 38, 39, -1, 2**31])
-def test_refuses_other_types_and_names_those_it_reads(type_id: int) -> None:
-    with pytest.raises(
-        UnsupportedError, match=rf"^here: tensor type {type_id} .* F32, F16, Q8_0, Q6_K, BF16, TQ1_0, TQ2_0, I2_S$"
-    ):
-        dequantize(type_id, np.zeros(18, np.uint8), (32,), place="here")

@@ -10,7 +10,8 @@ from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import load_weights
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.model.hf_source import MAX_JSON_BYTES, HuggingFaceSource
+from bitnet_numba.formats.json_file import MAX_BYTES
+from bitnet_numba.model.hf_source import HuggingFaceSource
 from tests.model.directory_cases import BAD_DIRECTORIES, good_directory
 from tests.tiny import toy_model
 
@@ -43,12 +44,12 @@ def test_refuses(case: str, tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "no such file; a Hugging Face model needs it beside its weights"),
-        (b"", "not readable as JSON"),
-        (b"[]", "expected a JSON object"),
-        (b"\xff{}", "not readable as JSON"),
-        (b'{"a":' * 100_000, "not readable as JSON"),
-        (b'{"num_hidden_layers": ' + b"9" * 5000 + b"}", "not readable as JSON"),
-        (b" " * (MAX_JSON_BYTES + 1), "larger than 16,777,216 bytes"),
+        (b"", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"\xff{}", "not UTF-8 after 0 bytes"),
+        (b'{"a":' * 100_000, "not JSON: nested too deep"),
+        (b'{"num_hidden_layers": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b" " * (MAX_BYTES + 1), "at most 16,777,216 are read"),
     ],
     ids=["missing", "empty", "list", "not UTF-8", "deep", "number of 5,000 digits", "huge"],
 )

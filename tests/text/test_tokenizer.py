@@ -219,9 +219,9 @@ BROKEN_DOCUMENTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "merge of three": (("model", "merges", 0, ["a", "b", "c"]), "two tokens"),
     "merge of strangers": (("model", "merges", 0, ["qqq", "zzz"]), "qqq"),
     "whole words": (("added_tokens", 0, "single_word", True), "whole words"),
-    "two texts": (("added_tokens", 0, "id", 7), "two texts"),
+    "two texts": (("added_tokens", 0, "id", 7), "an id of its own"),
     "no model": (("model", None), "not a tokenizer.json"),
-    "vocabulary is a list": (("model", "vocab", []), "not a tokenizer.json"),
+    "vocabulary is a list": (("model", "vocab", []), "vocab: not a JSON object"),
     "unknown stage": (("normalizer", {"type": "Nonsense"}), "tokenizer"),
 }
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
-from bitnet_numba.formats.packing.nonzeros import tq1_0_nonzeros, tq2_0_nonzeros, two_bit_nonzeros
+from bitnet_numba.formats.packing.codes import two_bit_nonzeros
+from bitnet_numba.formats.tensor_formats import ternary_codec
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 from bitnet_numba.validate import statistics
 from bitnet_numba.validate.model_files import read_model_files
@@ -129,8 +130,10 @@ def test_counts_are_those_of_the_weights(seed: int, n_blocks: int) -> None:
     weights = rng.integers(-1, 2, (n_blocks, 256), np.int8)
     scales = rng.uniform(0.1, 2, (n_blocks, 1)).astype(np.float16).astype(np.float32)
     wanted = np.count_nonzero(weights, axis=1)
-    for pack, count in ((pack_tq1_0, tq1_0_nonzeros), (pack_tq2_0, tq2_0_nonzeros)):
-        found, stored = count(pack(weights, scales))
+    for kind, pack in ((TensorType.TQ1_0, pack_tq1_0), (TensorType.TQ2_0, pack_tq2_0)):
+        codec = ternary_codec(kind)
+        assert codec is not None
+        found, stored = codec.count_nonzeros(pack(weights, scales), "here")
         assert found.tolist() == wanted.tolist()
         assert stored.tolist() == scales[:, 0].tolist()
     histogram = np.bincount(pack_i2s(weights, 1.0)[:-32], minlength=256)

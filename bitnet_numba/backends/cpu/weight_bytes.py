@@ -1,10 +1,11 @@
 """An estimate of the memory of packed weights, by which it is reserved before Numba is imported."""
 
 from bitnet_numba.backends.cpu.packed_sizes import packed_size
+from bitnet_numba.formats.tensor_formats import Kind, type_names
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.source import ModelSource, expected_shapes
 
-_SMALL_HEADS = {"Q8_0", "Q6_K"}  # tensor types whose head needs no int8 copy
+_SMALL_HEADS = set(type_names(Kind.INT8))  # tensor types whose head needs no int8 copy
 _COPY_HEADER = 16  # bytes of such a copy's row, besides its codes
 
 

@@ -1,4 +1,4 @@
-"""The packed ternary form of Hugging Face checkpoints: rows a quarter of the matrix apart share a row of bytes."""
+"""The packed ternary format of Hugging Face checkpoints: four rows, a quarter of the matrix apart, share bytes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ def unpack_hf(packed: npt.NDArray[np.uint8], place: str = "packed tensor") -> np
     packed : uint8[rows // 4, columns]
         Bits 2i and 2i + 1 of ``packed[r, c]`` are the weight of row ``i * (rows // 4) + r``, plus 1.
     place : str
-        File and tensor, for messages.
 
     Returns
     -------
@@ -43,16 +42,7 @@ def unpack_hf(packed: npt.NDArray[np.uint8], place: str = "packed tensor") -> np
 
 
 def pack_hf(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Pack a ternary matrix as Hugging Face checkpoints do.
-
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-        -1, 0 or +1.
-
-    Returns
-    -------
-    uint8[rows // 4, columns]
+    """Pack ternary weights, int8[rows, columns], into uint8[rows // 4, columns].
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""I2_S, the ternary form of bitnet.cpp: four weights a byte, then one scale for the tensor.
+"""I2_S, the ternary format of bitnet.cpp: four weights a byte, then one scale for the tensor.
 
 The order of the weights within a run was checked against files that bitnet.cpp's quantizer wrote.
 """
@@ -7,10 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import FormatError, ParameterError, UnsupportedError
-from bitnet_numba.formats.packing.codes import CHUNK_BYTES, check_codes, check_length, check_ternary
+from bitnet_numba.formats.packing.codec import TernaryCodec
+from bitnet_numba.formats.packing.codes import (
+    CHUNK_BYTES,
+    RUN,
+    check_codes,
+    check_length,
+    check_ternary,
+    two_bit_nonzeros,
+    unpack_runs,
+)
+from bitnet_numba.formats.packing.matrices import TernaryMatrix
 
-RUN = 128  # weights whose order is shuffled together
-TAIL_BYTES = 32  # the float32 scale, then 28 bytes that mean nothing
+TAIL_BYTES = 32  # the float32 scale, then 28 bytes without meaning
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -20,19 +29,7 @@ def i2s_bytes(n_weights: int) -> int:
 
 
 def read_i2s_scale(data: npt.NDArray[np.uint8], place: str = "I2_S tensor") -> np.float32:
-    """Read the scale at the head of an I2_S tensor's tail.
-
-    Parameters
-    ----------
-    data : uint8[n_weights // 4 + 32]
-    place : str
-        File and tensor, for the message.
-
-    Raises
-    ------
-    FormatError
-        If the scale is not a finite number above zero.
-    """
+    """Read the scale in an I2_S tensor's tail; FormatError if it is not a finite number above 0."""
     scale = np.float32(data[-TAIL_BYTES : 4 - TAIL_BYTES].view("<f4")[0])
     if not 0 < scale < np.inf:
         raise FormatError(f"{place}: its scale is {scale}, expected a finite number above 0; get the file again")
@@ -40,36 +37,27 @@ def read_i2s_scale(data: npt.NDArray[np.uint8], place: str = "I2_S tensor") -> n
 
 
 def unpack_i2s(
-    data: npt.NDArray[np.uint8], shape: tuple[int, int], *, block: int = 128, place: str = "I2_S tensor"
+    data: npt.NDArray[np.uint8], shape: tuple[int, int], place: str = "I2_S tensor", *, block: int = RUN
 ) -> tuple[npt.NDArray[np.int8], np.float32]:
-    """Unpack I2_S codes into weights.
+    """Unpack I2_S into weights, int8[rows, columns], and their scale, float32.
 
     Runs follow each other over the flattened tensor, so a row may begin inside one.
 
     Parameters
     ----------
     data : uint8[rows * columns // 4 + 32]
-    shape : (rows, columns)
     block : {128, 64}
-        Weights a run; 64 is the order of files that bitnet.cpp quantized on ARM after November 2025. Nothing in a file
-        tells the two apart.
-    place : str
-        File and tensor, for messages.
-
-    Returns
-    -------
-    weights : int8[rows, columns]
-        -1, 0 or +1.
-    scale : float32
+        Weights a run; 64 is the order of files that bitnet.cpp quantized on ARM after November 2025. No file
+        says which of the two it has.
 
     Raises
     ------
     FormatError
-        If the length does not fit the shape, a code is 3, or the scale is not a finite number above zero.
+        If the length does not fit the shape, a code is 3, or the scale is not a finite number above 0.
     ParameterError
         If ``block`` is neither 128 nor 64.
     """
-    if block not in (64, 128):
+    if block not in (64, RUN):
         raise ParameterError(f"I2_S block {block}: expected 128, or 64 for files quantized on ARM")
     rows, columns = shape
     n_weights = rows * columns
@@ -79,37 +67,28 @@ def unpack_i2s(
     scale = read_i2s_scale(data, place)
     packed = data[: n_weights // 4]
     check_codes(packed, place)
-    weights = np.empty(n_weights, np.int8)
-    for start in range(0, packed.size, CHUNK_BYTES):
-        chunk = packed[start : start + CHUNK_BYTES]
-        _spread(chunk.reshape(-1, block // 4), weights[4 * start : 4 * (start + chunk.size)])
-    return weights.reshape(rows, columns), scale
+    return unpack_runs(packed, block).reshape(rows, columns), scale
 
 
-def _spread(runs: npt.NDArray[np.uint8], out: npt.NDArray[np.int8]) -> None:
-    """Write the weights of whole runs, uint8[n_runs, run // 4], to ``out``, int8[n_runs * run]."""
-    n_runs, run_bytes = runs.shape
-    codes = out.view(np.uint8)
-    quarters = codes.reshape(n_runs, 4, run_bytes)
-    for quarter in range(4):
-        np.right_shift(runs, 6 - 2 * quarter, out=quarters[:, quarter])
-    codes &= 3
-    out -= 1
+def _linear(data: npt.NDArray[np.uint8], shape: tuple[int, int], place: str) -> TernaryMatrix:
+    """Return a linear layer; its codes as they are where every row begins a run."""
+    rows, columns = shape
+    if columns % RUN:
+        weights, scale = unpack_i2s(data, shape, place)
+        return TernaryMatrix(scale, weights=weights)
+    check_length(data, i2s_bytes(rows * columns), place)
+    codes = data[: rows * columns // 4]
+    check_codes(codes, place)
+    return TernaryMatrix(read_i2s_scale(data, place), i2s=codes.reshape(rows, columns // 4))
+
+
+def _count_nonzeros(data: npt.NDArray[np.uint8], place: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Count the non-zero weights of codes without their tail."""
+    return np.array([two_bit_nonzeros(np.bincount(data, minlength=256), place)]), np.ones(1, np.float32)
 
 
 def pack_i2s(weights: npt.NDArray[np.int8], scale: float) -> npt.NDArray[np.uint8]:
-    """Pack ternary weights as I2_S: codes in runs of 128, the scale, 28 zero bytes.
-
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-        -1, 0 or +1.
-    scale : float
-        Rounded to float32.
-
-    Returns
-    -------
-    uint8[rows * columns // 4 + 32]
+    """Pack ternary weights, int8[rows, columns], as I2_S: codes in runs of 128, the scale, 28 zero bytes.
 
     Raises
     ------
@@ -138,3 +117,6 @@ def _gather(weights: npt.NDArray[np.int8], out: npt.NDArray[np.uint8]) -> None:
     packed = out.reshape(-1, RUN // 4)
     for quarter in range(4):
         packed |= quarters[:, quarter] << (6 - 2 * quarter)
+
+
+CODECS = {"I2_S": TernaryCodec(_linear, unpack_i2s, pack_i2s, _count_nonzeros, np.float32)}

@@ -1,4 +1,4 @@
-"""Ternary weights out of floats: by absmean from master weights, exactly from those that are ternary already."""
+"""Quantize floats to ternary weights: by absmean for master weights, exactly where they are ternary already."""
 
 from collections.abc import Iterator
 
@@ -20,18 +20,7 @@ def absmean_ternary(
 
     ``clip(round(weights / scale), -1, 1)`` in float32, halves to even, ``scale = max(mean(abs(weights)), 1e-5)``.
 
-    Parameters
-    ----------
-    weights : float32[...]
-        Weights as trained; of weights that are ternary already the mean says something else (:func:`exact_ternary`).
-    place : str
-        File and tensor, for messages.
-
-    Returns
-    -------
-    weights : int8[...]
-        In the same shape.
-    scale : float32
+    For weights that are ternary already this scale is wrong: see :func:`exact_ternary`.
 
     Raises
     ------
@@ -58,17 +47,9 @@ def absmean_ternary(
 
 
 def exact_ternary(weights: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], np.float32] | None:
-    """Split weights that are already -1, 0 or +1 times one scale.
+    """Split weights that are -1, 0 or +1 times one scale, their largest magnitude.
 
-    Parameters
-    ----------
-    weights : float32[...]
-
-    Returns
-    -------
-    tuple or None
-        int8[...] in the same shape and the scale, the largest magnitude; None where another magnitude occurs (those
-        below 1e-6 count as zero), or where no weight is left to tell the scale.
+    Return None if another magnitude occurs (those below 1e-6 count as 0), or if all weights are 0.
 
     References
     ----------
@@ -91,14 +72,14 @@ def exact_ternary(weights: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8
 def _mean_magnitude(weights: npt.NDArray[np.float32]) -> float:
     """Return the mean of the magnitudes in float64, the same bits on every machine.
 
-    A library's own sum adds in an order that may change with its version and the CPU. Here every addition is one of
-    whole vectors, element by element, in an order that only the number of weights decides.
+    The order of a library's own sum may change with its version and the CPU. Here vectors are added element by element,
+    in an order that only the number of weights decides.
     """
     sums = np.zeros(LANES)
     flat = weights.reshape(-1)
     for start in range(0, flat.size, LANES):
         part = np.abs(flat[start : start + LANES])
-        with np.errstate(invalid="ignore"):  # a signalling NaN; the caller refuses what comes of it
+        with np.errstate(invalid="ignore"):  # a signalling NaN; the caller refuses the result
             sums[: part.size] += part
     while sums.size > 1:
         half = sums.size // 2

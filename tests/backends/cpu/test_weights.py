@@ -11,8 +11,8 @@ from bitnet_numba.backends.cpu.weights import DOWN, GATE, OUTPUT, UP, K, Q, V, W
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.formats.packing.matrices import Matrix, TernaryMatrix, matrix_of, one_scale
 from bitnet_numba.model.gguf_source import GGUFSource
-from bitnet_numba.model.source import Matrix, TernaryMatrix, matrix_of, one_scale
 from tests.backends.cpu.kernels.twins import unpack
 from tests.tiny import ToyModel, toy_model
 
