@@ -77,16 +77,3 @@ def llama3_factors(
     """
     bands = low_freq_factor, high_freq_factor, original_max_seq_len
     return (inverse_frequency / stretch_llama3(inverse_frequency, factor, *bands)).astype(np.float32)
-
-
-def rope_frequencies(source: ModelSource) -> Doubles:
-    """Return the angle between two positions of each pair of a model, scaled as it says, float64[head_dim // 2]."""
-    config = source.config
-    frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.bands is None:
-        frequencies = frequencies / scaling.factor
-    elif scaling is not None and scaling.bands is not None:
-        frequencies = frequencies / llama3_factors(frequencies, scaling.factor, *scaling.bands)
-    factors = source.rope_factors()
-    return frequencies if factors is None else frequencies / factors
