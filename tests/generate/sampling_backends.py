@@ -7,32 +7,18 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.sampling import CPUSampling
-from bitnet_numba.backends.numpy import operators, sampling
-from bitnet_numba.backends.protocol import Candidates, Counts, Logits, Rivals, SamplingOperations
+from bitnet_numba.backends.numpy.sampling import NumPySampling
+from bitnet_numba.backends.protocol import Candidates, SamplingOperations
 
 
-class NumPySampling:
+class ScreeningNumPy(NumPySampling):
     """The operations in NumPy, of a backend whose head may return candidates."""
 
-    head, kernel_names = "exact", ()
-
-    def softmax(self, logits: Logits, counts: Counts) -> Logits:
-        return operators.softmax(logits).astype(np.float32)
-
-    def exp(self, x: Logits, counts: Counts) -> Logits:
-        return np.where(x > -64, np.exp(x.astype(np.float64)), 0).astype(np.float32)
-
-    def mark_favoured(self, random_offset: int, sample_time: float, marks: npt.NDArray[np.uint8]) -> None:
-        sampling.mark_favoured(random_offset, sample_time, marks)
-
-    def exponential_race(
-        self, weights: npt.NDArray[np.float64], ids: npt.NDArray[np.int64] | None, random_offset: int
-    ) -> Rivals:
-        return sampling.exponential_race(weights, ids, random_offset)
+    head = "exact"
 
 
 CPU: SamplingOperations = CPUSampling()
-NUMPY: SamplingOperations = NumPySampling()
+NUMPY: SamplingOperations = ScreeningNumPy()
 
 
 def any_sampling(vocab_size: int) -> st.SearchStrategy[dict[str, Any]]:

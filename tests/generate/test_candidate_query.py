@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_numba.backends.cpu.sampling import CPUSampling
-from bitnet_numba.backends.numpy import operators as reference
 from bitnet_numba.backends.numpy.sampling import uniforms
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates
 from bitnet_numba.errors import BitNetError
@@ -25,6 +24,7 @@ from bitnet_numba.generate.sampler import (
     Sampler,
 )
 from bitnet_numba.generate.sampling_params import SamplingParams
+from tests.backends.cpu.kernels import twins as reference
 from tests.generate.sampling_backends import CPU, any_sampling, partial
 
 VOCAB = 301

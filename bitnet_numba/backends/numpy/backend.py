@@ -13,7 +13,9 @@ import numpy.typing as npt
 from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.numpy import operators
 from bitnet_numba.backends.numpy.kv_cache import KVCache
-from bitnet_numba.backends.protocol import PAGE_POSITIONS, Candidates, Counts, Logits, TokenChunk
+from bitnet_numba.backends.numpy.operators import KERNELS
+from bitnet_numba.backends.numpy.sampling import NumPySampling
+from bitnet_numba.backends.protocol import PAGE_POSITIONS, Candidates, Counts, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.rope_scaling import rope_frequencies
@@ -25,17 +27,11 @@ Chunks = Sequence[TokenChunk[KVCache]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OPERATORS = (
-    *("embedding", "rms_norm", "quantize_absmax", "ternary_product", "rope", "round_kv", "attend"),
-    *("gated_relu2", "gated_silu", "head_product", "exp"),
-)
 
-
-class NumPyBackend:
+class NumPyBackend(NumPySampling):
     """A model of any family, its weights as floats for BLAS; keys and values are rounded to ``kv_type``."""
 
-    threads, isa, head = 1, "numpy", "full"
-    kernel_names = tuple(f"numpy_{name}" for name in OPERATORS)
+    threads, isa = 1, "numpy"
 
     def __init__(self, source: ModelSource, *, kv_type: str = "f16", max_context: int | None = None) -> None:
         self.config = config = source.config
@@ -49,7 +45,7 @@ class NumPyBackend:
         self._head = self._embedding if source.tied else operators.embedding(*source.matrix("output"))
         self._rope = operators.rope_table(rope_frequencies(source), self.max_context, config.head_dim // 2)
         self._page_shape = config.n_layers, 2, config.n_kv_heads, PAGE_POSITIONS, config.head_dim
-        self._counts = np.zeros(len(OPERATORS), np.int64)
+        self._counts = np.zeros(len(KERNELS), np.int64)
 
     # ---- the forward pass --------------------------------------------------------------------------------------------
     def forward(self, chunks: Chunks) -> list[list[Candidates]]:
@@ -119,7 +115,7 @@ class NumPyBackend:
 
     def _run(self, operator: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run an operator and count it."""
-        self._counts[OPERATORS.index(operator.__name__)] += 1
+        self._counts[KERNELS.index(f"numpy_{operator.__name__}")] += 1
         return operator(*args, **kwargs)
 
     # ---- what else generation needs ----------------------------------------------------------------------------------
@@ -135,17 +131,6 @@ class NumPyBackend:
     def counts(self) -> Counts:
         """Return how often each operator has run in :meth:`forward` so far."""
         return self._counts.copy()
-
-    def softmax(self, logits: Logits, counts: Counts) -> Logits:
-        """Return the probabilities of logits; those below e**-64 times the highest are 0."""
-        counts[OPERATORS.index("exp")] += 1
-        terms = operators.exp(logits.astype(np.float64) - logits.max())
-        return np.asarray(terms / terms.sum(), np.float32)
-
-    def exp(self, x: Logits, counts: Counts) -> Logits:
-        """Return ``exp(x)`` of numbers up to 0, exactly 0 from -64 down."""
-        counts[OPERATORS.index("exp")] += 1
-        return operators.exp(x).astype(np.float32)
 
     def memory(self, prefix_pages: int) -> dict[str, int]:
         """Return bytes by role; a tied head has none."""

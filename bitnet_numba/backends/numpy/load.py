@@ -1,4 +1,4 @@
-"""Load a model into the NumPy backend."""
+"""Load a model into the NumPy backend, which has one thread, one head mode and no instruction sets."""
 
 from typing import Protocol
 
@@ -7,14 +7,14 @@ from bitnet_numba.model.source import ModelSource
 
 
 class Options(Protocol):
-    """The loading options that this backend has; it runs on one thread and computes all logits."""
+    """The loading options that matter here."""
 
     @property
     def kv_type(self) -> str: ...
-    @property
-    def max_context(self) -> int | None: ...
+    def context_of(self, trained: int) -> int: ...
 
 
 def load_backend(source: ModelSource, options: Options) -> NumPyBackend:
-    """Read a model's weights; raises what reading them does."""
-    return NumPyBackend(source, kv_type=options.kv_type, max_context=options.max_context)
+    """Return a backend; raises what reading the weights does."""
+    context = options.context_of(source.config.max_seq_len)
+    return NumPyBackend(source, kv_type=options.kv_type, max_context=context)

@@ -122,3 +122,11 @@ def exp(x: npt.NDArray[Any]) -> Doubles:
     for k in range(13, 0, -1):
         series = 1 + series * r / k
     return np.where(x > -64, np.ldexp(series, n.astype(np.int32)), 0)
+
+
+_COUNTED = (
+    *(embedding, rms_norm, quantize_absmax, ternary_product, rope, round_kv, attend),
+    *(gated_relu2, gated_silu, head_product, exp),
+)
+KERNELS = tuple(f"numpy_{operator.__name__}" for operator in _COUNTED)
+"""Ids of the operators that are counted."""

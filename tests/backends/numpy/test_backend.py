@@ -58,7 +58,7 @@ def test_the_number_format_of_the_cache_counts() -> None:
 
 
 def test_takes_the_options_of_loading() -> None:
-    backend = load_backend(toy_model(), SimpleNamespace(kv_type="int8", max_context=9, threads=4))
+    backend = load_backend(toy_model(), SimpleNamespace(kv_type="int8", context_of=lambda trained: trained - 55))
     assert (backend.kv_type, backend.max_context, backend.threads) == ("int8", 9, 1)
     with pytest.raises(ResourceError, match=r"^10 positions asked for, the context holds 9: "):
         backend.new_cache(10)
