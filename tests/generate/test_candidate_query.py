@@ -24,7 +24,7 @@ from bitnet_numba.generate.sampler import (
     SampledToken,
     Sampler,
 )
-from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.options import SamplingParams
 from tests.generate.sampling_backends import CPU, any_sampling, partial
 
 VOCAB = 301

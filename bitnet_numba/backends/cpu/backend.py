@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.cpu.batch import batch_indices
-from bitnet_numba.backends.cpu.candidates import HeadType, head_request, read_candidates
+from bitnet_numba.backends.cpu.candidates import head_request, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
     FULL_HEAD,
     SCREENED_HEAD,
@@ -27,7 +27,7 @@ from bitnet_numba.backends.cpu.forward.step import forward
 from bitnet_numba.backends.cpu.kernels.attention import BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import HeadRequest
 from bitnet_numba.backends.cpu.kernels.jit import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_INT8
-from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, page_table
+from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
 from bitnet_numba.backends.cpu.sampling import CPUSampling
@@ -37,6 +37,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadPool
 from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CandidateQuery, Candidates, Counts, Logits, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.options import HeadMode, KVType
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): HEAD_F16,
@@ -72,13 +73,13 @@ class CPUBackend(CPUSampling):
         threads: int,
         kv_type: KVType,
         max_context: int,
-        head: HeadType = "exact",
+        head: HeadMode = "exact",
     ) -> None:
         self.config: ModelConfig = sizes.config
         self.max_context = max_context
         self.threads = threads
         self.isa = cpu.isa()
-        self.head: HeadType = head
+        self.head: HeadMode = head
         self.kv_type = kv_type
         self.sizes = sizes
         self.weights = weights
@@ -154,7 +155,7 @@ class CPUBackend(CPUSampling):
             "scratch": scratch,
             "kv_cache_per_position": per_position,
             "kv_cache_of_full_context": full_cache,
-            "kept_prefixes_at_most": prefixes,
+            "cached_prefixes_at_most": prefixes,
             "total": every + scratch + full_cache + prefixes,
         }
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.chunks import checked_chunks
-from bitnet_numba.backends.numpy import operators
+from bitnet_numba.backends.numpy import operators, sampling
 from bitnet_numba.backends.numpy.kv_cache import KVCache
 from bitnet_numba.backends.protocol import PAGE_POSITIONS, Candidates, Counts, Logits, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
@@ -36,6 +36,8 @@ class NumPyBackend:
 
     threads, isa, head = 1, "numpy", "full"
     kernel_names = tuple(f"numpy_{name}" for name in OPERATORS)
+    mark_favoured = staticmethod(sampling.mark_favoured)
+    exponential_race = staticmethod(sampling.exponential_race)
 
     def __init__(self, source: ModelSource, *, kv_type: str = "f16", max_context: int | None = None) -> None:
         self.config = config = source.config
@@ -154,7 +156,7 @@ class NumPyBackend:
         embedding, head = self._embedding.nbytes, 0 if self._head is self._embedding else self._head.nbytes
         rest = self._rope.nbytes + sum(norm.nbytes for norm in self._norms.values())
         sizes = {"ternary_weights": ternary, "embedding": embedding, "head": head, "norms_scales_and_rope": rest}
-        sizes |= {"kv_cache_of_full_context": page * context_pages, "kept_prefixes_at_most": page * prefix_pages}
+        sizes |= {"kv_cache_of_full_context": page * context_pages, "cached_prefixes_at_most": page * prefix_pages}
         details = {"embedding_and_head_copied": embedding + head, "kv_cache_per_position": page // PAGE_POSITIONS}
         return {**sizes, **details, "head_int8_copy": 0, "scratch": 0, "total": sum(sizes.values())}
 
