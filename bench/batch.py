@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
+    with bitnet_numba.load(arguments.model, threads=arguments.threads, cached_prefixes=0) as model:
         speeds, walls = measure(model, arguments.sizes, arguments.context, arguments.tokens, arguments.rounds)
         looked_back = arguments.context + arguments.tokens // 2
         bounds = {size: bound(model, size, looked_back, walls) for size in speeds}

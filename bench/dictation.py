@@ -11,12 +11,11 @@ import numpy as np
 from bitnet_numba.backends.cpu.kv_cache import KVCache
 from bitnet_numba.backends.cpu.load import load_backend
 from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, CandidateQuery, Candidates, TokenChunk
-from bitnet_numba.generate.assemble import choose_threads
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.sampler import SampledToken, Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
 from bitnet_numba.model.open import open_source
+from bitnet_numba.options import LoadOptions, SamplingParams
 
 STEPS_IN_ROW = 4  # steps of one width measured in a row
 
@@ -73,8 +72,8 @@ class DictatedModel:
     """
 
     def __init__(self, path: str | Path | None, threads: int | None, max_context: int) -> None:
-        self.threads = choose_threads(threads)
-        self._backend = load_backend(open_source(path), threads=self.threads, max_context=max_context)
+        self._backend = load_backend(open_source(path), LoadOptions(threads=threads, max_context=max_context))
+        self.threads = self._backend.threads
         self._engine = Engine(self._backend, cached_prefixes=0)
         self.isa = self._backend.isa
 

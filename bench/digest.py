@@ -77,7 +77,7 @@ def report(path: str, ways: list[Way], n_prompt: int, n_tokens: int) -> dict[str
     """Return the digest of a model for each way, and its speed with the most threads and the largest batch."""
     found = {}
     for threads, group in itertools.groupby(sorted(ways), key=lambda way: way.threads):
-        with bitnet_numba.load(path, threads=threads, kept_prefixes=0) as model:
+        with bitnet_numba.load(path, threads=threads, cached_prefixes=0) as model:
             prompt = prompt_ids(model, n_prompt)
             for batch, same in itertools.groupby(group, key=lambda way: way.batch):
                 answered = answers(model, prompt, n_tokens, batch)

@@ -21,7 +21,7 @@ from bench.common import options, print_result, print_table
 from bitnet_numba.export.model import ExportRequest, export_model
 from bitnet_numba.export.quantization import TYPES
 from bitnet_numba.files import sha256_file
-from bitnet_numba.generate.peak_memory import peak_memory_mb
+from bitnet_numba.generate.memory_check import peak_memory_mb
 
 FOLDER = Path(".cache") / "bench"
 ALLOWED_MB = 1000.0
@@ -41,7 +41,7 @@ def export(checkpoint: Path, kind: str) -> Cost:
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
         started = time.perf_counter()
         result = export_model(ExportRequest(checkpoint, Path(folder), kind))
-        return Cost(time.perf_counter() - started, peak_memory_mb() or 0.0, result.meta["size_bytes"])
+        return Cost(time.perf_counter() - started, peak_memory_mb(), result.meta["size_bytes"])
 
 
 def copy(checkpoint: Path, output_bytes: int) -> float:

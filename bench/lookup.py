@@ -22,7 +22,7 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.dictation import Dictated, DictatedModel
 from bench.summary import REQUEST, SUMMARY, TEXT
 from bitnet_numba import GenerationResult
-from bitnet_numba.generate.sampling_params import MOST_PROPOSED
+from bitnet_numba.options import MAX_DRAFT_TOKENS
 
 Row = dict[str, float | int]
 
@@ -66,7 +66,7 @@ def dictated_summary(
 
     tokens_per_second(widths[-1])
     speeds = interleaved(rounds, *(lambda width=width: tokens_per_second(width) for width in widths))
-    seconds = model.step_seconds(prompt, answer, range(1, MOST_PROPOSED + 2), rounds)
+    seconds = model.step_seconds(prompt, answer, range(1, MAX_DRAFT_TOKENS + 2), rounds)
     rows: list[Row] = []
     for width, speed in zip(widths, speeds, strict=True):
         result = last[width]
@@ -108,7 +108,7 @@ def main() -> None:
         prompt = embedded.tokenize(TEXT + REQUEST)
         answer = embedded.tokenize(SUMMARY, add_bos=False)
     same, own = own_text(widths, arguments.threads, arguments.rounds)
-    model = DictatedModel(arguments.model, arguments.threads, len(prompt) + len(answer) + MOST_PROPOSED)
+    model = DictatedModel(arguments.model, arguments.threads, len(prompt) + len(answer) + MAX_DRAFT_TOKENS)
     seconds, summary = dictated_summary(model, prompt, answer, widths, arguments.rounds)
     model.close()
     print("bound by memory: a step reads every weight once, for one token or for all that are proposed")

@@ -44,7 +44,7 @@ Peer = Callable[[], Speed]
 
 def ours(arguments: Namespace) -> Peer:
     """Return a measurement of this engine."""
-    model = bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0)
+    model = bitnet_numba.load(arguments.model, threads=arguments.threads, cached_prefixes=0)
     prompt = [i % 256 for i in range(arguments.prompt_tokens)]
 
     def measure() -> Speed:

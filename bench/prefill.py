@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    with bitnet_numba.load(arguments.model, threads=arguments.threads, kept_prefixes=0) as model:
+    with bitnet_numba.load(arguments.model, threads=arguments.threads, cached_prefixes=0) as model:
         rows = measure(model, sorted(arguments.tokens), arguments.rounds)
         result = {**rows[0], "threads": model.threads, "isa": model.isa, "prompts": rows}
         macs = arithmetic(model, 1).macs

@@ -1,4 +1,4 @@
-"""What can go wrong for a user: one error with a few children, each with the exit code that the command line gives it.
+"""Errors that users can fix: one base class, and subclasses with the exit code of the command line.
 
 A message is one line that names the place and the remedy. Anything that is not a :class:`BitNetError` is a bug, and
 stays a traceback.
@@ -10,78 +10,78 @@ MAX_EXCERPT: Final = 64
 
 
 class BitNetError(Exception):
-    """Something that the user can mend: a wrong file, a wrong setting, a machine that is too small."""
+    """An error that the user can fix: a wrong file, a wrong setting, a machine that is too small."""
 
     exit_code: ClassVar[int] = 1
 
 
 class FormatError(BitNetError):
-    """A file's bytes contradict its format, or themselves."""
+    """A file's bytes contradict its format, or each other."""
 
 
 class UnsupportedError(BitNetError):
-    """A valid file or request that this program does not serve; the message says what to use instead."""
+    """A valid file or request that this program does not support; the message says what to use instead."""
 
 
 class ResourceError(BitNetError):
-    """The machine, or a limit asked for, is too small: memory, disk, context, threads."""
+    """The machine, or a requested limit, is too small: memory, disk, context, threads."""
 
 
 class DiskSpaceError(ResourceError):
-    """The disk has no room for what is to be written."""
+    """The disk has no room for a file."""
 
     exit_code = 10
 
 
 class TemplateError(BitNetError):
-    """A chat template that is unknown, malformed, or does more than a template may."""
+    """A chat template is unknown, malformed, or does more than a template may."""
 
 
 class ParameterError(BitNetError, ValueError):
-    """An argument outside its range."""
+    """An argument is out of its range."""
 
     exit_code = 2
 
 
 class AuthenticationError(BitNetError):
-    """A server wants to know who asks, or does not give this to whom it is."""
+    """A server refuses access: the token is missing, or does not give access to this."""
 
     exit_code = 11
 
 
 class RateLimitError(BitNetError):
-    """A server was asked too often, and wants to be asked later."""
+    """A server received too many requests."""
 
     exit_code = 12
 
 
 class IntegrityError(BitNetError):
-    """A file is not the one that was asked for: its SHA-256 or its size differ."""
+    """A file is not the expected one: its SHA-256 or its size differs."""
 
     exit_code = 13
 
 
 class NetworkError(BitNetError):
-    """A server cannot be reached, or does not do what it should."""
+    """A server cannot be reached, or does not answer as it should."""
 
     exit_code = 14
 
 
 class CorrectionRefusedError(BitNetError):
-    """Corrections of a model's weights are asked for where they are not allowed: in strict mode, or with CI set."""
+    """Corrections of a model's weights are requested where they are not allowed: in strict mode, or with CI set."""
 
     exit_code = 3
 
 
 class GateError(BitNetError):
-    """In strict mode, a norm or projection lies outside the ruleset that a model was held against."""
+    """In strict mode, a norm or projection is outside the ruleset that the model is checked against."""
 
     exit_code = 8
 
 
 def excerpt(value: object) -> str:
-    """Return what a file holds as a message may show it: quoted, printable, and cut short."""
+    """Return a value from a file as a message may show it: quoted, printable, and cut short."""
     if isinstance(value, str | list):
-        value = value[: MAX_EXCERPT + 1]  # an array of a file can hold millions
+        value = value[: MAX_EXCERPT + 1]  # an array in a file can have millions of elements
     shown = repr(value)
     return shown if len(shown) <= MAX_EXCERPT else f"{shown[:MAX_EXCERPT]}..."

@@ -1,4 +1,4 @@
-"""Files: digests, sizes, and writing that leaves either the whole file or nothing."""
+"""Files: digests, sizes, and atomic writes, which leave either the whole file or nothing."""
 
 import errno
 import fcntl
@@ -23,27 +23,27 @@ def sha256_file(path: Path) -> str:
 
 
 def fingerprint_of(sha256: str) -> str:
-    """Return a digest as records and policies name a file by it."""
+    """Return a digest in the form of records and policies."""
     return f"sha256-{sha256}"
 
 
 @contextmanager
 def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a new file that appears under ``path``, whole and on the disk, only when the block ends well.
+    """Open a file that appears at ``path``, complete and synced to disk, only if the block raises nothing.
 
-    The bytes go to a temporary name in the same folder, are forced to the disk, and are then renamed. A link at
-    ``path`` is refused rather than followed. What processes that were killed left of the same file is removed.
+    The bytes go to a temporary file in the same folder, which is synced and renamed. Temporary files that killed
+    processes left for the same path are removed.
 
     Parameters
     ----------
     path : Path
     before_rename : callable with a Path, optional
-        Called with the temporary file, complete and on the disk. What it raises keeps the file from appearing.
+        Called with the complete temporary file; if it raises, the file does not appear.
 
     Raises
     ------
     BitNetError
-        If ``path`` is a symbolic link, its folder does not exist or takes no files, or the system refuses to write.
+        If ``path`` is a symbolic link, its folder does not exist or is not writable, or writing fails.
     ResourceError
         If the disk is full.
     """
@@ -61,7 +61,7 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
             if before_rename is not None:
                 before_rename(temporary)
             temporary.chmod(0o644)
-            temporary.replace(path)  # while the file is open, and so locked
+            temporary.replace(path)  # while the file is open and locked
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in _FULL:
@@ -74,21 +74,21 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
 
 
 def _new_file(path: Path) -> tuple[Path, BinaryIO]:
-    """Make the temporary file, locked for as long as it is open: the lock tells that its writer lives."""
+    """Make the temporary file, locked while it is open: the lock shows that its writer lives."""
     while True:
         try:
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         except OSError as error:
             raise BitNetError(f"{path.parent}: takes no files ({error.strerror}); choose another folder") from error
-        with suppress(OSError):  # a file system without locks: abandoned files stay there
+        with suppress(OSError):  # on a file system without locks, abandoned files stay
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return Path(name), os.fdopen(handle, "wb")
-        os.close(handle)  # another process took it for abandoned before it was locked
+        os.close(handle)  # another process removed it as abandoned before it was locked
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what is left of the same file by writers that no longer live."""
+    """Remove the temporary files of writers that were killed."""
     for leftover in path.parent.iterdir():
         if not (leftover.name.startswith(f".{path.name}.") and leftover.name.endswith(UNFINISHED)):
             continue
@@ -98,7 +98,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def human_size(n_bytes: int) -> str:
-    """Return a size as people read it, in powers of ten: ``1.19 GB``."""
+    """Return a size in powers of ten: ``1.19 GB``."""
     size = float(n_bytes)
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_numba.declare import options_of
 from bitnet_numba.errors import ParameterError
+from bitnet_numba.options import LoadOptions, SamplingParams
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -12,48 +14,22 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment asks for; ``None`` where it does not say.
+    """What the environment says; ``None`` or false where it does not say."""
 
-    Attributes
-    ----------
-    isa : str or None
-        ``BITNET_ISA``: the instruction set that kernels must use.
-    threads : int or None
-        ``BITNET_NUM_THREADS``: how many threads share the work.
-    seed : int or None
-        ``BITNET_SEED``: the seed of sampling.
-    model : str or None
-        ``BITNET_GGUF``: the model to use where none is named.
-    cache_dir : Path or None
-        ``BITNET_CACHE_DIR``: where compiled kernels are kept.
-    offline : bool
-        ``BITNET_OFFLINE`` or ``HF_HUB_OFFLINE``: never ask the network.
-    strict : bool
-        ``BITNET_STRICT_MODE``: what is suspicious is an error, and no model is corrected.
-    correction_policy : Path or None
-        ``BITNET_CORRECTION_POLICY``: the file that says how known bad models are corrected.
-    allows_corrections : bool
-        ``BITNET_ALLOW_RUNTIME_CORRECTIONS``: corrections may be applied.
-    fixes_norm_scale : bool
-        ``BITNET_FIX_LN_SCALE``: every norm is brought to an RMS of 1.
-    in_ci : bool
-        ``CI``: this runs unattended, where no correction may change a verdict.
-    """
-
-    isa: str | None
-    threads: int | None
-    seed: int | None
-    model: str | None
-    cache_dir: Path | None
-    offline: bool = False
-    strict: bool = False
-    correction_policy: Path | None = None
-    allows_corrections: bool = False
-    fixes_norm_scale: bool = False
-    in_ci: bool = False
+    isa: str | None  # BITNET_ISA: instruction set that kernels must use
+    threads: int | None  # BITNET_NUM_THREADS
+    seed: int | None  # BITNET_SEED
+    model: str | None  # BITNET_GGUF: model to use if none is named
+    cache_dir: Path | None  # BITNET_CACHE_DIR: where compiled kernels are kept
+    offline: bool = False  # BITNET_OFFLINE or HF_HUB_OFFLINE: do not use the network
+    strict: bool = False  # BITNET_STRICT_MODE: what is suspicious is an error, and no model is corrected
+    correction_policy: Path | None = None  # BITNET_CORRECTION_POLICY: how known bad models are corrected
+    allows_corrections: bool = False  # BITNET_ALLOW_RUNTIME_CORRECTIONS
+    fixes_norm_scale: bool = False  # BITNET_FIX_LN_SCALE: bring every norm to an RMS of 1
+    in_ci: bool = False  # CI: nobody watches, so no correction may change a verdict
 
     def correction_variables(self) -> tuple[str, ...]:
-        """Return the names of the correction variables that are set to something that asks for corrections."""
+        """Return the names of the variables that ask for corrections."""
         stated = {
             "BITNET_CORRECTION_POLICY": self.correction_policy is not None,
             "BITNET_ALLOW_RUNTIME_CORRECTIONS": self.allows_corrections,
@@ -68,13 +44,13 @@ def read_settings() -> Settings:
     Raises
     ------
     ParameterError
-        If a variable holds something that it cannot mean.
+        If a variable holds a value that it does not take.
     """
     cache_dir, policy = _text("BITNET_CACHE_DIR"), _text("BITNET_CORRECTION_POLICY")
     return Settings(
         isa=_text("BITNET_ISA"),
-        threads=_integer("BITNET_NUM_THREADS", minimum=1),
-        seed=_integer("BITNET_SEED", minimum=0),
+        threads=_number(LoadOptions, "threads"),
+        seed=_number(SamplingParams, "seed"),
         model=_text("BITNET_GGUF"),
         cache_dir=Path(cache_dir) if cache_dir else None,
         offline=_truth("BITNET_OFFLINE") or (_text("HF_HUB_OFFLINE") or "").lower() in _TRUE,
@@ -97,10 +73,12 @@ def _truth(name: str) -> bool:
     return text in _TRUE
 
 
-def _integer(name: str, minimum: int) -> int | None:
-    text = _text(name)
+def _number(kind: type, name: str) -> int | None:
+    """Read the variable of an option, in the option's range."""
+    declared = options_of(kind)[name]
+    text = _text(declared.variable)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) < minimum:
-        raise ParameterError(f"{name}={text}: expected a whole number of at least {minimum}; correct or unset it")
-    return int(text)
+    is_number = text.isascii() and text.isdigit() and len(text) < 100  # Python refuses to read thousands of digits
+    number: int = declared.checked(declared.variable, int(text) if is_number else text, "correct or unset it")
+    return number

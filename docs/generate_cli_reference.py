@@ -21,13 +21,13 @@ EXIT_STATUS = """\
 | status | meaning |
 |---|---|
 | 0 | done |
-| 1 | bad input, or a machine too small: one line on stderr says what and where, and what to do |
-| 2 | wrong usage, or an argument outside its range |
-| 3 | corrections of a model are asked for where they are not allowed |
+| 1 | bad input, or a machine too small: one line on stderr names the place and the remedy |
+| 2 | wrong usage, or an argument out of its range |
+| 3 | corrections of a model are requested where they are not allowed |
 | 8 | strict mode, and a norm or projection is outside the ruleset (`inspect`) |
 | 10 to 15 | the stage of `validate` that failed first |
 | 130 | stopped by Ctrl-C |
-| 141 | the reader of the output left, as `head` does |
+| 141 | the reader of the output closed the pipe, as `head` does |
 | 143 | stopped by SIGTERM |
 """
 

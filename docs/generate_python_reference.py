@@ -9,6 +9,7 @@ from typing import Any
 
 import bitnet_numba
 from bitnet_numba import errors
+from bitnet_numba.options import LoadOptions
 
 TARGET = Path(__file__).parent / "reference" / "python.md"
 HEADER = """\
@@ -33,7 +34,7 @@ def reference() -> str:
     """Return the reference page as Markdown."""
     model = bitnet_numba.LanguageModel
     parts = [
-        _entry("## load", bitnet_numba.load, "bitnet_numba.load"),
+        _entry("## load", bitnet_numba.load, "bitnet_numba.load", options=LoadOptions),
         _entry("## LanguageModel", model, ""),
         *(_entry(f"### {name}", method, f"model.{name}") for name, method in _methods(model)),
         _properties(model),
@@ -66,14 +67,22 @@ def _properties(kind: type) -> str:
     return "### Properties\n\n| name | meaning |\n|---|---|\n" + "\n".join(rows)
 
 
-def _entry(title: str, documented: Any, call: str) -> str:
-    """Describe one name; ``call`` is how it is called, empty for what only the package itself makes."""
+def _entry(title: str, documented: Any, call: str, *, options: type | None = None) -> str:
+    """Describe one name; ``call`` is how it is called, empty for a class that only the package itself makes.
+
+    ``options`` is the class whose fields stand for the argument ``**options``.
+    """
     (_, text), *sections = _sections(inspect.getdoc(documented) or "")
     parts = [title]
     if call:
-        parts.append(f"```python\n{call}({_arguments(documented)})\n```")
+        arguments = _arguments(documented)
+        if options is not None:
+            arguments = arguments.replace("**options", _arguments(options))
+        parts.append(f"```python\n{call}({arguments})\n```")
     parts.append(_prose(text))
     for name, body in sections:
+        if name == "Parameters" and options is not None:
+            body = body.partition("**options")[0] + dict(_sections(inspect.getdoc(options) or ""))[name]
         if name in _FIRST_COLUMNS and (call or name == "Attributes"):
             parts.append(f"**{name}**\n\n" + "\n".join(_rows(_FIRST_COLUMNS[name], body)))
         elif name == "Examples":

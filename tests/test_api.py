@@ -15,7 +15,7 @@ from bitnet_numba import LanguageModel
 from bitnet_numba.backends.protocol import Candidates, TokenChunk
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate.engine import Engine
-from bitnet_numba.generate.sampling_params import SamplingOptions
+from bitnet_numba.options import SamplingArguments
 from tests.generate.fake_backend import (
     BOS,
     CONTEXT,
@@ -277,7 +277,7 @@ def test_tells_a_story(story_teller: LanguageModel) -> None:
 
 
 def test_a_seed_tells_the_same_story_on_every_cpu(story_teller: LanguageModel) -> None:
-    asked: SamplingOptions = {"temperature": 0.8, "top_p": 0.9, "max_tokens": 24}
+    asked: SamplingArguments = {"temperature": 0.8, "top_p": 0.9, "max_tokens": 24}
     drawn = story_teller.generate("Once upon a time", **asked, seed=3)
     assert drawn.text == GOLDEN_STORY
     assert story_teller.generate("Once upon a time", **asked, seed=4).text != GOLDEN_STORY

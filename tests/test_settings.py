@@ -43,6 +43,31 @@ def test_a_value_without_meaning_is_refused(name: str, monkeypatch: pytest.Monke
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("BITNET_NUM_THREADS", "0", "a whole number from 1 to 256"),
+        ("BITNET_NUM_THREADS", "257", "a whole number from 1 to 256"),
+        ("BITNET_NUM_THREADS", "two", "a whole number from 1 to 256"),
+        ("BITNET_NUM_THREADS", "9" * 5000, "a whole number from 1 to 256"),
+        ("BITNET_SEED", "-1", "a whole number from 0 to 18446744073709551615"),
+        ("BITNET_SEED", "1.5", "a whole number from 0 to 18446744073709551615"),
+    ],
+)
+def test_a_number_has_the_range_of_its_option(
+    name: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match=f"^{name}=.*: expected {expected}; correct or unset it$"):
+        read_settings()
+
+
+def test_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITNET_NUM_THREADS", " 3 ")
+    monkeypatch.setenv("BITNET_SEED", str(2**64 - 1))
+    assert (read_settings().threads, read_settings().seed) == (3, 2**64 - 1)
+
+
 @pytest.mark.parametrize(("text", "in_ci"), [("true", True), ("woodpecker", True), ("false", False), ("", False)])
 def test_ci_is_what_systems_make_of_it(text: str, in_ci: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", text)

@@ -17,6 +17,7 @@ from bitnet_numba.formats.packing import bf16_to_float32
 from bitnet_numba.model.roles import ROTATED_ROLES
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.options import LoadOptions
 
 Floats = npt.NDArray[np.float32]
 
@@ -115,7 +116,8 @@ def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
     """Return the engine's logits with a float32 KV cache, as the graph has it: float32[n_tokens, vocab_size]."""
     from bitnet_numba.generate.load import load_model  # here, because it imports numba
 
-    with load_model(source.path, kv_type="f32", head="full", max_context=int(ids.size), kept_prefixes=0) as model:
+    options = LoadOptions(kv_type="f32", head="full", max_context=int(ids.size), cached_prefixes=0)
+    with load_model(source, options) as model:
         return model.logits(ids.tolist())
 
 

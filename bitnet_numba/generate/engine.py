@@ -21,8 +21,8 @@ from bitnet_numba.errors import BitNetError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sampler import Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
 from bitnet_numba.generate.sequence import Job, PromptLogits, Sequence, StreamDecoder
+from bitnet_numba.options import SamplingParams
 
 Batch = list[tuple[Job, TokenChunk[Any]]]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
-from bitnet_numba.generate.sampling_params import SamplingOptions, SamplingParams
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
 from bitnet_numba.generate.sequence import StreamDecoder
 from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.options import SamplingArguments, SamplingParams
 from bitnet_numba.settings import read_settings
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
@@ -100,7 +100,7 @@ class LanguageModel:
         """Bytes of keys and values in the prefix cache."""
         return self._engine.prefixes.n_bytes
 
-    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
+    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
         """Continue a prompt.
 
         Parameters
@@ -124,7 +124,7 @@ class LanguageModel:
         return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling)])[0]
 
     def generate_batch(
-        self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingOptions]
+        self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingArguments]
     ) -> list[GenerationResult]:
         """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
 
@@ -151,7 +151,7 @@ class LanguageModel:
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
         return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
 
-    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
+    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
         """Continue a prompt piece by piece.
 
         Takes and raises what :meth:`generate` does, at once. A stream may be left at any time.
@@ -163,7 +163,7 @@ class LanguageModel:
         """
         return self._engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
 
-    def chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> GenerationResult:
+    def chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
         """Answer the last turn of a conversation.
 
         Parameters
@@ -187,7 +187,7 @@ class LanguageModel:
         """
         return self._engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
 
-    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingOptions]) -> Iterator[Chunk]:
+    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
         """Answer the last turn of a conversation piece by piece: to :meth:`chat` what :meth:`stream` is to generate."""
         return self._engine.stream(self._sequence(self.chat_ids(messages), sampling))
 
@@ -271,7 +271,7 @@ class LanguageModel:
     ) -> None:
         self.close()
 
-    def _sequence(self, prompt_ids: list[int], sampling: SamplingOptions) -> RunningSequence:
+    def _sequence(self, prompt_ids: list[int], sampling: SamplingArguments) -> RunningSequence:
         """Check everything and allocate the KV cache, so that refusals come before the first token."""
         if sampling.get("seed") is None:
             sampling = {**sampling, "seed": read_settings().seed}

@@ -1,57 +1,93 @@
-"""From a name to a model that runs, in the order that takes the least time."""
+"""Load a model: check its files and its tokenizer, choose the chat template, and let a backend take the weights."""
 
+import functools
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-from bitnet_numba.backends.cpu.memory import Reserve
-from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
-from bitnet_numba.model.open import open_source
+from bitnet_numba.backends.protocol import Backend
+from bitnet_numba.errors import FormatError
+from bitnet_numba.generate.engine import Engine
+from bitnet_numba.generate.language_model import LanguageModel
+from bitnet_numba.generate.prefix_cache import max_prefix_pages
+from bitnet_numba.model.describe import model_facts
 from bitnet_numba.model.source import ModelSource
+from bitnet_numba.options import LoadOptions
+from bitnet_numba.text.chat import choose_template, encode_chat
+from bitnet_numba.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from bitnet_numba.backends.cpu.candidates import HeadType
-    from bitnet_numba.backends.cpu.kv_cache import KVType
-    from bitnet_numba.generate.language_model import LanguageModel
+BackendName = Literal["cpu", "numpy"]
 
 
 def load_model(
-    model: str | Path | None = None,
+    source: ModelSource,
+    options: LoadOptions | None = None,
     *,
-    threads: int | None = None,
-    kv_type: "KVType" = "f16",
-    max_context: int | None = None,
-    chat_template: str | None = None,
-    head: "HeadType" = "exact",
-    kept_prefixes: int = 4,
-    open_model: Callable[[str | Path | None], ModelSource] = open_source,
-) -> "LanguageModel":
-    """Load a model; :func:`bitnet_numba.load` says what the other arguments mean.
+    backend: BackendName = "cpu",
+    started: float | None = None,
+) -> LanguageModel:
+    """Load a model from its opened files.
 
     Parameters
     ----------
-    open_model : callable
-        What opens the model's files by name.
+    source : ModelSource
+        As :func:`bitnet_numba.model.open.open_source` opens it, with or without corrections.
+    options : LoadOptions, optional
+    backend : {"cpu", "numpy"}
+        The NumPy backend is the slow oracle of the tests.
+    started : float, optional
+        When loading began, in seconds of ``time.perf_counter``; by default now.
 
     Raises
     ------
     BitNetError
-        If the model cannot be read or served, or an argument is out of range.
+        If the model cannot be read or served.
     """
-    started = time.perf_counter()
-    source = open_model(model)
-    reserve = Reserve(packed_bytes(source, with_int8_copy=head == "exact"))
-    from bitnet_numba.generate.assemble import assemble  # here: pages are found while Numba is imported
-
-    return assemble(
-        source,
-        reserve,
-        started,
-        threads=threads,
-        kv_type=kv_type,
-        max_context=max_context,
-        chat_template=chat_template,
-        head=head,
-        kept_prefixes=kept_prefixes,
+    started = time.perf_counter() if started is None else started
+    options = options or LoadOptions()
+    tokenizer = source.tokenizer()
+    _check_vocabulary(source, tokenizer)
+    template = choose_template(
+        options.chat_template, family_template=source.config.family.chat_template, model_template=source.chat_template
     )
+    loaded = _load_backend(backend, source, options)
+    engine = Engine(loaded, cached_prefixes=options.cached_prefixes, load_ms=1000 * (time.perf_counter() - started))
+    prefix_pages = max_prefix_pages(options.cached_prefixes, loaded.max_context)
+    return LanguageModel(
+        engine,
+        tokenizer,
+        functools.partial(encode_chat, tokenizer, template),
+        info={
+            "model": model_facts(source, None if template is None else template.name),
+            "memory": loaded.memory(prefix_pages),
+        },
+        notes=(*tokenizer.notes, *source.notes, *_correction_notes(source)),
+    )
+
+
+def _load_backend(name: BackendName, source: ModelSource, options: LoadOptions) -> Backend[Any]:
+    """Load a model into a backend, which is imported only now: the CPU backend imports Numba."""
+    if name == "numpy":
+        from bitnet_numba.backends.numpy.load import load_backend as load_numpy_backend
+
+        return load_numpy_backend(source, options)
+    from bitnet_numba.backends.cpu.load import load_backend as load_cpu_backend
+
+    return load_cpu_backend(source, options)
+
+
+def _check_vocabulary(source: ModelSource, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with ids that the embedding does not have."""
+    rows = source.config.vocab_size
+    ids = {*tokenizer.eos_ids, *([] if tokenizer.bos_id is None else [tokenizer.bos_id])}
+    if tokenizer.vocab_size > rows or any(token >= rows for token in ids):
+        raise FormatError(
+            f"{source.path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the embedding {rows:,} rows; "
+            "they are not of one model"
+        )
+
+
+def _correction_notes(source: ModelSource) -> tuple[str, ...]:
+    if not source.corrections:
+        return ()
+    policy = source.corrections[0].policy_fingerprint
+    return (f"{len(source.corrections)} corrections were made to the weights, by {policy}",)

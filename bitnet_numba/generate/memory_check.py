@@ -1,14 +1,13 @@
-"""Does a process hold as little memory as its model needs? The plan, and what was observed."""
+"""Compare the peak memory of a process with what its model needs: weights, KV cache, cached prefixes, touched pages."""
 
 import re
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
-from bitnet_numba.backends.cpu.padded_sizes import round_up
-from bitnet_numba.generate.peak_memory import peak_memory_mb
+from bitnet_numba.backends.protocol import PAGE_POSITIONS
 
 ALLOWANCE = 300_000_000
 """Bytes for everything that does not grow with the model: Python, NumPy, Numba, compiled kernels, scratch memory."""
@@ -18,25 +17,25 @@ _RESIDENT = re.compile(r"^Rss: +(?P<kilobytes>\d+) kB$")
 
 
 def check_memory(
-    facts: Mapping[str, Mapping[str, Any]], n_positions: int, kept_bytes: int, *, compiled: bool
+    facts: Mapping[str, Mapping[str, Any]], n_positions: int, prefix_bytes: int, *, compiled: bool
 ) -> dict[str, Any]:
-    """Compare the most memory that this process has held with what its model needs.
+    """Compare the peak memory of this process with what its model needs.
 
     Parameters
     ----------
     facts : mapping of str to mapping
-        Of ``model.info()``.
+        As ``model.info()`` returns them.
     n_positions : int
-        Of the sequence that has been read and written.
-    kept_bytes : int
-        Keys and values that were kept of sequences before it.
+        Length of the sequence that was run.
+    prefix_bytes : int
+        Size of the prefix cache before it.
     compiled : bool
-        Whether kernels were compiled in this process: the compiler's memory is no part of the plan.
+        Whether kernels were compiled in this process: the plan has no room for the compiler.
 
     Returns
     -------
     dict of str to object
-        The plan's parts, their sum ``allowed``, and ``peak``, in bytes; ``holds`` is None where there is no telling.
+        Parts of the plan, their sum ``allowed`` and ``peak`` in bytes; ``holds`` is None if it cannot be told.
     """
     memory = facts["memory"]
     touched = touched_bytes(Path(facts["model"]["path"]))
@@ -44,26 +43,19 @@ def check_memory(
         "ternary_weights": memory["ternary_weights"],
         "head_int8_copy": memory["head_int8_copy"],
         "embedding_and_head_copied": memory["embedding_and_head_copied"],
-        "kv_cache": memory["kv_cache_per_position"] * round_up(n_positions, POSITIONS_PER_BLOCK),
-        "kept_prefixes": kept_bytes,
+        "kv_cache": memory["kv_cache_per_position"] * -(-n_positions // PAGE_POSITIONS) * PAGE_POSITIONS,
+        "cached_prefixes": prefix_bytes,
         "file_pages_touched": touched,
         "everything_else": ALLOWANCE,
     }
     allowed = sum(value or 0 for value in parts.values())
-    peak_mb = peak_memory_mb()
-    peak = None if peak_mb is None else round(peak_mb * 1e6)
-    can_tell = peak is not None and touched is not None and not compiled
-    return {**parts, "allowed": allowed, "peak": peak, "holds": peak <= allowed if can_tell and peak else None}
+    peak = round(peak_memory_mb() * 1e6)
+    can_tell = touched is not None and not compiled
+    return {**parts, "allowed": allowed, "peak": peak, "holds": peak <= allowed if can_tell else None}
 
 
 def touched_bytes(path: Path) -> int | None:
-    """Return how much of a file, or of the files in a directory, this process holds in mapped pages.
-
-    Returns
-    -------
-    int or None
-        None where no system call tells: only Linux does.
-    """
+    """Return the bytes that this process maps and holds of a file or a folder's files; None if not on Linux."""
     mappings = Path("/proc/self/smaps")
     if sys.platform != "linux" or not mappings.exists():
         return None
@@ -75,3 +67,15 @@ def touched_bytes(path: Path) -> int | None:
         elif size and inside:
             resident += int(size["kilobytes"]) * 1024
     return resident
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident size of this process in units of 10**6 bytes."""
+    if sys.platform == "linux":
+        # getrusage would do, but passes a parent's larger peak on to the programs that it starts
+        status = Path("/proc/self/status")
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+        if found:
+            return int(found[1]) * 1024 / 1e6
+    kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes_or_bytes * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -17,7 +17,7 @@ from bitnet_numba.backends.protocol import CandidateQuery, Candidates, Counts, L
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.generate.nucleus import excluded_weight, nucleus
 from bitnet_numba.generate.random_draw import first_random_offset, random_offset, winner
-from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.options import SamplingParams
 
 Scores = NDArray[np.floating]  # logits as float32 if nothing adjusts them, else float64
 Indices = NDArray[np.int64]

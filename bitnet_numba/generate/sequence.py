@@ -22,11 +22,11 @@ from bitnet_numba.backends.protocol import (
     Logits,
     TokenChunk,
 )
-from bitnet_numba.generate.peak_memory import peak_memory_mb
+from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import Chunk, FinishReason, GenerationResult
 from bitnet_numba.generate.sampler import SampledToken, Sampler, TokenLogprob
-from bitnet_numba.generate.sampling_params import SamplingParams
 from bitnet_numba.generate.speculation import PromptLookup
+from bitnet_numba.options import SamplingParams
 from bitnet_numba.text.stop_strings import StopScanner
 
 MAX_UNREAD_CHUNKS = (

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,7 +131,7 @@ def _outside(statistics: Statistics, kind: str) -> list[str]:
 def _run(validation: Validation, model: str | Path | None, tokenizer: Path | None) -> None:
     """Load the model and generate from it; add what fails to the findings."""
     try:
-        loaded = load_model(model, open_model=partial(open_source, tokenizer=tokenizer))
+        loaded = load_model(open_source(model, tokenizer))
     except BitNetError as error:
         validation.findings[Stage.PROJECTIONS].append(f"does not load: {error}")
         return

@@ -22,16 +22,15 @@ Ctrl-C        stop the answer"""
 
 
 class Conversation:
-    """Turns of a user and a model, and what can be done with them.
+    """The turns of a user and a model.
 
     Parameters
     ----------
     model : LanguageModel
-        The one that answers.
     sampling : mapping of str to object
         Arguments of every generation.
     system : str or None
-        What the model is told before the first turn.
+        The system message.
     """
 
     def __init__(self, model: "LanguageModel", sampling: Mapping[str, Any], system: str | None) -> None:
@@ -49,34 +48,25 @@ class Conversation:
         }
 
     def answer(self, text: str, stopped: threading.Event) -> None:
-        """Print the model's answer to the next turn.
+        """Print the model's answer to a user's turn.
 
-        Parameters
-        ----------
-        text : str
-            What the user says.
-        stopped : threading.Event
-            Ends the answer after the token in progress; what has been said stays in the conversation.
-
-        Raises
-        ------
-        BitNetError
-            If the conversation no longer fits the model; the turn is forgotten.
+        ``stopped`` ends the answer after the token in progress; what was printed stays in the conversation. A turn that
+        fails, say because the context is full, is forgotten.
         """
         messages = [*self.messages(), {"role": "user", "content": text}]
-        said: list[str] = []
+        answer: list[str] = []
         self._last_result = None
         for chunk in self._model.stream_chat(messages, **self._sampling):
-            said.append(chunk.text)
-            _text.write_text(chunk.text)
+            answer.append(chunk.text)
+            _text.write(chunk.text)
             self._last_result = chunk.result
             if stopped.is_set():
                 break
-        _text.write_text("\n")
-        self._turns += [messages[-1], {"role": "assistant", "content": "".join(said)}]
+        _text.write("\n")
+        self._turns += [messages[-1], {"role": "assistant", "content": "".join(answer)}]
 
-    def obey(self, line: str) -> None:
-        """Carry out a slash command."""
+    def run_command(self, line: str) -> None:
+        """Run a slash command."""
         name, _, argument = line.partition(" ")
         if name not in self._commands:
             _ui.say(f"{name}: no such command; /help lists them")

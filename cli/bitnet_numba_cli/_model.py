@@ -1,4 +1,4 @@
-"""Loading a model in view of the user."""
+"""Loading a model while the user watches."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,18 +13,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def loaded(arguments: Mapping[str, Any]) -> Iterator["LanguageModel"]:
-    """Load a model, tell what there is to tell about that on stderr, and close it at the end of the block.
-
-    Parameters
-    ----------
-    arguments : mapping of str to object
-        Those of :func:`bitnet_numba.load`.
-
-    Raises
-    ------
-    BitNetError
-        If the model cannot be read or served.
-    """
+    """Call :func:`bitnet_numba.load`, write its notes to stderr, and close the model when the block ends."""
     with _ui.compilation_notice():
         model = bitnet_numba.load(**arguments)
     with model:

@@ -16,37 +16,25 @@ if TYPE_CHECKING:
     from bitnet_numba.export.portable import Exported
 
 FILES: Mapping[str, str] = MappingProxyType({"onnx": "clean.onnx", "torch": "clean.pt2", "torchscript": "clean.pt"})
-_OF_GGUF = ("kind", "tokenizer", "hf_repo", "revision", "strict")  # parameters that a graph has no use for
+_GGUF_ONLY = ("kind", "tokenizer", "hf_repo", "revision", "strict")  # parameters without a meaning for graphs
 
 
 def export_graph(model: Path, output: Path, form: str, max_context: int | None, *, as_json: bool) -> None:
-    """Write a model to a folder as a graph, and say how near its logits are to the engine's.
-
-    Raises
-    ------
-    UsageError
-        If an option was given that is about GGUF files.
-    BitNetError
-        If the model cannot be read, the file cannot be written, or its logits are not the engine's.
-    """
+    """Write a model to a folder as a graph, and report how near its logits are to the engine's."""
     context = click.get_current_context()
     given = click.core.ParameterSource.COMMANDLINE
     for parameter in context.command.params:
-        if parameter.name in _OF_GGUF and context.get_parameter_source(parameter.name) == given:
+        if parameter.name in _GGUF_ONLY and context.get_parameter_source(parameter.name) == given:
             raise click.UsageError(f"{parameter.opts[0]} is about GGUF files; leave it out with --format {form}")
     from bitnet_numba.model.open import open_source  # here, because it imports numpy
 
     write, path = _writer(form), output / FILES[form]
-    with _text.orderly_end():
+    with _text.removal_on_sigterm():
         source = open_source(model)
         output.mkdir(parents=True, exist_ok=True)
         _ui.say(f"Writing {path}, and running it beside the engine ...")
         report = write(source, path, max_context=max_context)
-    facts = {**asdict(report), "path": str(report.path)}
-    if as_json:
-        _text.write_json(facts)
-    else:
-        _text.write_text(_ui.tables({"Export": _rows(report)}))
+    _text.write({**asdict(report), "path": str(report.path)} if as_json else _ui.tables({"Export": _rows(report)}))
 
 
 def _writer(form: str) -> Callable[..., "Exported"]:

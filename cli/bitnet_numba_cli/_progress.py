@@ -1,4 +1,4 @@
-"""How far something long has come, on stderr: one line that changes at a terminal, a line now and then elsewhere."""
+"""Progress of long work on stderr: one line that is rewritten on a terminal, a line now and then elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from bitnet_numba.hub.transfer import Progress as Download
 
 TERMINAL_INTERVAL = 0.2  # seconds
-LOG_INTERVAL = 10.0
+LOG_INTERVAL = 10.0  # seconds
 
 
 class ProgressLine:
-    """A line about what goes on; use it in a ``with`` statement, so that it is taken away at the end."""
+    """A progress line; a ``with`` statement removes it at the end."""
 
     def __init__(self) -> None:
         self._terminal = _ui.stderr_is_terminal()
@@ -36,7 +36,7 @@ class ProgressLine:
         self.clear()
 
     def show(self, text: str, *, is_last: bool = False) -> None:
-        """Show how far it has come; unless it is the end, not so soon after the last time."""
+        """Show the progress, at most once an interval and at the end."""
         now = time.monotonic()
         if not is_last and now - self._last < (TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL):
             return
@@ -48,12 +48,12 @@ class ProgressLine:
             _ui.say(text)
 
     def say(self, text: str) -> None:
-        """Write a line of its own."""
+        """Replace the progress by a line that stays."""
         self.clear()
         _ui.say(text)
 
     def clear(self) -> None:
-        """Remove the line that changes."""
+        """Remove the progress."""
         if self._width:
             click.echo(f"\r{' ' * self._width}\r", err=True, nl=False)
             self._width = 0
@@ -61,12 +61,12 @@ class ProgressLine:
 
 # ---- downloads -------------------------------------------------------------------------------------------------------
 def show_download(line: ProgressLine, progress: "Download") -> None:
-    """Show how far a download has come, from its beginning to its end."""
+    """Show the progress of a download."""
     line.show(describe_download(progress), is_last=progress.done == progress.total)
 
 
 def describe_download(progress: "Download") -> str:
-    """Say in one line how far a download has come, how fast it is, and how long the rest will take."""
+    """Return size, rate and time left of a download in one line."""
     parts = [f"{progress.name}: {human_size(progress.done)}"]
     if progress.total:
         parts[0] += f" of {human_size(progress.total)} ({100 * progress.done / progress.total:.0f} %)"
@@ -77,24 +77,24 @@ def describe_download(progress: "Download") -> str:
     return ", ".join(parts)
 
 
-# ---- files that are written ------------------------------------------------------------------------------------------
+# ---- written files ---------------------------------------------------------------------------------------------------
 @contextmanager
 def writing(what: str) -> Iterator[Callable[["Writing"], None]]:
-    """Give what takes the reports of a writer; what is done before anybody wonders goes without a word."""
+    """Give a callback that shows the progress of a writer; work that ends within an interval shows none."""
     started = time.monotonic()
-    patience = TERMINAL_INTERVAL if _ui.stderr_is_terminal() else LOG_INTERVAL
+    interval = TERMINAL_INTERVAL if _ui.stderr_is_terminal() else LOG_INTERVAL
     with ProgressLine() as line:
 
         def report(progress: "Writing") -> None:
             seconds = time.monotonic() - started
-            if seconds >= patience:
+            if seconds >= interval:
                 line.show(describe_writing(what, progress, seconds))
 
         yield report
 
 
 def describe_writing(what: str, progress: "Writing", seconds: float) -> str:
-    """Say in one line how much is written after so long, how long the rest will take, and where it is."""
+    """Return share, time left and current tensor in one line."""
     parts = [f"{what}: {100 * progress.done / progress.total:.0f} %"]
     if progress.done:
         parts.append(f"{_duration(seconds * (progress.total - progress.done) / progress.done)} left")

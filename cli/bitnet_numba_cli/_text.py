@@ -1,4 +1,4 @@
-"""Text that comes in and goes out: prompts from arguments, files and pipes; answers to stdout; files written whole."""
+"""Input and output of commands: prompts from arguments, files and pipes; results to stdout; files written whole."""
 
 import json
 import os
@@ -17,27 +17,17 @@ from bitnet_numba.files import atomic_write
 STDIN = "-"
 
 
+# ---- input -----------------------------------------------------------------------------------------------------------
 def read_text(argument: str | None, file: Path | None, what: str) -> str:
     """Return the text of the argument, of the file, or of standard input.
 
-    Standard input is read where the argument is ``-``, and where neither argument nor file is given and standard input
-    is no terminal. One newline at the end of a file or of standard input belongs to the file and is dropped.
+    Standard input is read if the argument or the file is ``-``, or if neither is given and standard input is no
+    terminal. One newline at the end of a file or of standard input is dropped.
 
     Parameters
     ----------
-    argument : str or None
-        The text itself, or ``-``.
-    file : Path or None
-        The file that holds the text; ``-`` is standard input.
     what : str
-        What the text is, for messages: ``prompt``.
-
-    Raises
-    ------
-    click.UsageError
-        If there is no text, or two.
-    BitNetError
-        If the file cannot be read, or the text is empty or not UTF-8.
+        Name of the text in messages: ``prompt``.
     """
     if argument is not None and file is not None:
         raise click.UsageError(f"The {what} is given twice, as an argument and with --file; give one")
@@ -45,7 +35,7 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
         text = _check_argument(argument, what)
     elif file is not None and str(file) != STDIN:
         text = _decode(_read_file(file), str(file)).removesuffix("\n")
-    elif argument is None and file is None and stdin_is_terminal():
+    elif argument is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError(f"There is no {what}; give it as an argument, with --file, or through a pipe")
     else:
         text = _decode(_stdin().read(), "standard input").removesuffix("\n")
@@ -54,96 +44,10 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
     return text
 
 
-def stdin_is_terminal() -> bool:
-    """Say whether a person types standard input; a closed one counts as a terminal that nobody sits at."""
-    return sys.stdin is None or sys.stdin.isatty()
-
-
 def stdin_lines() -> Iterator[str]:
-    """Yield the lines of standard input without their newlines.
-
-    Raises
-    ------
-    BitNetError
-        If a line is not UTF-8, or standard input is closed.
-    """
+    """Yield the lines of standard input without their newlines."""
     for number, line in enumerate(_stdin(), start=1):
         yield _decode(line, f"standard input, line {number}").removesuffix("\n").removesuffix("\r")
-
-
-def write_text(text: str) -> None:
-    """Write to stdout at once, unchanged: ``click.echo`` would remove escape sequences on the way into a pipe.
-
-    Raises
-    ------
-    BrokenPipeError
-        If the reader of a pipe has left.
-    BitNetError
-        If stdout is closed, or its disk is full.
-    """
-    if sys.stdout is None:
-        raise BitNetError("standard output is closed; open it, or send it to /dev/null")
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        abandon(sys.stdout)
-        raise BitNetError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from error
-
-
-def abandon(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere: Python flushes it while it exits, and that must not fail once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-def write_json(value: Mapping[str, Any]) -> None:
-    """Write one JSON object in one line to stdout."""
-    write_text(json.dumps(value) + "\n")
-
-
-def check_target(path: Path) -> None:
-    """Refuse a file that could not be written, before the work whose result it is to hold.
-
-    Raises
-    ------
-    BitNetError
-        If its folder does not exist or takes no files, or the path is a folder or a link.
-    """
-    if path.is_symlink() or path.is_dir():
-        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
-    if not path.parent.is_dir():
-        raise BitNetError(f"{path.parent}: no such folder; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise BitNetError(f"{path.parent}: not writable; choose another folder")
-
-
-@contextmanager
-def write_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears whole or not at all, as :func:`bitnet_numba.files.atomic_write` does.
-
-    SIGTERM takes back what is written, too.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be written there.
-    """
-    with orderly_end(), atomic_write(path) as file:
-        yield file
-
-
-@contextmanager
-def orderly_end() -> Iterator[None]:
-    """Turn SIGTERM inside the block into an exception, which removes unfinished files on its way."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _stdin() -> BinaryIO:
@@ -167,8 +71,60 @@ def _read_file(path: Path) -> bytes:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); name a text file") from error
 
 
-def _decode(data: bytes, place: str) -> str:
+def _decode(data: bytes, source: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise BitNetError(f"{place}: byte {error.start} is not UTF-8; convert the text first") from error
+        raise BitNetError(f"{source}: byte {error.start} is not UTF-8; convert the text first") from error
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+def write(result: str | Mapping[str, Any]) -> None:
+    """Write text, or a mapping as one line of JSON, to stdout at once.
+
+    Text is written as it is: ``click.echo`` would remove escape sequences on the way into a pipe.
+    """
+    if sys.stdout is None:
+        raise BitNetError("standard output is closed; open it, or send it to /dev/null")
+    try:
+        sys.stdout.write(result if isinstance(result, str) else json.dumps(result) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # handled where the command ends
+        raise
+    except OSError as error:
+        discard_buffer(sys.stdout)
+        raise BitNetError(f"standard output: cannot be written ({error.strerror}); send it elsewhere") from error
+
+
+def discard_buffer(stream: TextIO) -> None:
+    """Send what a stream still buffers to /dev/null, so that Python's flush at exit does not fail once more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written, before the work for it begins."""
+    if path.is_symlink() or path.is_dir():
+        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
+    if not path.parent.is_dir():
+        raise BitNetError(f"{path.parent}: no such folder; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise BitNetError(f"{path.parent}: not writable; choose another folder")
+
+
+@contextmanager
+def write_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears whole or not at all, also after SIGTERM."""
+    with removal_on_sigterm(), atomic_write(path) as file:
+        yield file
+
+
+@contextmanager
+def removal_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM inside the block into an exception, so that unfinished files are removed."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

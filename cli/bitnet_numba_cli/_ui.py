@@ -1,4 +1,4 @@
-"""What people see besides the answer: notes, timings and progress on stderr, and tables."""
+"""What users see besides the answer: notes, timings and the compilation notice on stderr, and tables."""
 
 import sys
 import threading
@@ -26,23 +26,23 @@ def say(text: str) -> None:
 
 
 def say_notes(notes: Iterable[str]) -> None:
-    """Write what the loader noticed about a model to stderr."""
+    """Write the notes of the loader to stderr."""
     for note in notes:
         say(f"note: {note}")
 
 
 def stderr_is_terminal() -> bool:
-    """Say whether a person reads stderr as it is written."""
+    """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def timings(result: "GenerationResult") -> str:
-    """Return one line on how fast a generation was."""
-    known = f" ({result.cached_tokens} known)" if result.cached_tokens else ""
-    guessed = f" ({result.accepted_tokens} of {result.draft_tokens} guessed)" if result.draft_tokens else ""
+    """Return one line on the speed of a generation."""
+    cached = f" ({result.cached_tokens} cached)" if result.cached_tokens else ""
+    drafts = f" ({result.accepted_tokens} of {result.draft_tokens} drafts accepted)" if result.draft_tokens else ""
     return (
-        f"prompt {result.prompt_tokens} tokens{known}, {result.prompt_tps:.1f} tokens/s"
-        f" | answer {result.generation_tokens} tokens{guessed}, {result.generation_tps:.1f} tokens/s"
+        f"prompt {result.prompt_tokens} tokens{cached}, {result.prompt_tps:.1f} tokens/s"
+        f" | answer {result.generation_tokens} tokens{drafts}, {result.generation_tps:.1f} tokens/s"
         f" | first token after {result.first_token_ms:.0f} ms"
         f" | ended by {result.finish_reason}"
     )
@@ -50,10 +50,9 @@ def timings(result: "GenerationResult") -> str:
 
 @contextmanager
 def compilation_notice() -> Iterator[None]:
-    """Say on stderr, while kernels are compiled inside the block, that this happens only once.
+    """Say on stderr, if the block compiles kernels for longer than ``NOTICE_DELAY`` seconds, that this happens once.
 
-    Nothing is said when compiled kernels lie ready, or when the block ends within ``NOTICE_DELAY`` seconds. On a
-    terminal the line counts the seconds and disappears at the end; elsewhere it is written once.
+    On a terminal the line counts the seconds and is removed at the end; elsewhere it is written once.
     """
     from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
 
@@ -86,7 +85,7 @@ def _report_compilation(over: threading.Event) -> None:
 
 
 def tables(sections: Mapping[str, Facts]) -> str:
-    """Lay out named groups of facts as text, in colour where stdout is a terminal and ``NO_COLOR`` is not set."""
+    """Lay out facts by section, in colour if stdout is a terminal and ``NO_COLOR`` is not set."""
     from rich.table import Table
     from rich.text import Text
 
@@ -102,7 +101,7 @@ def tables(sections: Mapping[str, Facts]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows of cells under their headings, the first column to the left, the others to the right."""
+    """Lay out rows under a header, the first column aligned left, the others right."""
     from rich.table import Table
 
     grid = Table(box=None, header_style="bold")
@@ -116,7 +115,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _rendered(parts: Iterable["RenderableType"]) -> str:
     from rich.console import Console
 
-    # a pipe has no width: what reads it wants one fact a line
+    # a pipe has no width, and its reader wants one fact a line
     width = None if sys.stdout.isatty() else 10_000
     console = Console(highlight=False, markup=False, emoji=False, width=width)  # "[/INST]" stands in chat templates
     with console.capture() as captured:

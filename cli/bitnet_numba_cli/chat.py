@@ -22,7 +22,7 @@ LEAVE = ("/exit", "/quit")
 
 
 @click.command("chat", short_help="Talk with a model.")
-@click.option("--system", metavar="TEXT", help="Tell the model this before the first turn.")
+@click.option("--system", metavar="TEXT", help="System message before the first turn.")
 @loading_options
 @sampling_options
 def command(system: str | None, **options: Any) -> None:
@@ -30,7 +30,7 @@ def command(system: str | None, **options: Any) -> None:
 
     Ctrl-C stops an answer, Ctrl-D leaves, and /help lists the commands: /clear, /system, /save, /stats, /exit.
 
-    Where standard input is a pipe, every line is one turn, stdout holds the answers alone, and the first error ends the
+    If standard input is a pipe, every line is one turn, stdout holds only the answers, and the first error ends the
     conversation.
     """
     loading, sampling = loading_arguments(options), sampling_arguments(options)
@@ -44,7 +44,7 @@ def command(system: str | None, **options: Any) -> None:
 
 
 def _talk(conversation: Conversation) -> None:
-    """Converse with a person; errors and Ctrl-C end an answer, not the conversation."""
+    """Talk at a terminal; errors and Ctrl-C end an answer, not the conversation."""
     _ui.say("Type a message; /help lists the commands, Ctrl-D leaves.")
     for line in _typed_lines():
         if line.strip() in LEAVE:
@@ -59,7 +59,7 @@ def _talk(conversation: Conversation) -> None:
 
 
 def _answer_lines(conversation: Conversation) -> None:
-    """Answer the lines of a pipe or a file; errors and Ctrl-C end the program as they do elsewhere."""
+    """Answer the lines of a pipe or a file; errors and Ctrl-C end the program."""
     for line in _text.stdin_lines():
         if line.strip() in LEAVE:
             break
@@ -68,13 +68,13 @@ def _answer_lines(conversation: Conversation) -> None:
 
 def _take_turn(conversation: Conversation, line: str, stopped: threading.Event) -> None:
     if line.startswith("/"):
-        conversation.obey(line.strip())
+        conversation.run_command(line.strip())
     elif line.strip():
         conversation.answer(line, stopped)
 
 
 def _typed_lines() -> Iterator[str]:
-    """Yield what is typed until Ctrl-D, with line editing and history where Python has them; Ctrl-C drops the line."""
+    """Yield the typed lines until Ctrl-D, with line editing if Python has it; Ctrl-C drops the line."""
     with suppress(ImportError):
         import_module("readline")  # gives input() its editing
     while True:
@@ -89,7 +89,7 @@ def _typed_lines() -> Iterator[str]:
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that a step in progress ends in order; a second one interrupts it."""
+    """Turn the first Ctrl-C into an event, so that the current step can end; a second one interrupts it."""
     stopped = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

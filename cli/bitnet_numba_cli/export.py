@@ -8,7 +8,7 @@ import click
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.tensor_formats import Kind, writable
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._options import JSON_OPTION, PATH
 from bitnet_numba_cli._portable import FILES, export_graph
 from bitnet_numba_cli._progress import writing
 
@@ -25,14 +25,9 @@ Examples:
 
 
 @click.command("export", short_help="Make a GGUF file of a Hugging Face checkpoint.", epilog=EXAMPLES)
-@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.argument("model_dir", type=PATH)
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="OUT_DIR",
-    help="The folder of the three files; made if it is missing.",
+    "-o", "--output", type=PATH, required=True, metavar="OUT_DIR", help="Output folder; made if it is missing."
 )
 @click.option(
     "--format",
@@ -41,13 +36,13 @@ Examples:
     default="gguf",
     show_default=True,
     metavar="|".join(("gguf", *FILES)),
-    help="What to write. All but gguf take any MODEL, and need the extra of that name; PyTorch gives torchscript up.",
+    help="Output format. All but gguf take any MODEL and need the extra of that name. PyTorch deprecates torchscript.",
 )
 @click.option(
     "--max-context",
     type=click.IntRange(min=1),
     metavar="N",
-    help="The most tokens of one run of a graph. Default: what the model was trained for.",
+    help="Longest input of a graph in tokens. Default: the context that the model was trained for.",
 )
 @click.option(
     "--type",
@@ -56,25 +51,12 @@ Examples:
     default="f16",
     show_default=True,
     metavar="|".join(TYPES),
-    help="Of the linear layers. The last three are ternary: weights are quantized as the model was trained.",
+    help="Type of the linear layers. For the last three, weights are quantized as in training.",
 )
-@click.option(
-    "--tokenizer",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A tokenizer.json. Default: the one in MODEL_DIR.",
-)
-@click.option(
-    "--hf-repo",
-    metavar="ID",
-    help="The repository that MODEL_DIR came from: it is recorded, and its last part names the model.",
-)
-@click.option("--revision", metavar="R", help="The revision of that repository, for the record.")
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Refuse to round values or to leave tensors out; otherwise that is noted.",
-)
+@click.option("--tokenizer", type=PATH, metavar="FILE", help="A tokenizer.json. Default: the one in MODEL_DIR.")
+@click.option("--hf-repo", metavar="ID", help="Repository of MODEL_DIR, for the record; its last part names the model.")
+@click.option("--revision", metavar="R", help="Revision of that repository, for the record.")
+@click.option("--strict", is_flag=True, help="Refuse to round values or to drop tensors, instead of a note.")
 @JSON_OPTION
 def command(
     model_dir: Path,
@@ -92,10 +74,10 @@ def command(
 
     MODEL_DIR holds config.json, tokenizer.json and safetensors files: bf16, f16 or f32 master weights, or packed
     ternary ones. Norms, embeddings and heads are never quantized. The same checkpoint gives the same GGUF bytes on any
-    machine. One tensor at a time is in memory, and a run that fails leaves older files as they were.
+    machine. One tensor at a time is in memory, and a run that fails leaves older files unchanged.
 
-    With another --format, OUT_DIR gets one graph, clean.onnx, clean.pt2 or clean.pt, which is kept only if its logits
-    on a short prompt are the engine's.
+    With another --format, OUT_DIR gets one graph, clean.onnx, clean.pt2 or clean.pt. It is kept only if its logits on a
+    short prompt match the engine's.
     """
     if form != "gguf":
         export_graph(model_dir, output, form, max_context, as_json=as_json)
@@ -105,13 +87,10 @@ def command(
     from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
 
     request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
-    with _text.orderly_end(), writing(f"Writing {kind}") as report:
+    with _text.removal_on_sigterm(), writing(f"Writing {kind}") as report:
         result = export_model(request, report)
     _ui.say_notes(result.notes)
-    if as_json:
-        _text.write_json(result.meta)
-    else:
-        _text.write_text(_ui.tables({"Export": _facts(result)}))
+    _text.write(result.meta if as_json else _ui.tables({"Export": _facts(result)}))
 
 
 def _facts(result: "ExportResult") -> dict[str, object]:
@@ -120,6 +99,6 @@ def _facts(result: "ExportResult") -> dict[str, object]:
         "file": result.gguf,
         "size": f"{human_size(meta['size_bytes'])} ({meta['size_bytes']:,} bytes)",
         "fingerprint": meta["fingerprint"],
-        "tensors": f"{meta['tensors']}, of which {meta['quantized_tensors']} are ternary",
+        "tensors": f"{meta['tensors']}, {meta['quantized_tensors']} of them ternary",
         "record": result.meta_file,
     }

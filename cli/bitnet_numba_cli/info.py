@@ -1,4 +1,4 @@
-"""``info``: what model, machine, kernels and memory a run would have."""
+"""``info``: model, machine, kernels and memory plan of a run."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_op
 if TYPE_CHECKING:
     from bitnet_numba import LanguageModel
 
-N_TOKENS = 2  # that are read, and written
-UNTOLD = "not known: the system does not tell, or kernels were compiled just now (then run it again)"
+N_TOKENS = 2  # of the prompt, and of the answer
+UNKNOWN = "not known: the system does not tell, or kernels were compiled just now; run it again"
 
 
 @click.command("info", short_help="Show model, CPU, kernels and memory.")
@@ -24,41 +24,35 @@ UNTOLD = "not known: the system does not tell, or kernels were compiled just now
     "--memory",
     "memory_only",
     is_flag=True,
-    help="Show the memory plan alone, and check it: fail if the process has held more than the model needs.",
+    help="Show only the memory plan, and fail if the process has used more.",
 )
 @JSON_OPTION
 def command(as_json: bool, memory_only: bool, **options: Any) -> None:
     """Show the model, the CPU, the kernels chosen, the threads, the kernel cache and the memory plan.
 
-    The kernels are those that ran when the model read two tokens and wrote two. The memory check compares the most that
-    the process has held by then with the plan: packed weights, the head's int8 copy, keys and values of this sequence
-    and of those kept before, the pages of the file that were touched, and 300 MB for everything else.
+    The kernels are those that ran for a prompt of two tokens and an answer of two. The memory check compares the peak
+    of the process with the plan: packed weights, the head's int8 copy, the KV cache, cached prefixes, the file's pages
+    that were read, and 300 MB for everything else.
     """
+    from bitnet_numba.generate.memory_check import check_memory  # here, because it imports numpy
+
     loading = loading_arguments(options)
     cache = _cache()
     with loaded(loading) as model:
-        kept_bytes = model.prefix_cache_bytes
+        cached_bytes = model.prefix_cache_bytes
         kernels = _kernels(model)
-        check = _memory_check(model, kept_bytes, compiled=not cache["warm"])
+        n_positions = min(2 * N_TOKENS, model.max_context)
+        check = check_memory(model.info(), n_positions, cached_bytes, compiled=not cache["warm"])
         sections = {**model.info(), "memory_check": check, "cpu": _cpu(), "kernels": kernels, "kernel_cache": cache}
     if memory_only:
         sections = {name: sections[name] for name in ("memory", "memory_check")}
-    if as_json:
-        _text.write_json(sections)
-    else:
-        _text.write_text(_ui.tables({_title(name): _readable(name, facts) for name, facts in sections.items()}))
+    readable = {_title(name): _readable(name, facts) for name, facts in sections.items()}
+    _text.write(sections if as_json else _ui.tables(readable))
     if memory_only and check["holds"] is False:
         raise ResourceError(
-            f"memory: the process has held {human_size(check['peak'])}, the plan allows {human_size(check['allowed'])};"
+            f"memory: the process has used {human_size(check['peak'])}, the plan allows {human_size(check['allowed'])};"
             " please report this with the tables above"
         )
-
-
-def _memory_check(model: "LanguageModel", kept_bytes: int, *, compiled: bool) -> dict[str, Any]:
-    """Check the memory of a process that has read and written what :func:`_kernels` does, and kept so much before."""
-    from bitnet_numba.generate.memory_check import check_memory  # here, because it imports numba
-
-    return check_memory(model.info(), min(2 * N_TOKENS, model.max_context), kept_bytes, compiled=compiled)
 
 
 def _cpu() -> dict[str, Any]:
@@ -74,7 +68,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    """Describe the cache as this command finds it, before loading fills it."""
+    """Describe the kernel cache before loading fills it."""
     from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
 
     folder = kernel_cache.cache_dir()
@@ -92,7 +86,7 @@ def _title(name: str) -> str:
 
 
 def _readable(section: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    """Turn values into text: sizes of the memory plan with units, lists as words, absence as such."""
+    """Turn values into text, sizes of the memory plan with units."""
     shown = {name.replace("_", " "): _value(section, value) for name, value in facts.items()}
     if "corrections" in facts:
         shown["corrections"] = f"{len(facts['corrections'])}, see --json" if facts["corrections"] else "none"
@@ -101,7 +95,7 @@ def _readable(section: str, facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _value(section: str, value: object) -> str:
     if value is None:
-        return UNTOLD if section == "memory_check" else "none"
+        return UNKNOWN if section == "memory_check" else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""``inspect``: what a model's files hold, and whether its norms and projections look healthy."""
+"""``inspect``: the contents of a model's files, and whether its norms and projections look healthy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import click
 from bitnet_numba.errors import GateError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
 
 if TYPE_CHECKING:
     from bitnet_numba.validate.inspect import Inspection, Statistics
@@ -24,17 +24,17 @@ Examples:
 """
 
 
-@click.command("inspect", short_help="Show what a model's files hold, and check its norms.", epilog=EXAMPLES)
+@click.command("inspect", short_help="Show the contents of a model, and check its norms.", epilog=EXAMPLES)
 @MODEL_ARGUMENT
 @click.option("--ln-stats", is_flag=True, help="Compute the RMS of every norm and projection, and check them.")
 @click.option(
     "--gate",
     type=click.Choice(["none", "auto", "policy"]),
     metavar="none|auto|policy",
-    help="What to check them by: nothing, the ruleset that suits architecture and file type, or one of --policy."
-    " Default: auto. Implies --ln-stats.",
+    help="Ruleset to check them by: none, the one for architecture and file type, or one of --policy. Implies"
+    " --ln-stats. Default: auto.",
 )
-@click.option("--policy", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file with rulesets.")
+@click.option("--policy", type=PATH, metavar="FILE", help="A YAML file with rulesets.")
 @click.option("--policy-key", metavar="KEY", help="The ruleset in it. Default: the model's architecture.")
 @JSON_OPTION
 def command(
@@ -42,23 +42,19 @@ def command(
 ) -> None:
     """Show header, metadata, tensors, sizes and SHA-256 of MODEL, without loading or running it.
 
-    With --ln-stats, also the root mean square of every norm and projection; for ternary tensors exactly, from the
-    counts of their codes and their scale. What lies outside the ruleset is suspicious: a warning, or with
-    BITNET_STRICT_MODE exit status 8. A quantized norm is an error.
+    With --ln-stats, also the root mean square of every norm and projection, exact for ternary tensors. A value outside
+    the ruleset is suspicious: a warning, or exit status 8 with BITNET_STRICT_MODE. A quantized norm is an error.
     """
     from bitnet_numba.validate.inspect import GATES, inspect_model  # here, because it imports numpy
 
     [chosen] = [each for each in GATES if each == (gate or "auto")]
     is_checked = ln_stats or gate is not None
     inspection = inspect_model(model, ln_stats=is_checked, gate=chosen, policy=policy, policy_key=policy_key)
-    if as_json:
-        _text.write_json(inspection.to_dict())
-    else:
-        _text.write_text(_report(inspection))
-    _tell_verdict(inspection)
+    _text.write(inspection.to_dict() if as_json else _report(inspection))
+    _report_verdict(inspection)
 
 
-def _tell_verdict(inspection: "Inspection") -> None:
+def _report_verdict(inspection: "Inspection") -> None:
     if inspection.status == "ok" or inspection.statistics is None:
         return
     suspicious = [tensor.name for tensor in inspection.statistics.tensors if tensor.status == "suspicious"]

@@ -1,4 +1,4 @@
-"""The command group: commands imported only when asked for, and every user's mistake said in one line."""
+"""The command group: it imports a command only when it is used, and reports each error of a user in one line."""
 
 import importlib
 import io
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from bitnet_numba.errors import BitNetError
-from bitnet_numba_cli._text import abandon
+from bitnet_numba_cli._text import discard_buffer
 
 COMMANDS = (
     "run",
@@ -26,10 +26,10 @@ COMMANDS = (
 
 
 class CommandLine(click.Group):
-    """A group whose commands live in modules of the same name, and whose ends are those of a Unix program.
+    """A group that finds each command in the module of the same name.
 
-    Exit status: that of the :class:`BitNetError`, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of a pipe
-    has left. Any other exception is a bug and stays a traceback.
+    Exit status: that of the :class:`BitNetError`, 2 for wrong usage, 130 after Ctrl-C, 141 if the reader of a pipe has
+    closed it. Any other exception is a bug and stays a traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -37,7 +37,7 @@ class CommandLine(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command, or return None for a name that is not one."""
+        """Import a command; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bitnet_numba_cli.{cmd_name}").command
@@ -56,12 +56,12 @@ class CommandLine(click.Group):
         sys.exit(status or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Click itself would end with status 1 when the reader of a pipe has left."""
+        """Run the command; Click itself would exit with status 1 if the reader of a pipe has closed it."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            abandon(sys.stdout)
-            abandon(sys.stderr)
+            discard_buffer(sys.stdout)
+            discard_buffer(sys.stderr)
             ctx.exit(128 + signal.SIGPIPE)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
 
 EXAMPLES = """\b
 Examples:
@@ -24,17 +24,14 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("check")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @JSON_OPTION
 def check(file: Path, as_json: bool) -> None:
     """Check FILE: a correction policy, or a policy with rulesets for 'inspect --gate policy'."""
     from bitnet_numba.validate.policies import check_policy  # here, because it imports numpy
 
     summary = check_policy(file)
-    if as_json:
-        _text.write_json(summary)
-    else:
-        _text.write_text("".join(f"{name}: {value}\n" for name, value in summary.items()))
+    _text.write(summary if as_json else "".join(f"{name}: {value}\n" for name, value in summary.items()))
 
 
 @command.command("suggest")
@@ -42,8 +39,8 @@ def check(file: Path, as_json: bool) -> None:
 def suggest(model: str | None) -> None:
     """Write a correction policy for MODEL to stdout, from what 'inspect --ln-stats' finds suspicious.
 
-    It is something to begin with, for a person to judge: nobody but its makers knows what the weights should be. Where
-    nothing is suspicious, nothing is written.
+    It is a starting point for a person to judge: only the model's makers know what its weights should be. If nothing is
+    suspicious, nothing is written.
     """
     from bitnet_numba.validate.suggest import suggest_policy  # here, because it imports numpy
 
@@ -51,4 +48,4 @@ def suggest(model: str | None) -> None:
     if policy is None:
         _ui.say("nothing suspicious that a correction could mend")
     else:
-        _text.write_text(policy)
+        _text.write(policy)

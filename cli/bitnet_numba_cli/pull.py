@@ -1,4 +1,4 @@
-"""``pull``: a model from the Hugging Face Hub into the cache."""
+"""``pull``: download a model from the Hugging Face Hub into the cache."""
 
 import re
 from functools import partial
@@ -27,7 +27,7 @@ Examples:
 
 
 class Size(click.ParamType[int]):
-    """A number of bytes, perhaps with a unit: ``1000000``, ``500M``, ``1GB``."""
+    """A number of bytes, with or without a unit: ``1000000``, ``500M``, ``1GB``."""
 
     name = "size"
 
@@ -59,7 +59,7 @@ class Sha256(click.ParamType[str]):
 @click.option("--sha256", type=Sha256(), metavar="H", help="The SHA-256 that the file must have.")
 @click.option("--min-size", type=Size(), default=0, metavar="SIZE", help="Refuse a smaller model: 1GB, 500MB.")
 @click.option(
-    "--offline", is_flag=True, help="Look into the cache only; BITNET_OFFLINE and HF_HUB_OFFLINE ask for the same."
+    "--offline", is_flag=True, help="Use only the cache, not the network; so do BITNET_OFFLINE and HF_HUB_OFFLINE."
 )
 @JSON_OPTION
 def command(
@@ -73,12 +73,12 @@ def command(
 ) -> None:
     """Fetch the model org/name[@revision][:file] into the cache, check it, and print its path.
 
-    Where no file is named, the repository's GGUF file is taken (of several, the one with i2_s in its name), else
-    config.json, tokenizer and safetensors. What stops half-way is gone on with the next time. The cache is that of all
-    programs on the hub's library (HF_HUB_CACHE); afterwards -m MODEL_ID runs the model.
+    Without a file, the repository's GGUF file is taken (of several, the one with i2_s in its name), else config.json,
+    tokenizer and safetensors. An interrupted download resumes the next time. The cache is shared with all programs that
+    use the hub's library (HF_HUB_CACHE); afterwards -m MODEL_ID runs the model.
 
-    Exit status: 10 no room on the disk, 11 not allowed, 12 asked too often, 13 another file than expected, 14 the
-    network failed or is not to be asked, 130 stopped.
+    Exit status: 10 disk full, 11 access refused, 12 too many requests, 13 not the expected file, 14 network failed or
+    offline, 130 stopped.
     """
     from bitnet_numba.hub.model_id import checked_reference
     from bitnet_numba.hub.pull import Expected, manual_download, pull  # here, so that the help text does not pay for it
@@ -92,7 +92,7 @@ def command(
             line.say(manual_download(reference, sha256))
             raise
         except KeyboardInterrupt:
-            line.say("stopped; what has come is kept, and the same command goes on from there")
+            line.say("stopped; the part that was fetched is kept: run the same command to resume")
             raise
     _write(pulled, as_json)
 
@@ -103,8 +103,8 @@ def _write(pulled: "Pulled", as_json: bool) -> None:
     files = [{"path": str(each.path), "sha256": each.sha256, "size": each.size} for each in pulled.files]
     if as_json:
         sha256 = pulled.files[0].sha256 if len(files) == 1 else None
-        _text.write_json({"path": str(pulled.path), "sha256": sha256, "size": pulled.size, "files": files})
+        _text.write({"path": str(pulled.path), "sha256": sha256, "size": pulled.size, "files": files})
         return
     for each in pulled.files:
         _ui.say(f"{each.path.name}: {each.size:,} bytes, sha256 {each.sha256}")
-    _text.write_text(f"{pulled.path}\n")
+    _text.write(f"{pulled.path}\n")

@@ -1,4 +1,4 @@
-"""``quantize``: a GGUF file's linear layers as another type."""
+"""``quantize``: convert the linear layers of a GGUF file to another type."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import click
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.tensor_formats import Kind, writable
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._options import JSON_OPTION, PATH
 from bitnet_numba_cli._progress import writing
 
 if TYPE_CHECKING:
@@ -24,28 +24,20 @@ Examples:
 
 
 @click.command("quantize", short_help="Change the type of a GGUF file's linear layers.", epilog=EXAMPLES)
-@click.argument("source", metavar="IN.gguf", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN.gguf", type=PATH)
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="OUT.gguf",
-    help="The file to write; an older one is replaced.",
+    "-o", "--output", type=PATH, required=True, metavar="OUT.gguf", help="Output file; an older one is replaced."
 )
-@click.option("--type", "kind", type=click.Choice(TYPES), metavar="|".join(TYPES), help="The ternary type to write.")
+@click.option("--type", "kind", type=click.Choice(TYPES), metavar="|".join(TYPES), help="Ternary type to write.")
 @click.option("--dequantize", is_flag=True, help="Write ternary layers as f16 instead.")
 @click.option(
     "--include",
     multiple=True,
     metavar="PATTERN",
-    help="Take only the linear layers whose names match, as 'blk.0.*' does. Can be given more than once.",
+    help="Convert only layers whose names match, such as 'blk.0.*'. Can be given more than once.",
 )
 @click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave those whose names match as they are. Can be given more than once.",
+    "--exclude", multiple=True, metavar="PATTERN", help="Copy layers whose names match. Can be given more than once."
 )
 @JSON_OPTION
 def command(
@@ -57,23 +49,20 @@ def command(
     exclude: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write the linear layers of IN.gguf as another type; norms, embeddings and heads are copied as they are.
+    """Convert the linear layers of IN.gguf to another type; norms, embeddings and heads are copied.
 
-    Weights that are ternary already keep their codes and scale; master weights are quantized as the model was trained.
-    Every tensor is read back from the written file and compared before the file appears under its name. The table tells
-    which came out exact, and how far the others are from the source.
+    Ternary weights keep their codes and scale; master weights are quantized as in training. Every tensor is read back
+    from the written file and compared before the file gets its name. The table shows which tensors are exact, and how
+    far the others are from the source.
     """
     if dequantize == (kind is not None):
         raise click.UsageError("Give either --type or --dequantize")
     from bitnet_numba.export.quantize import DEQUANTIZED, QuantizeRequest, quantize_gguf  # here: it imports numpy
 
     request = QuantizeRequest(source, output, kind or DEQUANTIZED, include, exclude)
-    with _text.orderly_end(), writing(f"Writing {request.type}") as report:
+    with _text.removal_on_sigterm(), writing(f"Writing {request.type}") as report:
         result = quantize_gguf(request, report)
-    if as_json:
-        _text.write_json(result.to_dict())
-    else:
-        _text.write_text(_report(result))
+    _text.write(result.to_dict() if as_json else _report(result))
 
 
 def _report(result: "QuantizeResult") -> str:

@@ -1,4 +1,4 @@
-"""``run``: one prompt in, one text out."""
+"""``run``: generate text after one prompt."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._model import loaded
 from bitnet_numba_cli._options import (
     JSON_OPTION,
+    PATH,
     loading_arguments,
     loading_options,
     sampling_arguments,
@@ -30,19 +31,19 @@ Examples:
 
 @click.command("run", short_help="Continue a prompt, or answer it.", epilog=EXAMPLES)
 @click.argument("prompt", required=False)
-@click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
-@click.option("--chat", is_flag=True, help="Write the prompt as a user's turn, so that the model answers it.")
-@click.option("--system", metavar="TEXT", help="Put a system message before the prompt; implies --chat.")
+@click.option("-f", "--file", type=PATH, metavar="FILE", help="Read the prompt from a file.")
+@click.option("--chat", is_flag=True, help="Send the prompt as a user's turn with the chat template.")
+@click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
 @loading_options
 @sampling_options
 @JSON_OPTION
 @click.option(
     "--dump-logits",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.npz",
-    help="Save the token ids of prompt and answer (tokens) and the scores that the model gave after each (logits).",
+    help="Save the token ids of prompt and answer (tokens) and the logits after each (logits).",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, also where that is no terminal.")
+@click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, even if it is not a terminal.")
 def command(
     prompt: str | None,
     file: Path | None,
@@ -53,13 +54,13 @@ def command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Continue PROMPT, or answer it as a chat does.
+    """Continue PROMPT, or answer it with --chat.
 
-    The text goes to stdout while it is generated: only what the model adds, not the prompt, and one newline at the end.
-    Notes, progress and timings go to stderr.
+    The generated text goes to stdout, without the prompt, with one newline at the end. Notes, progress and timings go
+    to stderr.
 
-    The prompt is the argument, the text of --file, or standard input where PROMPT is '-' or neither is given. One
-    newline at the end of a file or of standard input is not part of it.
+    The prompt is the argument, the text of --file, or standard input if PROMPT is '-' or neither is given. One newline
+    at the end of a file or of standard input is dropped.
     """
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     if dump_logits is not None:
@@ -70,10 +71,10 @@ def command(
         corrections = model.corrections
         result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling)
         if dump_logits is not None:
-            # the last token of an answer that fills the context was given out, but never read
+            # the last token of an answer that fills the context has no position
             _dump_logits(model, [*prompt_ids, *result.token_ids][: model.max_context], dump_logits)
     if as_json:
-        _text.write_json({**result.to_dict(), "corrections": corrections})
+        _text.write({**result.to_dict(), "corrections": corrections})
     if verbose or _ui.stderr_is_terminal():
         _ui.say(_ui.timings(result))
 
@@ -88,19 +89,19 @@ def _prompt_ids(model: "LanguageModel", text: str, system: str | None, *, chat: 
 
 
 def _stream(model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[str, Any]) -> "GenerationResult":
-    """Print the answer token by token, and return what is known about it at the end."""
+    """Print the answer as it is generated, and return its result."""
     result = None
     for chunk in model.stream(prompt_ids, **sampling):
-        _text.write_text(chunk.text)
+        _text.write(chunk.text)
         result = chunk.result
-    _text.write_text("\n")
+    _text.write("\n")
     if result is None:
         raise RuntimeError("a stream ended without its result")
     return result
 
 
 def _dump_logits(model: "LanguageModel", token_ids: Sequence[int], path: Path) -> None:
-    """Save ``tokens`` (int32[T]) and ``logits`` (float32[T, vocab_size]) of the whole sequence."""
+    """Save ``tokens`` (int32[T]) and ``logits`` (float32[T, vocab_size])."""
     import numpy as np  # here, so that the help text does not pay for it
 
     logits = model.logits(token_ids)

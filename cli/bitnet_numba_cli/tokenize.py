@@ -9,7 +9,7 @@ import click
 
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH
 
 if TYPE_CHECKING:
     from bitnet_numba.text.tokenizer import Tokenizer
@@ -24,12 +24,12 @@ Examples:
 
 @click.command("tokenize", short_help="Turn text into token ids, or ids into text.", epilog=EXAMPLES)
 @click.argument("text", nargs=-1)
-@click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the text or ids from a file.")
+@click.option("-f", "--file", type=PATH, metavar="FILE", help="Read the text or ids from a file.")
 @click.option("--decode", is_flag=True, help="Turn ids, separated by spaces or commas, into text.")
 @click.option(
-    "--special", is_flag=True, help="Read special tokens from their names in the text; with --decode, write them."
+    "--special", is_flag=True, help="Parse the names of special tokens in the text; with --decode, write them."
 )
-@click.option("--no-bos", is_flag=True, help="Leave out the token that begins a text.")
+@click.option("--no-bos", is_flag=True, help="Leave out the beginning-of-sequence token.")
 @MODEL_OPTION
 @JSON_OPTION
 def command(
@@ -43,14 +43,13 @@ def command(
 ) -> None:
     """Turn TEXT into token ids, or with --decode ids into text.
 
-    The input is the argument, the text of --file, or standard input where TEXT is '-' or neither is given. One newline
-    at the end of a file or of standard input is not part of it.
+    The input is the argument, the text of --file, or standard input if TEXT is '-' or neither is given. One newline at
+    the end of a file or of standard input is dropped.
 
-    With --json, both directions print an object with the keys text, token_ids and tokens (as the vocabulary spells
-    them).
+    With --json, both directions print an object with the keys text, token_ids and tokens (as in the vocabulary).
     """
     if decode and no_bos:
-        raise click.UsageError("--no-bos says how text is read; leave it out with --decode")
+        raise click.UsageError("--no-bos is about encoding; leave it out with --decode")
     if len(text) > 1 and not decode:
         raise click.UsageError("TEXT must be one argument; put it into quotes")
     given = _text.read_text(" ".join(text) if text else None, file, "text")
@@ -62,13 +61,13 @@ def command(
         token_ids = tokenizer.encode(given, add_bos=not no_bos, parse_special=special)
     if as_json:
         tokens = [tokenizer.token_text(token_id) for token_id in token_ids]
-        _text.write_json({"text": given, "token_ids": token_ids, "tokens": tokens})
+        _text.write({"text": given, "token_ids": token_ids, "tokens": tokens})
     else:
-        _text.write_text(f"{given if decode else ' '.join(map(str, token_ids))}\n")
+        _text.write(f"{given if decode else ' '.join(map(str, token_ids))}\n")
 
 
 def _load_tokenizer(model: str | None) -> "Tokenizer":
-    """Read the tokenizer of a model and leave the weights where they are."""
+    """Read only the tokenizer of a model."""
     from bitnet_numba.model.open import open_source  # here, so that the help text does not pay for it
 
     with closing(open_source(model)) as source:
@@ -79,7 +78,7 @@ def _load_tokenizer(model: str | None) -> "Tokenizer":
 
 def _parse_ids(text: str) -> list[int]:
     words = re.split(r"[\s,]+", text.strip().removeprefix("[").removesuffix("]").strip())
-    for place, word in enumerate(words, start=1):
+    for number, word in enumerate(words, start=1):
         if not re.fullmatch("[0-9]{1,18}", word):
-            raise BitNetError(f"id {place}: {word[:40]!r} is not a token id; give whole numbers, separated by spaces")
+            raise BitNetError(f"id {number}: {word[:40]!r} is not a token id; give whole numbers, separated by spaces")
     return [int(word) for word in words]

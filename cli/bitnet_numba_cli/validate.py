@@ -1,4 +1,4 @@
-"""``validate``: a strict check of a model, from its bytes to the text it writes."""
+"""``validate``: check a model strictly, from its bytes to the text that it generates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
 
 if TYPE_CHECKING:
     from bitnet_numba.validate.check import Validation
@@ -21,30 +21,22 @@ Examples:
 
 @click.command("validate", short_help="Check a model, from its bytes to its text.", epilog=EXAMPLES)
 @MODEL_ARGUMENT
-@click.option(
-    "--tokenizer",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A tokenizer.json in the place of the model's own.",
-)
+@click.option("--tokenizer", type=PATH, metavar="FILE", help="A tokenizer.json to use instead of the model's own.")
 @JSON_OPTION
 def command(model: str | None, tokenizer: Path | None, as_json: bool) -> None:
     """Check MODEL in stages: strictly, deterministically, without corrections.
 
-    Every stage has an exit status of its own, and the first that fails decides: 10 the files cannot be read, 11 a norm
-    is outside the ruleset, 12 there are no norms, 13 the model does not load, or a projection is missing, not finite or
-    outside the ruleset, 14 the model cannot write, 15 what it writes is not language. 0 means that all passed.
+    The exit status is that of the first stage that fails: 10 the files cannot be read, 11 a norm is outside the
+    ruleset, 12 there are no norms, 13 the model does not load, or a projection is missing, not finite or outside the
+    ruleset, 14 the model cannot generate, 15 the generated text is not language. 0: all passed.
 
-    The last stage looks at generated text only: the probe 'The capital of France is' and longer texts, all greedy.
+    The last stage looks only at generated text: the probe 'The capital of France is' and longer texts, all greedy.
     """
     from bitnet_numba.validate.check import validate_model  # here, because it imports numba
 
     with _ui.compilation_notice():
         validation = validate_model(model, tokenizer=tokenizer)
-    if as_json:
-        _text.write_json(validation.to_dict())
-    else:
-        _text.write_text(_report(validation))
+    _text.write(validation.to_dict() if as_json else _report(validation))
     if validation.exit_code:
         n_findings = sum(map(len, validation.findings.values()))
         _ui.say(

@@ -183,7 +183,7 @@ def test_counts_what_ran(toy: Backend[Any]) -> None:
 def test_memory_adds_up(toy: Backend[Any]) -> None:
     without, with_prefixes = toy.memory(0), toy.memory(3)
     page = toy.new_cache(1).pages[0].nbytes
-    assert with_prefixes["total"] - without["total"] == with_prefixes["kept_prefixes_at_most"] == 3 * page
+    assert with_prefixes["total"] - without["total"] == with_prefixes["cached_prefixes_at_most"] == 3 * page
     assert without["kv_cache_of_full_context"] == 3 * page
     assert without["kv_cache_per_position"] * PAGE_POSITIONS == page
     assert without["total"] > without["ternary_weights"] > 0

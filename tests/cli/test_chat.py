@@ -21,7 +21,7 @@ def test_every_line_is_a_turn_and_the_model_remembers(invoke: Invoke, model: Fak
 
 def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
     invoke("chat", "-m", "demo", "--max-tokens", "3", "--system", "Be brief", stdin="Hello\n")
-    assert model.loaded_with == {"model": "demo", "kv_type": "f16", "head": "exact"}
+    assert model.loaded_with == {"model": "demo"}
     assert model.sampling == {"max_tokens": 3}
     assert model.conversations[0][0] == {"role": "system", "content": "Be brief"}
 

@@ -83,15 +83,15 @@ def test_a_second_turn_does_not_read_the_first_again(invoke: Invoke) -> None:
     assert result.stdout == "The capital of Japan is Tokyo.\nHello! How can I help you?\n"
     first, second = result.stderr.splitlines()
     assert first.startswith("prompt 18 tokens, ")
-    assert second.startswith("prompt 41 tokens (30 known), ")  # 18, and 12 of the answer
+    assert second.startswith("prompt 41 tokens (30 cached), ")  # 18, and 12 of the answer
 
 
 def test_lookup_changes_nothing_but_the_steps(invoke: Invoke) -> None:
     command = ("run", "-m", "demo", "--json", "Max is a big dog. Max likes to play. Max is a")
     plain, guessed = (json.loads(invoke(*command, *more).stdout) for more in ((), ("--lookup", "8")))
     assert guessed["text"] == plain["text"]
-    assert 0 < guessed["accepted_tokens"] <= guessed["proposed_tokens"]
-    assert plain["proposed_tokens"] == plain["cached_tokens"] == 0
+    assert 0 < guessed["accepted_tokens"] <= guessed["draft_tokens"]
+    assert plain["draft_tokens"] == plain["cached_tokens"] == 0
 
 
 def test_keys_and_values_may_be_int8(invoke: Invoke) -> None:
@@ -114,8 +114,8 @@ def test_dumped_logits_are_those_of_the_library(invoke: Invoke, tmp_path: Path) 
     [
         (["--chat", "--chat-template", "fancy"], 1, "fancy: no such template"),
         (["--max-context", "4"], 1, "the prompt has 6 tokens, the context holds 4"),
-        (["--max-context", "513"], 2, "max_context is 513"),
-        (["--threads", "0"], 2, "threads is 0"),
+        (["--max-context", "513"], 2, "max_context=513: the model holds 1 to 512 positions"),
+        (["--threads", "0"], 2, "threads=0: expected a whole number from 1 to 256"),
         (["-m", "/no/such/place"], 1, "/no/such/place: no such model; name a .gguf file"),
     ],
 )

@@ -33,7 +33,7 @@ def test_people_get_the_facts(invoke: Invoke, checkpoint: Path, tmp_path: Path) 
     assert result.stderr == ""
     facts = dict(line.strip().split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert facts["file"].strip() == str(tmp_path / "out" / "clean-i2_s.gguf")
-    assert facts["tensors"].strip() == "24, of which 14 are ternary"
+    assert facts["tensors"].strip() == "24, 14 of them ternary"
     fingerprint = (tmp_path / "out" / "clean-i2_s.fingerprint").read_text().strip()
     assert facts["fingerprint"].strip() == fingerprint
 

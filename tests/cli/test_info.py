@@ -10,7 +10,7 @@ from bitnet_numba.backends.cpu.kernels import kernel_cache
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.generate import memory_check
-from bitnet_numba_cli.info import UNTOLD
+from bitnet_numba_cli.info import UNKNOWN
 from tests.cli.conftest import Invoke
 from tests.subprocesses import run_python
 
@@ -67,7 +67,7 @@ def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.
     monkeypatch.setattr(memory_check, "peak_memory_mb", lambda: 5000.0)
     result = invoke("info", "-m", "demo", "--memory")
     assert result.exit_code == 1
-    assert "the process has held 5.00 GB, the plan allows 30" in result.stderr
+    assert "the process has used 5.00 GB, the plan allows 30" in result.stderr
     assert "holds" in result.stdout
     assert invoke("info", "-m", "demo").exit_code == 0
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_checked_is_said_so(invoke: Invoke, monkeypatch: pytest.M
     monkeypatch.setattr(kernel_cache, "is_warm", lambda: False)
     result = invoke("info", "-m", "demo", "--memory")
     assert result.exit_code == 0
-    assert UNTOLD in result.stdout
+    assert UNKNOWN in result.stdout
 
 
 def test_the_machine_is_described(sections: dict[str, Any]) -> None:

@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
+import bitnet_numba_cli
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
-from bitnet_numba_cli.main import COMMANDS
+from bitnet_numba_cli.main import COMMANDS, cli
 from tests.cli.conftest import Invoke
 from tests.cli.fake import FakeModel
+from tests.subprocesses import ROOT
 
 HEAVY = ("numba", "llvmlite", "numpy", "rich", "tokenizers", "jinja2", "huggingface_hub", "httpx2")
 
@@ -32,6 +36,25 @@ def test_help_lists_every_command(invoke: Invoke) -> None:
     assert result.exit_code == 0
     listed = result.stdout.partition("Commands:\n")[2]
     assert tuple(line.split()[0] for line in listed.splitlines()) == COMMANDS
+
+
+def test_every_module_of_a_command_is_listed_and_documented() -> None:
+    """The recipe 'Add a command': a module, a place in the list, the reference page, and a guide."""
+    package = Path(bitnet_numba_cli.__file__).parent
+    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("_")} - {"main"}
+    assert modules == set(COMMANDS)
+    context = click.Context(cli)
+    guides = [ROOT / "README.md", *(ROOT / "docs" / "how-to").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")]
+    guide = "".join(path.read_text(encoding="utf-8") for path in guides)
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.short_help
+        assert f"\n## {name}\n" in reference
+        assert f"bitnet-numba {name} " in guide or f"bitnet-numba {name}\n" in guide
+    assert cli.get_command(context, "_text") is None
 
 
 def test_no_command_is_wrong_usage(invoke: Invoke) -> None:

@@ -58,6 +58,9 @@ def test_an_argument_leaves_the_pipe_alone(invoke: Invoke, model: FakeModel) -> 
         (["a", "--top-p", "0"], None, 2, "top_p"),
         (["a", "--max-tokens", "0"], None, 2, "max_tokens"),
         (["a", "--stop", ""], None, 2, "stop"),
+        (["a", "--lookup", "16"], None, 2, "lookup=16: expected a whole number from 0 to 15; 0 takes one token a step"),
+        (["a", "--threads", "0"], None, 2, "threads=0: expected a whole number from 1 to 256; leave it out for one"),
+        (["a", "--head", "int8"], None, 2, "'int8' is not one of 'exact', 'full'"),
         (["a" * 200], None, 1, "201 tokens do not fit the context of 100"),
     ],
 )
@@ -73,12 +76,12 @@ def test_bad_input_is_one_line(
 
 def test_options_not_given_leave_the_defaults_to_the_library(invoke: Invoke, model: FakeModel) -> None:
     invoke("run", "x")
-    assert model.loaded_with == {"kv_type": "f16", "head": "exact"}
+    assert model.loaded_with == {}
     assert model.sampling == {}
 
 
 def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
-    loading = "-m demo --threads 2 --kv-type f32 --head int8 --max-context 64 --chat-template raw"
+    loading = "-m demo --threads 2 --kv-type f32 --head full --max-context 64 --chat-template raw"
     sampling = (
         "--max-tokens 5 --temperature 0.5 --top-k 4 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.1"
         " --frequency-penalty 0.2 --presence-penalty 0.3 --seed 7 --stop END --stop ."
@@ -88,7 +91,7 @@ def test_options_are_passed_on(invoke: Invoke, model: FakeModel) -> None:
         "model": "demo",
         "threads": 2,
         "kv_type": "f32",
-        "head": "int8",
+        "head": "full",
         "max_context": 64,
         "chat_template": "raw",
     }

@@ -16,8 +16,8 @@ from bitnet_numba.backends.protocol import Candidates, Rivals, TokenChunk
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.language_model import LanguageModel
 from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampling_params import SamplingParams
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
+from bitnet_numba.options import SamplingParams
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260

@@ -9,14 +9,13 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.candidates import HeadType
-from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import load_weights
 from bitnet_numba.backends.protocol import Backend, CacheT, TokenChunk
 from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.source import ModelSource
+from bitnet_numba.options import HeadMode, KVType
 
 FIXTURES = Path(os.environ.get("BITNET_FIXTURES", ""))
 needs_fixtures = pytest.mark.skipif(
@@ -29,7 +28,7 @@ def open_model(path: Path) -> ModelSource:
     return GGUFSource(path) if path.is_file() else HuggingFaceSource(path)
 
 
-def cpu_backend(path: Path, *, kv_type: KVType = "f16", threads: int = 2, head: HeadType = "exact") -> CPUBackend:
+def cpu_backend(path: Path, *, kv_type: KVType = "f16", threads: int = 2, head: HeadMode = "exact") -> CPUBackend:
     """Load a model with the whole context that it was trained for."""
     source = open_model(path)
     sizes, context = PaddedSizes.of(source.config), source.config.max_seq_len

@@ -23,7 +23,7 @@ from bitnet_numba.generate.sampler import (
     SampledToken,
     Sampler,
 )
-from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.options import SamplingParams
 from tests.backends.cpu.kernels import twins as reference
 from tests.generate.sampling_backends import CPU, any_sampling, partial
 

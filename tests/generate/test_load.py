@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import bitnet_numba
+from bitnet_numba.backends.cpu.load import choose_threads
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.errors import BitNetError, FormatError, ParameterError, ResourceError
+from bitnet_numba.errors import BitNetError, FormatError, ParameterError, ResourceError, TemplateError
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.generate.assemble import MAX_THREADS, choose_context, choose_threads
-from bitnet_numba.generate.load import load_model
+from bitnet_numba.generate.load import BackendName, load_model
 from bitnet_numba.model.open import open_source
+from bitnet_numba.options import MAX_THREADS, LoadOptions
+from tests.subprocesses import run_python
 from tests.tiny import ARCHITECTURES, toy_model
 from tests.tiny_files import BEGIN
 
@@ -39,20 +41,46 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     contents.files["tokenizer.json"] = toy_model(vocab_size=302).checkpoint().files["tokenizer.json"]
     path = contents.write(tmp_path / "toy")
     with pytest.raises(FormatError, match=r"toy: the tokenizer has 302 tokens, the embedding 301 rows; "):
-        load_model(path)
+        load_model(open_source(path))
 
 
 def test_special_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
     contents = toy_model().gguf()
     contents.metadata["tokenizer.ggml.eos_token_id"] = 301
     with pytest.raises(FormatError, match=r"tokenizer\.ggml\.eos_token_id: 301 is no id of a vocabulary of 301"):
-        load_model(contents.write(tmp_path / "toy.gguf"))
+        load_model(open_source(contents.write(tmp_path / "toy.gguf")))
 
 
-@pytest.mark.parametrize("kv_type", ["f64", "", "F16"])
-def test_refuses_other_caches(kv_type: Any) -> None:
-    with pytest.raises(ParameterError, match=f"^kv_type '{kv_type}': choose one of f16, f32, int8$"):
-        load_model(kv_type=kv_type)
+@pytest.mark.parametrize("options", [{"kv_type": "f64"}, {"head": "int8"}, {"threads": 0}, {"cached_prefixes": 65}])
+def test_refuses_options_before_the_model_is_opened(options: Any) -> None:
+    with pytest.raises(ParameterError, match=f"^{next(iter(options))}=.*: expected "):
+        bitnet_numba.load("/no/such/model.gguf", **options)
+    with pytest.raises(TypeError, match="kept_prefixes"):
+        bitnet_numba.load("demo", kept_prefixes=4)  # type: ignore[call-arg]
+
+
+def test_tokenizer_and_template_are_checked_before_any_backend_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitnet_numba.backends.cpu.load.load_backend", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(TemplateError, match="none\\.jinja"):
+        load_model(open_source("demo"), LoadOptions(chat_template="none.jinja"))
+
+
+def test_numba_is_imported_only_with_the_backend() -> None:
+    code = (
+        "import sys; from bitnet_numba.generate import load; from bitnet_numba.model.open import open_source;"
+        "open_source('demo').tokenizer(); import bitnet_numba.backends.cpu.load; print('numba' in sys.modules)"
+    )
+    assert run_python("-c", code).stdout == "False\n"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_options_reach_the_named_backend(backend: BackendName, tmp_path: Path) -> None:
+    source = open_source(toy_model(max_seq_len=64).gguf().write(tmp_path / "toy.gguf"))
+    options = LoadOptions(threads=1, kv_type="f32", max_context=8, head="full", cached_prefixes=0)
+    with load_model(source, options, backend=backend) as model:
+        assert (model.isa == "numpy", model.threads, model.max_context) == (backend == "numpy", 1, 8)
+        assert model.info()["memory"]["cached_prefixes_at_most"] == 0
+        assert model.generate([1, 2], max_tokens=2, ignore_eos=True).head == "full"
 
 
 # ---- which file ------------------------------------------------------------------------------------------------------
@@ -79,37 +107,22 @@ def test_refuses_what_is_not_there(tmp_path: Path) -> None:
 # ---- how much --------------------------------------------------------------------------------------------------------
 def test_chooses_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITNET_NUM_THREADS", raising=False)
-    assert choose_threads(None) == min(cpu.usable_cores(), MAX_THREADS)
-    assert choose_threads(7) == 7
+    assert choose_threads(LoadOptions()) == min(cpu.usable_cores(), MAX_THREADS)
+    assert choose_threads(LoadOptions(threads=7)) == 7
     monkeypatch.setenv("BITNET_NUM_THREADS", "3")
-    assert choose_threads(None) == 3
-    assert choose_threads(1) == 1
+    assert choose_threads(LoadOptions()) == 3
+    assert choose_threads(LoadOptions(threads=1)) == 1
 
 
-@pytest.mark.parametrize("threads", [0, -1, MAX_THREADS + 1, True, 2.0, "2"])
-def test_refuses_threads(threads: Any) -> None:
-    with pytest.raises(
-        ParameterError, match=f"^threads is {threads}, expected a whole number from 1 to {MAX_THREADS}$"
-    ):
-        choose_threads(threads)
-
-
-def test_chooses_a_context(tmp_path: Path) -> None:
+def test_refuses_a_longer_context_than_the_models(tmp_path: Path) -> None:
     source = open_source(toy_model(max_seq_len=64).gguf().write(tmp_path / "toy.gguf"))
-    assert choose_context(None, source) == 64
-    assert choose_context(5, source) == 5
-
-
-@pytest.mark.parametrize("context", [0, -1, 65, True, 5.0])
-def test_refuses_a_context(context: Any, tmp_path: Path) -> None:
-    source = open_source(toy_model(max_seq_len=64).gguf().write(tmp_path / "toy.gguf"))
-    with pytest.raises(ParameterError, match=f"^max_context is {context}, the model holds 1 to 64 positions$"):
-        choose_context(context, source)
+    with pytest.raises(ParameterError, match=r"^max_context=65: the model holds 1 to 64 positions; ask for fewer$"):
+        load_model(source, LoadOptions(max_context=65))
 
 
 def test_a_smaller_context_gives_the_same_bits_and_ends_sooner(tmp_path: Path) -> None:
     path = toy_model(max_seq_len=64).gguf().write(tmp_path / "toy.gguf")
-    with load_model(path) as whole, load_model(path, max_context=20) as part:
+    with bitnet_numba.load(path) as whole, bitnet_numba.load(path, max_context=20) as part:
         assert (whole.logits(list(range(20))) == part.logits(list(range(20)))).all()
         with pytest.raises(ResourceError, match=r"21.* 20"):
             part.logits(list(range(21)))
@@ -121,6 +134,6 @@ def test_an_endless_context_is_refused_before_it_takes_memory(tmp_path: Path) ->
         toy_model(n_heads=1, head_dim=10_000, max_seq_len=2**24 - 1).gguf(TensorType.F16).write(tmp_path / "toy.gguf")
     )
     with pytest.raises(ResourceError, match=r"toy\.gguf: RoPE for 16,777,215 positions needs .* are free; ask for a"):
-        load_model(path)
-    with load_model(path, max_context=2) as model:
+        bitnet_numba.load(path)
+    with bitnet_numba.load(path, max_context=2) as model:
         assert np.isfinite(model.logits([1, 2])).all()

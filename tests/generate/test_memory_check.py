@@ -64,15 +64,15 @@ def resident():
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"VmRSS:\\s+(\\d+)", status)[1])
 
-with bitnet_numba.load("demo", threads=2, kv_type="f32", kept_prefixes=32) as model:
+with bitnet_numba.load("demo", threads=2, kv_type="f32", cached_prefixes=32) as model:
     def keep(first):
         model.generate([first] * 250, max_tokens=1, ignore_eos=True)
     keep(0)
-    before = model.kept_bytes, resident()
+    before = model.prefix_cache_bytes, resident()
     for first in range(1, 40):
         keep(first)
-    after = model.kept_bytes, resident()
-    plan = model.info()["memory"]["kept_prefixes_at_most"]
+    after = model.prefix_cache_bytes, resident()
+    plan = model.info()["memory"]["cached_prefixes_at_most"]
     print(json.dumps({"plan": plan, "kept": [before[0], after[0]], "resident": [before[1], after[1]]}))
 """
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitnet_numba.backends.protocol import Candidates
 from bitnet_numba.generate import sampler as sampler_room
 from bitnet_numba.generate.sampler import SampledToken, Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.options import SamplingParams
 from tests.generate.sampling_backends import CPU, partial
 
 VOCAB = 60

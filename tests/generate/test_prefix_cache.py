@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.backends.protocol import PAGE_POSITIONS, Backend
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate import engine as engine_module
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.prefix_cache import MIN_SHARED_TOKENS, PrefixCache
+from bitnet_numba.options import KVType
 from tests.both_backends import load_demo
 from tests.generate.fake_backend import FakeBackend, generated, random_logits, sequence_of
 from tests.tiny import toy_model
@@ -290,8 +290,8 @@ def test_an_engine_without_prefix_cache_keeps_nothing() -> None:
     engine = Engine(FakeBackend(random_logits), cached_prefixes=0)
     assert [generated(engine, range(20), max_tokens=2).cached_tokens for _ in range(2)] == [0, 0]
     for bad in (-1, 65, True, 2.0):
-        with pytest.raises(ParameterError, match=r"^kept_prefixes is .*, expected a whole number from 0 to 64"):
-            bitnet_numba.load("demo", kept_prefixes=bad)
+        with pytest.raises(ParameterError, match=r"^cached_prefixes=.*: expected a whole number from 0 to 64"):
+            bitnet_numba.load("demo", cached_prefixes=bad)
 
 
 def test_a_stream_that_failed_is_not_cached() -> None:

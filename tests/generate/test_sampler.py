@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bitnet_numba.backends.protocol import Candidates, SamplingOperations
 from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.generate.sampler import SampledToken, Sampler
-from bitnet_numba.generate.sampling_params import SamplingParams
+from bitnet_numba.options import SamplingParams
 from tests.generate.sampling_backends import CPU, NUMPY
 
 VOCAB = 12

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.generate import engine as engine_module
-from bitnet_numba.generate import peak_memory
+from bitnet_numba.generate import memory_check
 from bitnet_numba.generate.engine import Engine
-from bitnet_numba.generate.peak_memory import peak_memory_mb
+from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from tests.generate.fake_backend import (
     CONTEXT,
@@ -218,8 +218,6 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     held = np.ones(50_000_000, np.uint8)
     after = peak_memory_mb()
     assert held.all()
-    assert before is not None
-    assert after is not None
     assert after > 50
     assert after >= before
 
@@ -227,11 +225,8 @@ def test_peak_memory_grows_with_what_is_held() -> None:
 def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     linux = peak_memory_mb()
     told = {}
-    for platform in ("win32", "freebsd", "darwin"):
-        monkeypatch.setattr(peak_memory, "sys", SimpleNamespace(platform=platform))
+    for platform in ("freebsd", "darwin"):
+        monkeypatch.setattr(memory_check, "sys", SimpleNamespace(platform=platform))
         told[platform] = peak_memory_mb()
-    assert told["win32"] is None
-    assert linux is not None
-    assert told["freebsd"] is not None
     assert told["freebsd"] >= 0.9 * linux  # the kernel counts its two figures in batches
     assert told["darwin"] == pytest.approx(told["freebsd"] / 1024, rel=0.01)  # bytes there, kibibytes here

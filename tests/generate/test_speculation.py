@@ -16,8 +16,8 @@ from bitnet_numba.errors import BitNetError
 from bitnet_numba.generate import engine as engine_module
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sampling_params import MOST_PROPOSED
 from bitnet_numba.generate.speculation import MAX_NGRAM, PromptLookup
+from bitnet_numba.options import MAX_DRAFT_TOKENS
 from tests.both_backends import load
 from tests.generate.fake_backend import (
     CONTEXT,
@@ -32,7 +32,7 @@ from tests.tiny import toy_model
 
 TEXTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 SEEDS = st.integers(0, 2**32 - 1)
-LOOKUPS = st.sampled_from([1, 2, 5, MOST_PROPOSED])
+LOOKUPS = st.sampled_from([1, 2, 5, MAX_DRAFT_TOKENS])
 SAMPLING = st.fixed_dictionaries(
     {
         "temperature": st.sampled_from([0.0, 0.0, 0.3, 1.0]),
@@ -57,9 +57,9 @@ def observed(result: GenerationResult) -> dict[str, Any]:
 
 
 # ---- proposals -------------------------------------------------------------------------------------------------------
-@given(text=TEXTS, most=st.integers(1, MOST_PROPOSED))
+@given(text=TEXTS, most=st.integers(1, MAX_DRAFT_TOKENS))
 def test_what_followed_the_longest_known_end_is_proposed(text: list[int], most: int) -> None:
-    guess = PromptLookup(MOST_PROPOSED, text).draft(most)
+    guess = PromptLookup(MAX_DRAFT_TOKENS, text).draft(most)
     for length in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
         ends = [i for i in range(length, len(text)) if text[i - length : i] == text[-length:]]
         if ends:
@@ -73,10 +73,10 @@ def test_what_followed_the_longest_known_end_is_proposed(text: list[int], most: 
 
 @given(text=TEXTS, more=TEXTS)
 def test_tokens_that_come_later_are_looked_up_too(text: list[int], more: list[int]) -> None:
-    lookup = PromptLookup(MOST_PROPOSED, text)
+    lookup = PromptLookup(MAX_DRAFT_TOKENS, text)
     for token_id in more:
         assert lookup.verify(token_id) == 0
-    assert lookup.draft(9) == PromptLookup(MOST_PROPOSED, text + more).draft(9)
+    assert lookup.draft(9) == PromptLookup(MAX_DRAFT_TOKENS, text + more).draft(9)
 
 
 def test_wrong_tokens_are_counted_and_guesses_go_with_luck() -> None:
@@ -177,7 +177,7 @@ def test_text_comes_piece_by_piece_as_before() -> None:
 
 # ---- models ----------------------------------------------------------------------------------------------------------
 def test_as_many_are_proposed_as_the_head_screens_with_the_token_before() -> None:
-    assert MOST_PROPOSED == MAX_CANDIDATE_TOKENS - 1
+    assert MAX_DRAFT_TOKENS == MAX_CANDIDATE_TOKENS - 1
 
 
 @pytest.fixture(scope="module", params=[("cpu", "exact"), ("cpu", "full"), ("numpy", "full")], ids="-".join)

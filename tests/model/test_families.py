@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kv_cache import KVType
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.model.config import RopeScaling
+from bitnet_numba.options import KVType
 from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import ARCHITECTURES, ToyModel, toy_model
 from tests.tiny_files import END, replaced

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bitnet_numba.backends.chunks import checked_chunks
 from bitnet_numba.backends.cpu.batch import batch_indices
-from bitnet_numba.backends.cpu.candidates import HeadType, candidate_queries, read_candidates
+from bitnet_numba.backends.cpu.candidates import candidate_queries, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
     CANDIDATE_HEAD,
     FULL_HEAD,
@@ -27,7 +27,7 @@ from bitnet_numba.backends.cpu.forward.step import forward
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.cpu.kernels.registry import Kernel
-from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, KVType, page_table
+from bitnet_numba.backends.cpu.kv_cache import KV_DTYPES, KVCache, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, round_up
 from bitnet_numba.backends.cpu.run_state import allocate_state, n_bytes
 from bitnet_numba.backends.cpu.sampling import CPUSampling
@@ -38,6 +38,7 @@ from bitnet_numba.backends.cpu.weights import check_weights
 from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CandidateQuery, Candidates, Counts, Logits, TokenChunk
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.config import ModelConfig
+from bitnet_numba.options import HeadMode, KVType
 
 _HEAD_KERNELS = {
     np.dtype(np.uint16): Kernel.HEAD_F16,
@@ -73,14 +74,14 @@ class CPUBackend(CPUSampling):
         threads: int,
         kv_type: KVType,
         max_context: int,
-        head: HeadType = "exact",
+        head: HeadMode = "exact",
     ) -> None:
         check_weights(weights, sizes, max_context)
         self.config: ModelConfig = sizes.config
         self.max_context = max_context
         self.threads = threads
         self.isa = cpu.isa()
-        self.head: HeadType = head
+        self.head: HeadMode = head
         self.kv_type = kv_type
         self.sizes = sizes
         self.weights = weights
@@ -156,7 +157,7 @@ class CPUBackend(CPUSampling):
             "scratch": scratch,
             "kv_cache_per_position": per_position,
             "kv_cache_of_full_context": full_cache,
-            "kept_prefixes_at_most": prefixes,
+            "cached_prefixes_at_most": prefixes,
             "total": every + scratch + full_cache + prefixes,
         }
 

@@ -1,16 +1,12 @@
 """Candidate queries and their answers, translated between the backend protocol and the head kernels' arrays."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates
-
-HeadType = Literal["exact", "full"]
-HEAD_TYPES: tuple[HeadType, ...] = ("exact", "full")
 
 MAX_BETA = 2.0**100  # largest inverse temperature: it and its reciprocal are normal float32 numbers
 TAIL_SLACK = 1 + 1e-4  # covers the roundings of the kernel's exponentials and of the sampler's own

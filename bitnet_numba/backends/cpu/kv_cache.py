@@ -1,6 +1,6 @@
 """The paged KV cache of one sequence; forks share whole pages, as in vLLM's prefix caching."""
 
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +9,8 @@ from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, hea
 from bitnet_numba.backends.cpu.memory import allocate, available_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
+from bitnet_numba.options import KVType
 
-KVType = Literal["f16", "f32", "int8"]
 KV_DTYPES: dict[str, type[np.generic]] = {  # Numba has no float16: uint16 holds its bits
     "f16": np.uint16,
     "f32": np.float32,

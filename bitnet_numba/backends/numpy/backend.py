@@ -139,7 +139,7 @@ class NumPyBackend(NumPySampling):
         embedding, head = self._embedding.nbytes, 0 if self._head is self._embedding else self._head.nbytes
         rest = self._rope.nbytes + sum(norm.nbytes for norm in self._norms.values())
         sizes = {"ternary_weights": ternary, "embedding": embedding, "head": head, "norms_scales_and_rope": rest}
-        sizes |= {"kv_cache_of_full_context": page * context_pages, "kept_prefixes_at_most": page * prefix_pages}
+        sizes |= {"kv_cache_of_full_context": page * context_pages, "cached_prefixes_at_most": page * prefix_pages}
         details = {"embedding_and_head_copied": embedding + head, "kv_cache_per_position": page // PAGE_POSITIONS}
         return {**sizes, **details, "head_int8_copy": 0, "scratch": 0, "total": sum(sizes.values())}
 

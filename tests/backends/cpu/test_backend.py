@@ -11,11 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
 from bitnet_numba.backends.cpu.kernels.kernel_cache import is_warm
 from bitnet_numba.backends.cpu.kernels.registry import counted
-from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType
+from bitnet_numba.backends.cpu.kv_cache import KVCache
 from bitnet_numba.backends.protocol import (
     MAX_PREFILL_CHUNK,
     MAX_STEP_TOKENS,
@@ -26,6 +25,7 @@ from bitnet_numba.backends.protocol import (
 )
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
+from bitnet_numba.options import HEAD_MODES, HeadMode, KVType
 from tests.generate.running import cpu_backend, logits_of, read
 from tests.tiny import ToyModel, toy_model
 
@@ -148,8 +148,8 @@ def all_logits(rows_of_chunks: list[list[Candidates]]) -> npt.NDArray[np.float32
 
 
 @pytest.mark.parametrize("n_sequences", [3, 16, 17, 40])
-@pytest.mark.parametrize("head", HEAD_TYPES)
-def test_every_head_gives_a_sequence_the_same_in_any_batch(head: HeadType, n_sequences: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEAD_MODES)
+def test_every_head_gives_a_sequence_the_same_in_any_batch(head: HeadMode, n_sequences: int, tmp_path: Path) -> None:
     model = cpu_backend(toy_file(tmp_path, "bitnet-b1.58")[1], head=head)
     tokens = np.arange(3, dtype=np.int32)
     chunks = [
@@ -167,8 +167,8 @@ def highest(row: Candidates) -> tuple[int, float]:
     return index if row.ids is None else int(row.ids[index]), float(row.logits[index])
 
 
-@pytest.mark.parametrize("head", HEAD_TYPES)
-def test_who_asks_for_all_logits_changes_nobody_elses(head: HeadType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEAD_MODES)
+def test_who_asks_for_all_logits_changes_nobody_elses(head: HeadMode, tmp_path: Path) -> None:
     model = cpu_backend(toy_file(tmp_path, "bitnet-b1.58")[1], head=head)
     queries = [None, CandidateQuery(n_best=1), None, CandidateQuery(), CandidateQuery(n_best=3)]
     texts = [np.arange(first, first + 3, dtype=np.int32) for first in range(len(queries))]
@@ -320,10 +320,10 @@ def test_counts_the_kernels_that_run(model: CPUBackend) -> None:
 def test_memory_is_counted_by_role(model: CPUBackend) -> None:
     memory = model.memory(prefix_pages=4)
     assert memory["scratch"] > 64 * 270
-    assert memory["kept_prefixes_at_most"] == 4 * sum(page.nbytes for page in model.new_cache(1).pages)
+    assert memory["cached_prefixes_at_most"] == 4 * sum(page.nbytes for page in model.new_cache(1).pages)
     assert memory["kv_cache_of_full_context"] == sum(page.nbytes for page in model.new_cache(LENGTH).pages)
     parts = "ternary_weights", "embedding", "head", "head_int8_copy", "norms_scales_and_rope", "scratch"
-    caches = "kv_cache_of_full_context", "kept_prefixes_at_most"
+    caches = "kv_cache_of_full_context", "cached_prefixes_at_most"
     assert memory["total"] == sum(memory[part] for part in (*parts, *caches))
 
 

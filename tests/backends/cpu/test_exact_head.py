@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES
 from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.formats.gguf import TensorType
+from bitnet_numba.options import HEAD_MODES
 from tests.backends.cpu.kernels import twins as reference
 from tests.generate.running import cpu_backend, logits_of
 from tests.tiny import toy_model
@@ -35,7 +35,7 @@ class Heads:
 def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
     folder = tmp_path_factory.mktemp("heads")
     path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")
-    backends = [cpu_backend(path, head=head) for head in HEAD_TYPES]
+    backends = [cpu_backend(path, head=head) for head in HEAD_MODES]
     yield Heads(*backends)
     for backend in backends:
         backend.close()

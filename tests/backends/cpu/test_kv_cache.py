@@ -7,10 +7,11 @@ import pytest
 
 from bitnet_numba.backends.cpu import kv_cache as cache_room
 from bitnet_numba.backends.cpu import memory, weights
-from bitnet_numba.backends.cpu.kv_cache import KVCache, KVType, page_table
+from bitnet_numba.backends.cpu.kv_cache import KVCache, page_table
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.model.gguf_source import GGUFSource
+from bitnet_numba.options import KVType
 from tests.tiny import toy_model
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from bitnet_numba.backends.cpu.kv_cache import KVType
+from bitnet_numba.options import KVType
 from tests.cut_references import BITNETCPP, HUGGINGFACE_TEXTS
 from tests.generate.running import FIXTURES, cpu_backend, logits_of, needs_fixtures, open_model, read
 from tests.oracle import oracle_logits

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu import memory
-from bitnet_numba.backends.cpu.candidates import HEAD_TYPES, HeadType
 from bitnet_numba.backends.cpu.memory import HUGE_PAGE, MIN_RESERVE, Reserve
 from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
 from bitnet_numba.model.open import open_source
+from bitnet_numba.options import HEAD_MODES, HeadMode
 from tests.generate.running import cpu_backend
 from tests.subprocesses import run_python
 from tests.tiny import toy_model
@@ -53,8 +53,8 @@ def test_what_does_not_fit_comes_from_elsewhere(monkeypatch: pytest.MonkeyPatch)
     assert taken == ["model weights", "more than nothing"] * 2
 
 
-@pytest.mark.parametrize("head", HEAD_TYPES)
-def test_the_estimate_is_what_a_model_takes(head: HeadType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", HEAD_MODES)
+def test_the_estimate_is_what_a_model_takes(head: HeadMode, tmp_path: Path) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 384, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 2000}
     path = toy_model(**sizes).gguf().write(tmp_path / "toy.gguf")
     backend = cpu_backend(path, threads=1, head=head)

@@ -1,7 +1,6 @@
 """The NumPy backend by itself: no Numba, the same logits from every file format, memory, close."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from bitnet_numba.errors import ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.model.config import RopeScaling
 from bitnet_numba.model.open import open_source
+from bitnet_numba.options import LoadOptions
 from tests.golden.test_golden import ANSWERS
 from tests.oracle import oracle_logits
 from tests.subprocesses import run_python
@@ -58,7 +58,7 @@ def test_the_number_format_of_the_cache_counts() -> None:
 
 
 def test_takes_the_options_of_loading() -> None:
-    backend = load_backend(toy_model(), SimpleNamespace(kv_type="int8", context_of=lambda trained: trained - 55))
+    backend = load_backend(toy_model(), LoadOptions(kv_type="int8", max_context=9, threads=4))
     assert (backend.kv_type, backend.max_context, backend.threads) == ("int8", 9, 1)
     with pytest.raises(ResourceError, match=r"^10 positions asked for, the context holds 9: "):
         backend.new_cache(10)
