@@ -1,7 +1,8 @@
-"""What a chat template may compute with: a budget, and the text methods and filters that spend it."""
+"""Everything a chat template may call: methods of text and mappings, filters, ``range``; each charges a budget."""
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from bitnet_numba.errors import TemplateError
@@ -35,12 +36,13 @@ TESTS: Final = frozenset(
 )
 
 Value = TypeVar("Value")
+_SIZED: Final = (str, list, tuple, dict, range)
 
 
 class Budget:
-    """Count what one rendering costs, and stop it where a limit is passed.
+    """Steps and characters that one rendering may spend; beyond a limit each method raises a TemplateError.
 
-    A step is a loop turn, a call, 16 template nodes of a loop's body or 16 items of a list. Characters are counted once
+    A step is a loop iteration, a call, 16 template nodes of a loop's body or 16 items of a list. Characters are counted
     for each text that is made or searched.
     """
 
@@ -49,38 +51,20 @@ class Budget:
         self._characters = 0
 
     def spend(self, steps: int) -> bool:
-        """Charge a number of steps; always true, so that a condition can hold it.
-
-        Raises
-        ------
-        TemplateError
-            If the rendering has used up its steps.
-        """
+        """Charge steps; always true, so that it can stand in a condition."""
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise TemplateError(f"more than {MAX_STEPS:,} steps; shorten the chat or the template's loops")
         return True
 
     def spend_characters(self, n_characters: int) -> None:
-        """Charge text that is about to be made or searched.
-
-        Raises
-        ------
-        TemplateError
-            If one text, or all of them together, are too long.
-        """
+        """Charge a text before it is made."""
         if n_characters > MAX_OUTPUT:
             raise TemplateError(f"makes a text of {n_characters:,} characters; at most {MAX_OUTPUT:,}")
         self._handle(n_characters)
 
     def searched(self, text: str, pattern: str | None) -> None:
-        """Charge a search, whose time can grow with both lengths: Python looks backwards, and strips, naively.
-
-        Raises
-        ------
-        TemplateError
-            If the pattern is long, or too much was searched.
-        """
+        """Charge a search by both lengths, since ``rfind`` and ``strip`` of Python can take their product."""
         length = len(pattern or "")
         if length > MAX_PATTERN:
             raise TemplateError(f"looks for a text of {length:,} characters; at most {MAX_PATTERN:,}")
@@ -92,7 +76,7 @@ class Budget:
             raise TemplateError(f"handles more than {MAX_CHARACTERS:,} characters; shorten the chat or the template")
 
     def made(self, value: Value) -> Value:
-        """Charge a value for its own size, not for what its items hold, and return it."""
+        """Charge a value without its items, and return it."""
         if isinstance(value, str):
             self.spend_characters(len(value))
         elif isinstance(value, list | tuple | dict | range):
@@ -100,23 +84,23 @@ class Budget:
         return value
 
     def weighed(self, value: Value) -> Value:
-        """Charge a value with everything inside it, once for each time it is reached, and return it."""
-        waiting: list[Any] = [value]
-        while waiting:
-            item = waiting.pop()
+        """Charge a value with all that it contains, as often as it is reached, and return it."""
+        stack: list[Any] = [value]
+        while stack:
+            item = stack.pop()
             if isinstance(item, str):
                 self.spend_characters(len(item))
             elif isinstance(item, Mapping):
                 self.spend(1 + len(item))
-                waiting += [*item.keys(), *item.values()]
+                stack += [*item.keys(), *item.values()]
             elif isinstance(item, list | tuple):
                 self.spend(1 + len(item))
-                waiting += item
+                stack += item
         return value
 
 
 class Method:
-    """A method of a text or a mapping, as a template gets hold of it: bound, charged, and without attributes."""
+    """A bound method of a text or a mapping that charges the budget and has no attributes."""
 
     __slots__ = ("_budget", "_name", "_owner")
 
@@ -128,19 +112,19 @@ class Method:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if keywords.keys() - {"maxsplit"} or not all(isinstance(a, str | int | None) for a in arguments):
             raise TemplateError(f"{self._name}(): takes plain text and numbers only")
-        if isinstance(self._owner, str) and self._name == "replace":
+        if isinstance(self._owner, Mapping):
+            result = getattr(self._owner, self._name)(*arguments, **keywords)
+            return self._budget.made(result if self._name == "get" else list(result))
+        if self._name == "replace":
             return replace(self._budget, self._owner, *arguments)
         for pattern in ("", *arguments):
-            if isinstance(self._owner, str) and isinstance(pattern, str):
+            if isinstance(pattern, str):
                 self._budget.searched(self._owner, pattern)
-        result = getattr(self._owner, self._name)(*arguments, **keywords)
-        if not isinstance(self._owner, str) and self._name != "get":
-            result = list(result)
-        return self._budget.made(result)
+        return self._budget.made(getattr(self._owner, self._name)(*arguments, **keywords))
 
 
 def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> str:
-    """Replace as ``str.replace`` does, after the result's size is known to be allowed."""
+    """Replace as ``str.replace``, after the size of the result was charged."""
     if not (isinstance(old, str) and isinstance(new, str) and isinstance(count, int)):
         raise TemplateError("replace: takes two texts and a count")
     budget.searched(text, old)
@@ -152,7 +136,7 @@ def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> s
 
 
 def bounded_range(*bounds: int) -> range:
-    """Return a range that is short enough to be walked."""
+    """Return a range of at most ``MAX_RANGE`` numbers."""
     numbers = range(*bounds)
     if len(numbers) > MAX_RANGE:
         raise TemplateError(f"range() of {len(numbers):,} numbers; at most {MAX_RANGE:,}")
@@ -160,25 +144,19 @@ def bounded_range(*bounds: int) -> range:
 
 
 def bounded_number(value: Any) -> Any:
-    """Return a number that fits in 64 bits, or any float."""
+    """Return a number if it is a float or fits in 64 bits."""
     if isinstance(value, int) and abs(value) >= MAX_INTEGER:
         raise TemplateError("a whole number beyond 64 bits")
     return value
 
 
-def raise_exception(message: Any = "") -> None:
-    """Stop the rendering because the template says so."""
+def fail(message: Any = "") -> None:
+    """Stop the rendering at the template's request."""
     raise TemplateError(printed(message))
 
 
 def printed(value: Any) -> str:
-    """Return a plain value as a template prints it.
-
-    Raises
-    ------
-    TemplateError
-        If the value is a container or a function, whose printed form says nothing to a model.
-    """
+    """Return a text, number, boolean or None as a template prints it; refuse containers and functions."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool | int | float):
@@ -187,23 +165,20 @@ def printed(value: Any) -> str:
 
 
 def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
-    """Return every filter that a template may use, by name, each charging ``budget``."""
+    """Return all filters by name, except ``default``; each charges ``budget``."""
 
-    def trim(value: Any, characters: Any = None) -> str:
+    def trim(text: str, characters: Any = None) -> str:
         if not isinstance(characters, str | None):
             raise TemplateError("trim: takes the characters to remove as one text")
-        budget.searched(_text("trim", value), characters)
-        return str(value).strip(characters)
-
-    def length(value: Any) -> int:
-        return len(_sized("length", value))
+        budget.searched(text, characters)
+        return text.strip(characters)
 
     def to_list(value: Any) -> list[Any]:
-        budget.spend(len(_sized("list", value)) // ITEMS_PER_STEP)
+        budget.spend(len(value) // ITEMS_PER_STEP)
         return list(value)
 
     def join(value: Any, separator: str = "") -> str:
-        parts = [printed(item) for item in budget.made(_sized("join", value))]
+        parts = [printed(item) for item in budget.made(value)]
         budget.spend(len(parts) // ITEMS_PER_STEP)
         budget.spend_characters(sum(map(len, parts)) + len(separator) * len(parts))
         return separator.join(parts)
@@ -219,42 +194,37 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         except (TypeError, ValueError, OverflowError):
             return default
 
-    filters: dict[str, Callable[..., Any]] = {
+    of_text: dict[str, Callable[..., Any]] = {
         "trim": trim,
-        "replace": lambda value, *arguments: replace(budget, _text("replace", value), *arguments),
-        "string": lambda value: budget.made(printed(value)),
-        "first": lambda value: _sized("first", value)[0],
-        "last": lambda value: _sized("last", value)[-1],
-        "items": lambda value: Method(budget, _mapping("items", value), "items")(),
-        "length": length,
-        "count": length,
+        "replace": partial(replace, budget),
+        "upper": lambda text: budget.made(text.upper()),
+        "lower": lambda text: budget.made(text.lower()),
+        "capitalize": lambda text: budget.made(text.capitalize()),
+    }
+    of_lists: dict[str, Callable[..., Any]] = {
+        "first": lambda value: value[0],
+        "last": lambda value: value[-1],
+        "length": len,
+        "count": len,
         "list": to_list,
         "join": join,
+    }
+    return {
+        **{name: _typed(name, str, "text", function) for name, function in of_text.items()},
+        **{name: _typed(name, _SIZED, "text and lists", function) for name, function in of_lists.items()},
+        "items": _typed("items", Mapping, "a mapping", lambda value: Method(budget, value, "items")()),
+        "string": lambda value: budget.made(printed(value)),
         "tojson": to_json,
         "int": to_integer,
     }
-    for name in ("upper", "lower", "capitalize"):
-        filters[name] = _text_filter(budget, name)
-    return filters
 
 
-def _text_filter(budget: Budget, name: str) -> Callable[[Any], str]:
-    return lambda value: budget.made(str(getattr(_text(name, value), name)()))
+def _typed(name: str, types: Any, description: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses values of other types."""
 
+    def checked(value: Any, *arguments: Any, **keywords: Any) -> Any:
+        if not isinstance(value, types):
+            raise TemplateError(f"filter {name!r} works on {description}, not on {type(value).__name__}")
+        return function(value, *arguments, **keywords)
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TemplateError(f"filter {name!r} works on text, not on {type(value).__name__}")
-    return value
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TemplateError(f"filter {name!r} works on a mapping, not on {type(value).__name__}")
-    return value
-
-
-def _sized(name: str, value: Any) -> Any:
-    if not isinstance(value, str | list | tuple | dict | range):
-        raise TemplateError(f"filter {name!r} works on text and lists, not on {type(value).__name__}")
-    return value
+    return checked
