@@ -167,7 +167,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "+" and isinstance(left, list) and isinstance(right, list):
             return self._budget.made(left + right)
         if isinstance(left, int | float) and isinstance(right, int | float):
-            return functions.bounded_number(super().call_binop(context, operator, left, right))
+            result = super().call_binop(context, operator, left, right)
+            if isinstance(result, int) and abs(result) >= functions.MAX_INTEGER:
+                raise TemplateError("a whole number beyond 64 bits")
+            return result
         raise TemplateError(f"{type(left).__name__} {operator} {type(right).__name__} is not for templates")
 
     def call_unop(self, context: Any, operator: str, arg: Any) -> Any:

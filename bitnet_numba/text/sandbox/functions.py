@@ -15,24 +15,18 @@ MAX_PATTERN: Final = 256
 MAX_INTEGER: Final = 2**63
 ITEMS_PER_STEP: Final = 16
 
-TEXT_METHODS: Final = frozenset(
-    {
-        *("capitalize", "count", "endswith", "find", "isalpha", "isdigit", "isspace", "lower", "lstrip", "replace"),
-        *("rfind", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper"),
-    }
+TEXT_METHODS: Final = (
+    *("capitalize", "count", "endswith", "find", "isalpha", "isdigit", "isspace", "lower", "lstrip", "replace"),
+    *("rfind", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper"),
 )
-MAPPING_METHODS: Final = frozenset({"get", "items", "keys", "values"})
-LOOP_ATTRIBUTES: Final = frozenset(
-    {
-        *("depth", "depth0", "first", "index", "index0", "last", "length"),
-        *("nextitem", "previtem", "revindex", "revindex0"),
-    }
+MAPPING_METHODS: Final = ("get", "items", "keys", "values")
+LOOP_ATTRIBUTES: Final = (
+    *("depth", "depth0", "first", "index", "index0", "last", "length"),
+    *("nextitem", "previtem", "revindex", "revindex0"),
 )
-TESTS: Final = frozenset(
-    {
-        *("boolean", "defined", "eq", "equalto", "even", "false", "float", "integer", "iterable", "mapping", "none"),
-        *("number", "odd", "sequence", "string", "true", "undefined"),
-    }
+TESTS: Final = (
+    *("boolean", "defined", "eq", "equalto", "even", "false", "float", "integer", "iterable", "mapping", "none"),
+    *("number", "odd", "sequence", "string", "true", "undefined"),
 )
 
 Value = TypeVar("Value")
@@ -112,27 +106,24 @@ class Method:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if keywords.keys() - {"maxsplit"} or not all(isinstance(a, str | int | None) for a in arguments):
             raise TemplateError(f"{self._name}(): takes plain text and numbers only")
+        method = getattr(self._owner, self._name)
         if isinstance(self._owner, Mapping):
-            result = getattr(self._owner, self._name)(*arguments, **keywords)
+            result = method(*arguments, **keywords)
             return self._budget.made(result if self._name == "get" else list(result))
-        if self._name == "replace":
-            return replace(self._budget, self._owner, *arguments)
-        for pattern in ("", *arguments):
+        is_replacement = self._name == "replace"
+        for pattern in ("", *(arguments[:1] if is_replacement else arguments)):
             if isinstance(pattern, str):
                 self._budget.searched(self._owner, pattern)
-        return self._budget.made(getattr(self._owner, self._name)(*arguments, **keywords))
+        if is_replacement:
+            self._charge_replacement(self._owner, *arguments)
+        return self._budget.made(method(*arguments, **keywords))
 
-
-def replace(budget: Budget, text: str, old: Any, new: Any, count: Any = -1) -> str:
-    """Replace as ``str.replace``, after the size of the result was charged."""
-    if not (isinstance(old, str) and isinstance(new, str) and isinstance(count, int)):
-        raise TemplateError("replace: takes two texts and a count")
-    budget.searched(text, old)
-    occurrences = text.count(old)
-    if 0 <= count < occurrences:
-        occurrences = count
-    budget.spend_characters(len(text) + occurrences * (len(new) - len(old)))
-    return text.replace(old, new, count)
+    def _charge_replacement(self, text: str, old: Any, new: Any, count: Any = -1) -> None:
+        """Charge the result of ``str.replace`` before it is made."""
+        if not (isinstance(old, str) and isinstance(new, str) and isinstance(count, int)):
+            raise TemplateError("replace: takes two texts and a count")
+        found = text.count(old)
+        self._budget.spend_characters(len(text) + (found if count < 0 else min(found, count)) * (len(new) - len(old)))
 
 
 def bounded_range(*bounds: int) -> range:
@@ -141,13 +132,6 @@ def bounded_range(*bounds: int) -> range:
     if len(numbers) > MAX_RANGE:
         raise TemplateError(f"range() of {len(numbers):,} numbers; at most {MAX_RANGE:,}")
     return numbers
-
-
-def bounded_number(value: Any) -> Any:
-    """Return a number if it is a float or fits in 64 bits."""
-    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
-        raise TemplateError("a whole number beyond 64 bits")
-    return value
 
 
 def fail(message: Any = "") -> None:
@@ -166,12 +150,6 @@ def printed(value: Any) -> str:
 
 def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
     """Return all filters by name, except ``default``; each charges ``budget``."""
-
-    def trim(text: str, characters: Any = None) -> str:
-        if not isinstance(characters, str | None):
-            raise TemplateError("trim: takes the characters to remove as one text")
-        budget.searched(text, characters)
-        return text.strip(characters)
 
     def to_list(value: Any) -> list[Any]:
         budget.spend(len(value) // ITEMS_PER_STEP)
@@ -194,13 +172,10 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         except (TypeError, ValueError, OverflowError):
             return default
 
-    of_text: dict[str, Callable[..., Any]] = {
-        "trim": trim,
-        "replace": partial(replace, budget),
-        "upper": lambda text: budget.made(text.upper()),
-        "lower": lambda text: budget.made(text.lower()),
-        "capitalize": lambda text: budget.made(text.capitalize()),
-    }
+    def call_method(name: str, owner: Any, *arguments: Any) -> Any:
+        return Method(budget, owner, name)(*arguments)
+
+    methods = {"trim": "strip", "replace": "replace", "upper": "upper", "lower": "lower", "capitalize": "capitalize"}
     of_lists: dict[str, Callable[..., Any]] = {
         "first": lambda value: value[0],
         "last": lambda value: value[-1],
@@ -210,9 +185,9 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         "join": join,
     }
     return {
-        **{name: _typed(name, str, "text", function) for name, function in of_text.items()},
+        **{name: _typed(name, str, "text", partial(call_method, method)) for name, method in methods.items()},
         **{name: _typed(name, _SIZED, "text and lists", function) for name, function in of_lists.items()},
-        "items": _typed("items", Mapping, "a mapping", lambda value: Method(budget, value, "items")()),
+        "items": _typed("items", Mapping, "a mapping", partial(call_method, "items")),
         "string": lambda value: budget.made(printed(value)),
         "tojson": to_json,
         "int": to_integer,
