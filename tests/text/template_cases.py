@@ -82,11 +82,8 @@ EXPRESSIONS = {
     "{{ ['a', 'b'] | join('+') }} {{ ('ab' | list)[0] }} {{ 'ab' | first }}{{ 'ab' | last }}": "a+b a ab",
     "{{ 'aXa'.replace('a', 'bb', 1) }} {{ 'ab' | replace('a', 'c') }} {{ '7' | int + 1 }}": "bbXa cb 8",
     "{{ 'aba'.strip('a') }} {{ 'xay' | trim('xy') }} {{ 'abc'[::-1] }} {{ 'q' | int(5) }}": "b a cba 5",
-    "{{ 'x' | replace('x', '"
-    + "y" * 300
-    + "') | length }} {{ 'x'.replace('x', '"
-    + "y" * 300
-    + "') | length }}": "300 300",
+    "{{ 'x' | replace('x', '" + "y" * 300 + "') | length }}": "300",
+    "{{ 'x'.replace('x', '" + "y" * 300 + "') | length }}": "300",
     "{{ (messages[0] | items)[0][0] }} {{ 4 | string }} {{ 'a-b' | replace('-', '') | length }}": "role 4 2",
     "{{ 'on' if messages else 'off' }} {{ messages[0].get('name', '-') }}": "on -",
 }

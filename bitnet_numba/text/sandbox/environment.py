@@ -86,19 +86,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._macro_depth = 0
         self.globals = dict(_GLOBALS)
         self.tests = {name: test for name, test in self.tests.items() if name in functions.TESTS}
-        filters = {name: self._strict(function) for name, function in functions.make_filters(budget).items()}
-        filters |= {"default": _default, "d": _default, CONCATENATE: self._concatenate}
+        filters = functions.make_filters(budget) | {"default": _default, "d": _default, CONCATENATE: self._concatenate}
         filters |= {SPEND: budget.spend, MADE: budget.made, WEIGHED: budget.weighed}
         # jinja2 never folds a filter into a constant at compile time if it takes the context.
         self.filters = {name: _with_context(function) for name, function in filters.items()}
         self.finalize = _with_context(lambda value: budget.made(_printed(value)))
-
-    def _strict(self, function: Any) -> Any:
-        def checked(value: Any, *arguments: Any, **keywords: Any) -> Any:
-            self._budget.spend(1)
-            return function(_defined(value), *arguments, **keywords)
-
-        return checked
 
     def _concatenate(self, parts: list[Any]) -> str:
         texts = [_printed(part) for part in parts]
@@ -122,7 +114,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return getattr(obj, attribute)
         if isinstance(obj, Namespace) and not attribute.startswith("_"):
             return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
-        raise TemplateError(f"attribute {attribute!r} of {type(_defined(obj)).__name__} is not for templates")
+        raise TemplateError(f"attribute {attribute!r} of {type(functions.defined(obj)).__name__} is not for templates")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """Return an item of a list, text or mapping; a missing name is undefined."""
@@ -131,7 +123,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             return self._item(obj, argument)
         if isinstance(argument, str):
             return self.getattr(obj, argument)
-        raise TemplateError(f"{type(_defined(obj)).__name__}[{type(argument).__name__}] is not for templates")
+        raise TemplateError(f"{type(functions.defined(obj)).__name__}[{type(argument).__name__}] is not for templates")
 
     def _item(self, obj: Any, argument: str | int) -> Any:
         try:
@@ -145,7 +137,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         # Compiled templates pass these two to each call inside a loop or block, for jinja2's own context only.
         for name in ("_loop_vars", "_block_vars"):
             kwargs.pop(name, None)
-        is_global = any(_defined(function) is allowed for allowed in _GLOBALS.values())
+        is_global = any(functions.defined(function) is allowed for allowed in _GLOBALS.values())
         if is_global or isinstance(function, functions.Method):
             return function(*args, **kwargs)
         if not isinstance(function, Macro):
@@ -160,7 +152,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Apply an arithmetic operator to numbers, or ``+`` to texts or lists."""
-        _defined(left), _defined(right)
+        functions.defined(left), functions.defined(right)
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             self._budget.spend_characters(len(left) + len(right))
             return left + right
@@ -175,7 +167,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
         """Apply a sign to a number."""
-        if not isinstance(_defined(arg), int | float):
+        if not isinstance(functions.defined(arg), int | float):
             raise TemplateError(f"{operator} {type(arg).__name__} is not for templates")
         return super().call_unop(context, operator, arg)
 
@@ -190,9 +182,3 @@ def _default(value: Any, replacement: Any = "", also_if_false: bool = False) -> 
 
 def _printed(value: Any) -> str:
     return "" if isinstance(value, Undefined) else functions.printed(value)
-
-
-def _defined(value: Any) -> Any:
-    if isinstance(value, Undefined):
-        value._fail_with_undefined_error()
-    return value

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from jinja2.runtime import Undefined
+
 from bitnet_numba.errors import TemplateError
 
 MAX_STEPS: Final = 50_000
@@ -148,6 +150,13 @@ def printed(value: Any) -> str:
     raise TemplateError(f"prints a {type(value).__name__}; only text and numbers can be printed (or use tojson)")
 
 
+def defined(value: Any) -> Any:
+    """Return a value; refuse an undefined one in jinja2's words."""
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()
+    return value
+
+
 def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
     """Return all filters by name, except ``default``; each charges ``budget``."""
 
@@ -184,22 +193,21 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         "list": to_list,
         "join": join,
     }
+
+    def metered(name: str, function: Callable[..., Any], types: Any = object, named: str = "") -> Callable[..., Any]:
+        def checked(value: Any, *arguments: Any, **keywords: Any) -> Any:
+            budget.spend(1)
+            if not isinstance(defined(value), types):
+                raise TemplateError(f"filter {name!r} works on {named}, not on {type(value).__name__}")
+            return function(value, *arguments, **keywords)
+
+        return checked
+
     return {
-        **{name: _typed(name, str, "text", partial(call_method, method)) for name, method in methods.items()},
-        **{name: _typed(name, _SIZED, "text and lists", function) for name, function in of_lists.items()},
-        "items": _typed("items", Mapping, "a mapping", partial(call_method, "items")),
-        "string": lambda value: budget.made(printed(value)),
-        "tojson": to_json,
-        "int": to_integer,
+        **{name: metered(name, partial(call_method, method), str, "text") for name, method in methods.items()},
+        **{name: metered(name, function, _SIZED, "text and lists") for name, function in of_lists.items()},
+        "items": metered("items", partial(call_method, "items"), Mapping, "a mapping"),
+        "string": metered("string", lambda value: budget.made(printed(value))),
+        "tojson": metered("tojson", to_json),
+        "int": metered("int", to_integer),
     }
-
-
-def _typed(name: str, types: Any, description: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses values of other types."""
-
-    def checked(value: Any, *arguments: Any, **keywords: Any) -> Any:
-        if not isinstance(value, types):
-            raise TemplateError(f"filter {name!r} works on {description}, not on {type(value).__name__}")
-        return function(value, *arguments, **keywords)
-
-    return checked
