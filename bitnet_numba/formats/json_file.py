@@ -141,7 +141,7 @@ def parse_object(data: bytes, place: str, *, strict: bool = False) -> JsonObject
     FormatError
         If the bytes are anything else.
     """
-    rules: dict[str, Any] = {"object_pairs_hook": _unique, "parse_int": _natural, "parse_constant": _natural}
+    rules: dict[str, Any] = {"object_pairs_hook": unique_keys, "parse_int": _natural, "parse_constant": _natural}
     if strict and not data.startswith(b"{"):
         raise FormatError(f"{place}: not a JSON object; {_RETRY}")
     try:
@@ -158,7 +158,7 @@ def _is_natural(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Build an object, and refuse a second value for a key."""
     built: dict[str, object] = {}
     for key, value in pairs:

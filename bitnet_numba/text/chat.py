@@ -1,9 +1,10 @@
-"""Chats as token ids: which template, and what the people in the chat can never make of it."""
+"""Encode chats with a model's template; no message can inject special tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bitnet_numba.errors import FormatError, ParameterError, TemplateError
 from bitnet_numba.formats.json_file import read_json_if_present
@@ -17,11 +18,12 @@ MAX_TEMPLATE_BYTES: Final = 64 * 2**10
 _PRIVATE_CHARACTERS: Final = range(0xF0000, 0xF2000)
 
 Messages = Sequence[Mapping[str, str]]
+Render = Callable[[Messages], str]
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template in the language of jinja2, and the name that it was chosen by."""
+    """A jinja2 chat template, and the name or file it was chosen by."""
 
     name: str
     source: str
@@ -31,24 +33,14 @@ class ChatTemplate:
     ) -> str:
         """Return the chat as one text.
 
-        Parameters
-        ----------
-        messages : sequence of mapping
-            Each with ``role`` (system, user or assistant) and ``content``, both text.
-        add_generation_prompt : bool
-            End with what stands before an answer.
-        bos_token, eos_token : str
-            How the model's vocabulary spells the begin and the end of a text.
-
         Raises
         ------
         ParameterError
-            If the messages are not such messages, or too many, or too long.
+            If the messages are invalid, too many or too long.
         TemplateError
-            If the template fails, or does what a template may not.
+            If the template fails, or uses what is not allowed.
         """
-        # Here, so that programs which never chat do not pay for jinja2.
-        from bitnet_numba.text.sandbox.environment import render_template
+        from bitnet_numba.text.sandbox.environment import render_template  # here, because it imports jinja2
 
         variables = {
             "messages": _checked(messages),
@@ -89,27 +81,22 @@ NAMED_TEMPLATES: Final[Mapping[str, ChatTemplate]] = {
 def choose_template(
     requested: str | None, *, family_template: str | None, model_template: str | None
 ) -> ChatTemplate | None:
-    """Choose the chat template of a model.
+    """Choose the chat template of a model, or None if nothing is requested and it has none.
 
     Parameters
     ----------
     requested : str or None
-        None: the family's template, else the model's own. ``"model"``: the model's own. Else a name of
+        None: the family's template, else the model's. ``"model"``: the model's. Else a name of
         :data:`NAMED_TEMPLATES`, or a file.
     family_template : str or None
-        Name of the default template of the model's family.
+        A name of :data:`NAMED_TEMPLATES`.
     model_template : str or None
-        The template that came with the model.
-
-    Returns
-    -------
-    ChatTemplate or None
-        None if nothing was requested and the model brings none: it can generate, but not chat.
+        Source of the template in the model's files.
 
     Raises
     ------
     TemplateError
-        If what was requested does not exist.
+        If there is no such template.
     """
     if requested is None and family_template is not None:
         return NAMED_TEMPLATES[family_template]
@@ -150,89 +137,85 @@ def encode_chat(
 ) -> list[int]:
     """Return the token ids of a chat.
 
-    Special tokens come from the template only: what a message holds stays text, also where it spells ``<|eot_id|>``.
-    For other messages the ids are those of the rendered text as a whole; but no token reaches across the beginning of
-    an answer, as none did when the answer was generated. So a longer chat begins with the ids of the shorter one. The
-    token that begins a text stands there once if the model wants it, whether the template writes it or not.
+    Special tokens come from the template only: a message stays plain text, even if it holds ``<|eot_id|>``. The ids are
+    those of the rendered text, but no token crosses the start of an answer, as none did when the answer was generated:
+    so a longer chat begins with the ids of a shorter one. The BOS token appears once if the model wants it, whether or
+    not the template writes it.
 
     Raises
     ------
     ParameterError
-        If the messages are not messages, or too many, or too long.
+        If the messages are invalid, too many or too long.
     TemplateError
-        If there is no template, or it fails, or what a message says changes which special tokens it writes.
+        If there is no template, it fails, or a message changes which special tokens it writes.
     """
     if template is None:
         raise TemplateError(f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}")
-    arguments: dict[str, Any] = {
-        "add_generation_prompt": add_generation_prompt,
-        "bos_token": "" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
-        "eos_token": "" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
-    }
-    text = template.render(messages, **arguments)
-    spans = _template_spans(tokenizer, template, messages, text, arguments)
-    return tokenizer.with_bos(tokenizer.encode_spans(text, spans, _answer_starts(template, messages, text, arguments)))
+    render = partial(
+        template.render,
+        add_generation_prompt=add_generation_prompt,
+        bos_token="" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
+        eos_token="" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
+    )
+    text = render(messages)
+    spans = _template_spans(tokenizer, render, messages, text)
+    if spans is None:
+        raise TemplateError(
+            f"chat template {template.name!r}: a message changes which special tokens it writes; "
+            "remove the markup from the message or choose another template"
+        )
+    return tokenizer.with_bos(tokenizer.encode_spans(text, spans, _answer_starts(render, messages, text)))
 
 
-def _answer_starts(template: ChatTemplate, messages: Messages, text: str, arguments: Mapping[str, Any]) -> list[int]:
-    """Return where the answers stand in ``text``, as far as the template writes them as they are, or stripped.
+def _answer_starts(render: Render, messages: Messages, text: str) -> list[int]:
+    """Return where the answers start in ``text``, as far as the template writes them unchanged or stripped.
 
-    The chat is rendered again with a private character in the place of each answer; what stands between two of these
-    stands between the answers, too.
+    The chat is rendered again with a private character instead of each answer, which marks the text between them.
     """
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     mark = next((chr(code) for code in _PRIVATE_CHARACTERS if chr(code) not in text), None)
     if not answers or mark is None:
         return []
     marked = [{**message, "content": mark} if message["role"] == "assistant" else message for message in messages]
-    between = template.render(marked, **arguments).split(mark)
+    between = render(marked).split(mark)
     starts: list[int] = []
-    position = 0
+    end = 0
     for answer, before, after in zip(answers, between, between[1:], strict=False):
-        start = position + len(before)
-        written = next((a for a in (answer, answer.strip()) if text.startswith(before + a + after, position)), None)
+        start = end + len(before)
+        written = next((a for a in (answer, answer.strip()) if text.startswith(before + a + after, end)), None)
         if written is None:
             break
         starts.append(start)
-        position = start + len(written)
+        end = start + len(written)
     return starts
 
 
-def _template_spans(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Messages, text: str, arguments: Mapping[str, Any]
-) -> list[SpecialSpan]:
-    """Return the special tokens in ``text`` that the template wrote itself.
+def _template_spans(tokenizer: Tokenizer, render: Render, messages: Messages, text: str) -> list[SpecialSpan] | None:
+    """Return the special tokens in ``text`` that the template wrote itself, or None if that cannot be told.
 
-    The chat is rendered again with each message in disguise: every character that occurs in a special token is
-    exchanged for one that occurs nowhere. What still spells a special token there is the template's own, and stands
-    at the same place of ``text``. A template that looks into the messages can give two different texts: then both must
-    hold the same special tokens in the same order.
+    The chat is rendered again with all characters of special tokens in the messages replaced by private ones. A special
+    token that is still there is the template's, at the same index of ``text``. A template that inspects messages may
+    render two different texts: then both must hold the same special tokens in the same order.
     """
-    disguise = _disguise(tokenizer, messages)
-    disguised = [{**message, "content": message["content"].translate(disguise)} for message in messages]
-    shape = template.render(disguised, **arguments)
-    own_spans = tokenizer.find_special(shape)
-    if shape.translate({stranger: known for known, stranger in disguise.items()}) == text:
+    substitutes = _substitutes(tokenizer, messages)
+    substituted = render([{**message, "content": message["content"].translate(substitutes)} for message in messages])
+    own_spans = tokenizer.find_special(substituted)
+    if substituted.translate({private: known for known, private in substitutes.items()}) == text:
         return own_spans
     spans = tokenizer.find_special(text)
-    if [span.token_id for span in spans] != [span.token_id for span in own_spans]:
-        raise TemplateError(
-            f"chat template {template.name!r}: a message changes which special tokens it writes; "
-            "remove the markup from the message or choose another template"
-        )
-    return spans
+    return spans if [span.token_id for span in spans] == [span.token_id for span in own_spans] else None
 
 
-def _disguise(tokenizer: Tokenizer, messages: Messages) -> dict[int, int]:
+def _substitutes(tokenizer: Tokenizer, messages: Messages) -> dict[int, int]:
     """Map each character of special tokens, in both cases, to a private one that no message holds."""
     texts = [tokenizer.token_text(token_id) for token_id in tokenizer.special_ids]
-    spelled = {character for text in texts for character in text + text.lower() + text.upper()}
-    dangerous = sorted(ord(character) for character in spelled if not character.isspace())
+    characters = {character for text in texts for character in text + text.lower() + text.upper()}
+    codes = sorted(ord(character) for character in characters if not character.isspace())
     present = {ord(character) for message in messages for character in message["content"]}
     private = [code for code in _PRIVATE_CHARACTERS if code not in present]
-    if len(private) < len(dangerous):
+    if len(private) < len(codes):
         raise ParameterError("messages: they hold too many private Unicode characters; remove those from U+F0000 on")
-    return dict(zip(dangerous, private, strict=False))
+    return dict(zip(codes, private, strict=False))
 
 
 def _checked(messages: Messages) -> list[dict[str, str]]:

@@ -1,13 +1,12 @@
-"""Stop strings in a stream of text."""
+"""Cut a stream of text at the first stop string, even if that is split over several chunks."""
 
 from collections.abc import Iterable
 
 
 class StopScanner:
-    """Pass text through up to the first stop string, however the text is split.
+    """Pass text through up to the stop string that begins first, as :meth:`str.find` on the whole text would find it.
 
-    Text that could be the beginning of a stop string is held back until the next pieces decide, so nothing of a stop
-    string is ever given out. The first one is the one that begins first, as with :meth:`str.find` on the whole text.
+    Text that may begin a stop string is held back until it is decided.
 
     Parameters
     ----------
@@ -17,51 +16,33 @@ class StopScanner:
     Attributes
     ----------
     stopped : bool
-        Whether a stop string was found; from then on everything is swallowed.
+        Whether a stop string was found; all later text is dropped.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
         self.stopped = False
         self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Take the next piece of text and give what is now known to come before any stop string."""
-        if self.stopped:
-            return ""
-        self._held += text
-        found = self._first_stop()
-        undecided = self._first_beginning()
-        if found < len(self._held) and found <= undecided:
-            return self._stop_at(found)
-        return self._release(min(found, undecided))
+        """Take the next chunk, and return the text that is now decided to come before any stop string."""
+        return self._scan(text, is_last=False)
 
     def finish(self) -> str:
-        """Give what was held back, once no more text comes."""
+        """Return the text that was held back, at the end of the stream."""
+        return self._scan("", is_last=True)
+
+    def _scan(self, text: str, is_last: bool) -> str:
         if self.stopped:
             return ""
-        found = self._first_stop()
-        return self._stop_at(found) if found < len(self._held) else self._release(found)
-
-    def _first_stop(self) -> int:
-        """Where the first whole stop string begins in the held text; its length where there is none."""
-        places = (self._held.find(stop) for stop in self._stops)
-        return min((place for place in places if place >= 0), default=len(self._held))
-
-    def _first_beginning(self) -> int:
-        """Where the first unfinished stop string begins at the end of the held text; its length where there is none."""
-        held = self._held
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for start in range(max(0, len(held) - longest), len(held)):
-            if any(len(stop) > len(held) - start and stop.startswith(held[start:]) for stop in self._stops):
-                return start
-        return len(held)
-
-    def _release(self, end: int) -> str:
-        text, self._held = self._held[:end], self._held[end:]
-        return text
-
-    def _stop_at(self, start: int) -> str:
-        self.stopped = True
-        text, self._held = self._held[:start], ""
+        text, self._held = self._held + text, ""
+        undecided = len(text) if is_last else len(text) - self._longest + 1  # where a stop string may be incomplete
+        for start in range(len(text)):
+            if text.startswith(self._stops, start):
+                self.stopped = True
+                return text[:start]
+            if start >= undecided and any(stop.startswith(text[start:]) for stop in self._stops):
+                self._held = text[start:]
+                return text[:start]
         return text

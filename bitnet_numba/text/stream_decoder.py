@@ -1,18 +1,18 @@
-"""Text from a stream of tokens, never half a character."""
+"""Decode a stream of tokens to text; an incomplete UTF-8 character waits for its remaining bytes."""
 
 import codecs
 from collections.abc import Callable
 
 
 class StreamDecoder:
-    """Turn token ids into text as they arrive.
+    """Turn token ids into text one by one.
 
     Parameters
     ----------
     bytes_of : callable
-        Gives the bytes of a token id.
+        Returns the bytes of a token id.
     drops_space : bool
-        Whether a space at the very start is an artefact of encoding, and left out.
+        Whether to drop a space at the very start, which encoding added.
     """
 
     def __init__(self, bytes_of: Callable[[int], bytes], drops_space: bool = False) -> None:
@@ -22,14 +22,12 @@ class StreamDecoder:
 
     def push(self, token_id: int) -> str:
         """Return the characters that this token completes; may be empty."""
-        return self._emit(self._bytes_of(token_id), final=False)
-
-    def finish(self) -> str:
-        """Return what is left at the end; the bytes of an unfinished character become U+FFFD."""
-        return self._emit(b"", final=True)
-
-    def _emit(self, data: bytes, final: bool) -> str:
+        data = self._bytes_of(token_id)
         if self._drops_space and data:
             self._drops_space = False
             data = data.removeprefix(b" ")
-        return self._decoder.decode(data, final)
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """Return the rest; the bytes of an incomplete character become U+FFFD."""
+        return self._decoder.decode(b"", final=True)

@@ -11,6 +11,7 @@ import yaml
 
 from bitnet_numba.errors import BitNetError, FormatError, excerpt
 from bitnet_numba.files import fingerprint_of
+from bitnet_numba.formats.json_file import unique_keys
 
 MAX_BYTES = 1 << 18
 POLICY_VERSION = 1
@@ -104,7 +105,7 @@ def read_policy(path: Path) -> tuple[Field, str]:
     try:
         text = data.decode("utf-8")
         # YAML reads JSON's 1e-3 as a text
-        value = json.loads(text, object_pairs_hook=_unique) if text.lstrip().startswith("{") else _parse_yaml(text)
+        value = json.loads(text, object_pairs_hook=unique_keys) if text.lstrip().startswith("{") else _parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}:"
         raise FormatError(f"{path}:{line} not YAML ({error.problem}); correct the policy") from None
@@ -150,12 +151,3 @@ def _check_unique(node: Any, visited: set[int]) -> None:
                 raise ValueError(f"line {line}: the key {excerpt(key.value)} occurs twice")
             keys.add(key.value)
         _check_unique(value, visited)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    built: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in built:
-            raise ValueError(f"the key {excerpt(key)} occurs twice")
-        built[key] = value
-    return built

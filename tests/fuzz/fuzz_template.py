@@ -4,7 +4,7 @@ import functools
 import random
 
 from bitnet_numba.text.sandbox.environment import render_template
-from bitnet_numba.text.sandbox.library import MAX_OUTPUT
+from bitnet_numba.text.sandbox.functions import MAX_OUTPUT
 from tests.fuzz.target import Target
 from tests.text.template_cases import ATTACKS, EXPRESSIONS, MESSAGES, PIECES, REAL_TEMPLATES
 

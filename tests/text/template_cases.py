@@ -82,6 +82,8 @@ EXPRESSIONS = {
     "{{ ['a', 'b'] | join('+') }} {{ ('ab' | list)[0] }} {{ 'ab' | first }}{{ 'ab' | last }}": "a+b a ab",
     "{{ 'aXa'.replace('a', 'bb', 1) }} {{ 'ab' | replace('a', 'c') }} {{ '7' | int + 1 }}": "bbXa cb 8",
     "{{ 'aba'.strip('a') }} {{ 'xay' | trim('xy') }} {{ 'abc'[::-1] }} {{ 'q' | int(5) }}": "b a cba 5",
+    "{{ 'x' | replace('x', '" + "y" * 300 + "') | length }}": "300",
+    "{{ 'x'.replace('x', '" + "y" * 300 + "') | length }}": "300",
     "{{ (messages[0] | items)[0][0] }} {{ 4 | string }} {{ 'a-b' | replace('-', '') | length }}": "role 4 2",
     "{{ 'on' if messages else 'off' }} {{ messages[0].get('name', '-') }}": "on -",
 }
@@ -162,7 +164,7 @@ ATTACKS = {
     "too many arguments": ("{{ 'a'.strip(1, 2, 3) }}", "argument"),
     "a list as argument": ("{{ 'a'.startswith(['a']) }}", "plain text"),
     "a list to trim": ("{{ [1] | trim }}", "works on text"),
-    "a number to trim": ("{{ 'a' | trim(1) }}", "as one text"),
+    "a number to trim": ("{{ 'a' | trim(1) }}", "must be None or str"),
     "the length of a number": ("{{ 1 | length }}", "works on text and lists"),
     "the items of a text": ("{{ 'a' | items }}", "works on a mapping"),
     "a replacement of numbers": ("{{ 'a' | replace(1, 2) }}", "two texts"),

@@ -1,1 +1,1 @@
-"""The bounded sandbox of chat templates; the only room that imports jinja2."""
+"""Bounded sandbox for chat templates; the only importer of jinja2."""

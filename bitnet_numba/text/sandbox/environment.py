@@ -1,12 +1,12 @@
-"""The bounded sandbox of chat templates: a program from a stranger that can neither reach out nor run away.
+"""Render untrusted chat templates within bounds on time, memory and what they can reach.
 
-jinja2's own sandbox stops attribute walks but bounds nothing. Here the syntax tree is checked against a list of what
-chat templates need, and loops, calls, operators and comparisons are rewritten to charge a budget.
+jinja2's own sandbox stops attribute walks but bounds nothing. Here only listed kinds of syntax are accepted, and the
+syntax tree is rewritten so that loops, calls, operators and comparisons charge a budget.
 """
 
 import functools
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import CodeType
 from typing import Any, Final, cast
 
@@ -17,20 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from bitnet_numba.errors import TemplateError
-from bitnet_numba.text.sandbox.library import (
-    LOOP_ATTRIBUTES,
-    MAPPING_METHODS,
-    MAX_OUTPUT,
-    TESTS,
-    TEXT_METHODS,
-    Budget,
-    Method,
-    bounded_number,
-    bounded_range,
-    make_filters,
-    printed,
-    raise_exception,
-)
+from bitnet_numba.text.sandbox import functions
 from bitnet_numba.text.sandbox.tree import CONCATENATE, MADE, SPEND, WEIGHED, Meter, check_tree
 
 MAX_SOURCE_BYTES: Final = 64 * 2**10
@@ -41,32 +28,29 @@ _FILE_NAME: Final = "<chat template>"
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
-    """Render a template from a stranger.
-
-    Blocks are trimmed as the authors of chat templates expect (``trim_blocks``, ``lstrip_blocks``).
-
-    Parameters
-    ----------
-    source : str
-        The template, at most 64 KiB of UTF-8.
-    variables : mapping
-        Plain values: text, numbers, booleans, lists, mappings.
+    """Render an untrusted template of at most 64 KiB with plain values: text, numbers, booleans, lists, mappings.
 
     Raises
     ------
     TemplateError
-        If the template is malformed, calls ``raise_exception``, reaches for what it may not have, or needs more than
-        50,000 steps or 2**20 characters of output.
+        If the template is malformed, calls ``raise_exception``, uses what is not allowed, or needs more than 50,000
+        steps or 2**20 characters of output.
     """
     if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise TemplateError(
             f"chat template: longer than {MAX_SOURCE_BYTES:,} bytes; choose another with a named template"
         )
     try:
-        environment = _Environment(Budget())
+        environment = _Environment(functions.Budget())
         template = jinja2.Template.from_code(environment, _compile(source), environment.globals)
-        return _bounded_join(template.generate(**variables))
-    # A template can provoke any exception, also a RecursionError of the parser: each is the template's fault.
+        parts, size = [], 0
+        for part in template.generate(**variables):
+            size += len(part)
+            if size > functions.MAX_OUTPUT:
+                raise TemplateError(f"more than {functions.MAX_OUTPUT:,} characters of output; shorten the chat")
+            parts.append(part)
+        return "".join(parts)
+    # A template can cause any exception, even a RecursionError in the parser.
     except Exception as error:
         line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else _line_of(error)
         place = f"chat template, line {line}" if line else "chat template"
@@ -77,17 +61,7 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _compile(source: str) -> CodeType:
-    return _Environment(Budget()).compile(source, "chat template", _FILE_NAME)
-
-
-def _bounded_join(pieces: Iterator[str]) -> str:
-    kept, size = [], 0
-    for piece in pieces:
-        size += len(piece)
-        if size > MAX_OUTPUT:
-            raise TemplateError(f"more than {MAX_OUTPUT:,} characters of output; shorten the chat")
-        kept.append(piece)
-    return "".join(kept)
+    return _Environment(functions.Budget()).compile(source, "chat template", _FILE_NAME)
 
 
 def _line_of(error: Exception) -> int | None:
@@ -95,57 +69,33 @@ def _line_of(error: Exception) -> int | None:
     return lines[-1] if lines else None
 
 
-_FUNCTIONS: Final[Mapping[str, Any]] = {
-    "range": bounded_range,
-    "namespace": Namespace,
-    "raise_exception": raise_exception,
-}
+_GLOBALS: Final = {"range": functions.bounded_range, "namespace": Namespace, "raise_exception": functions.fail}
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """A jinja2 environment in which everything not allowed by name is refused, for one rendering."""
+    """The jinja2 environment of one rendering; it refuses all that is not allowed by name."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: functions.Budget) -> None:
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, optimized=False, cache_size=0, extensions=["jinja2.ext.loopcontrols"]
         )
         self._budget = budget
         self._macro_depth = 0
-        self.globals = dict(_FUNCTIONS)
-        self.tests = {name: test for name, test in self.tests.items() if name in TESTS}
-        self.filters = self._metered_filters()
-        self.finalize = pass_context(lambda _context, value: budget.made(self._printed(value)))
-
-    def _metered_filters(self) -> dict[str, Any]:
-        filters = {name: self._strict(function) for name, function in make_filters(self._budget).items()}
-        filters["default"] = filters["d"] = self._default
-        filters[SPEND] = self._budget.spend
-        filters[MADE] = self._budget.made
-        filters[WEIGHED] = self._budget.weighed
-        filters[CONCATENATE] = self._concatenate
-        # A filter that wants the context is never folded into a constant while the template is compiled.
-        return {name: _with_context(function) for name, function in filters.items()}
-
-    def _strict(self, function: Any) -> Any:
-        def checked(value: Any, *arguments: Any, **keywords: Any) -> Any:
-            self._budget.spend(1)
-            return function(_defined(value), *arguments, **keywords)
-
-        return checked
+        self.globals = dict(_GLOBALS)
+        self.tests = {name: test for name, test in self.tests.items() if name in functions.TESTS}
+        filters = functions.make_filters(budget) | {"default": _default, "d": _default, CONCATENATE: self._concatenate}
+        filters |= {SPEND: budget.spend, MADE: budget.made, WEIGHED: budget.weighed}
+        # jinja2 never folds a filter into a constant at compile time if it takes the context.
+        self.filters = {name: _with_context(function) for name, function in filters.items()}
+        self.finalize = _with_context(lambda value: budget.made(_printed(value)))
 
     def _concatenate(self, parts: list[Any]) -> str:
-        texts = [self._printed(part) for part in parts]
+        texts = [_printed(part) for part in parts]
         self._budget.spend_characters(sum(map(len, texts)))
         return "".join(texts)
-
-    def _default(self, value: Any, replacement: Any = "", also_if_false: bool = False) -> Any:
-        return replacement if isinstance(value, Undefined) or (also_if_false and not value) else value
-
-    def _printed(self, value: Any) -> str:
-        return "" if isinstance(value, Undefined) else printed(value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -153,27 +103,27 @@ class _Environment(ImmutableSandboxedEnvironment):
         return cast(nodes.Template, Meter().visit(tree))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Return one of the few attributes that a template may see, or the item of that name."""
-        if isinstance(obj, str) and attribute in TEXT_METHODS:
-            return Method(self._budget, obj, attribute)
+        """Return an allowed attribute, or the item of that name."""
+        if isinstance(obj, str) and attribute in functions.TEXT_METHODS:
+            return functions.Method(self._budget, obj, attribute)
+        if isinstance(obj, Mapping) and attribute in functions.MAPPING_METHODS:
+            return functions.Method(self._budget, obj, attribute)
         if isinstance(obj, Mapping):
-            known = attribute in MAPPING_METHODS
-            return Method(self._budget, obj, attribute) if known else self._item(obj, attribute)
-        if isinstance(obj, LoopContext) and attribute in LOOP_ATTRIBUTES:
+            return self._item(obj, attribute)
+        if isinstance(obj, LoopContext) and attribute in functions.LOOP_ATTRIBUTES:
             return getattr(obj, attribute)
         if isinstance(obj, Namespace) and not attribute.startswith("_"):
             return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
-        raise TemplateError(f"attribute {attribute!r} of {type(_defined(obj)).__name__} is not for templates")
+        raise TemplateError(f"attribute {attribute!r} of {type(functions.defined(obj)).__name__} is not for templates")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """Return an item of a list, a text or a mapping; a name that is missing there is undefined."""
-        if isinstance(obj, Mapping) and isinstance(argument, str):
-            return self._item(obj, argument)
-        if isinstance(obj, str | list | tuple | range) and isinstance(argument, int):
+        """Return an item of a list, text or mapping; a missing name is undefined."""
+        is_key = isinstance(obj, Mapping) and isinstance(argument, str)
+        if is_key or (isinstance(obj, str | list | tuple | range) and isinstance(argument, int)):
             return self._item(obj, argument)
         if isinstance(argument, str):
             return self.getattr(obj, argument)
-        raise TemplateError(f"{type(_defined(obj)).__name__}[{type(argument).__name__}] is not for templates")
+        raise TemplateError(f"{type(functions.defined(obj)).__name__}[{type(argument).__name__}] is not for templates")
 
     def _item(self, obj: Any, argument: str | int) -> Any:
         try:
@@ -182,12 +132,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             return self.undefined(obj=obj, name=str(argument))
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a macro, a method or one of the three functions; nothing else can be called."""
+        """Call a macro, an allowed method or one of the three global functions."""
         self._budget.spend(1)
-        # Compiled templates hand these two to every call inside a loop or block; only jinja2's own context wants them.
+        # Compiled templates pass these two to each call inside a loop or block, for jinja2's own context only.
         for name in ("_loop_vars", "_block_vars"):
             kwargs.pop(name, None)
-        if isinstance(_defined(function), Method) or any(function is allowed for allowed in _FUNCTIONS.values()):
+        is_global = any(functions.defined(function) is allowed for allowed in _GLOBALS.values())
+        if is_global or isinstance(function, functions.Method):
             return function(*args, **kwargs)
         if not isinstance(function, Macro):
             raise TemplateError(f"a {type(function).__name__} cannot be called")
@@ -200,20 +151,23 @@ class _Environment(ImmutableSandboxedEnvironment):
             self._macro_depth -= 1
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Apply an arithmetic operator to two numbers, or ``+`` to two texts or two lists."""
-        _defined(left), _defined(right)
+        """Apply an arithmetic operator to numbers, or ``+`` to texts or lists."""
+        functions.defined(left), functions.defined(right)
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             self._budget.spend_characters(len(left) + len(right))
             return left + right
         if operator == "+" and isinstance(left, list) and isinstance(right, list):
             return self._budget.made(left + right)
         if isinstance(left, int | float) and isinstance(right, int | float):
-            return bounded_number(super().call_binop(context, operator, left, right))
+            result = super().call_binop(context, operator, left, right)
+            if isinstance(result, int) and abs(result) >= functions.MAX_INTEGER:
+                raise TemplateError("a whole number beyond 64 bits")
+            return result
         raise TemplateError(f"{type(left).__name__} {operator} {type(right).__name__} is not for templates")
 
     def call_unop(self, context: Any, operator: str, arg: Any) -> Any:
         """Apply a sign to a number."""
-        if not isinstance(_defined(arg), int | float):
+        if not isinstance(functions.defined(arg), int | float):
             raise TemplateError(f"{operator} {type(arg).__name__} is not for templates")
         return super().call_unop(context, operator, arg)
 
@@ -222,7 +176,9 @@ def _with_context(function: Any) -> Any:
     return pass_context(lambda _context, *arguments, **keywords: function(*arguments, **keywords))
 
 
-def _defined(value: Any) -> Any:
-    if isinstance(value, Undefined):
-        value._fail_with_undefined_error()
-    return value
+def _default(value: Any, replacement: Any = "", also_if_false: bool = False) -> Any:
+    return replacement if isinstance(value, Undefined) or (also_if_false and not value) else value
+
+
+def _printed(value: Any) -> str:
+    return "" if isinstance(value, Undefined) else functions.printed(value)

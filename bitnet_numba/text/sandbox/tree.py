@@ -1,13 +1,13 @@
-"""What a chat template may consist of, and where its tree is made to charge for what it does."""
+"""Syntax trees of chat templates: refuse all but the listed nodes, and insert charges to the budget."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 from jinja2 import Environment, nodes
 from jinja2.visitor import NodeTransformer
 
-from bitnet_numba.text.sandbox.library import ITEMS_PER_STEP
+from bitnet_numba.text.sandbox.functions import ITEMS_PER_STEP
 
 MAX_TREE_DEPTH: Final = 100
 _NODES: Final = (
@@ -21,21 +21,21 @@ _NODES: Final = (
     *(nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos),
     *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Concat),
 )
-# Names that the rewritten tree uses; the parentheses keep a template from spelling them.
+# Filters of the rewritten tree; no template can spell a name with parentheses.
 SPEND, MADE, WEIGHED, CONCATENATE = "(spend)", "(made)", "(weighed)", "(concatenate)"
 
 
 def check_tree(tree: nodes.Template, environment: Environment) -> None:
-    """Refuse every kind of node, filter and test that is not on the lists, and trees too deep to compile."""
-    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
-    while waiting:
-        node, depth = waiting.pop()
+    """Refuse nodes, filters and tests that are not listed, and trees too deep to compile."""
+    stack: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while stack:
+        node, depth = stack.pop()
         if depth > MAX_TREE_DEPTH:
             raise jinja2.TemplateSyntaxError(f"nested more than {MAX_TREE_DEPTH} deep", node.lineno)
         reason = _refusal(node, environment)
         if reason:
             raise jinja2.TemplateSyntaxError(f"{reason} is not for chat templates", node.lineno)
-        waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
+        stack += [(child, depth + 1) for child in node.iter_child_nodes()]
 
 
 def _refusal(node: nodes.Node, environment: Environment) -> str | None:
@@ -49,63 +49,48 @@ def _refusal(node: nodes.Node, environment: Environment) -> str | None:
         return "a recursive loop"
     if isinstance(node, nodes.Call | nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
         return "a call with * or **"
-    # The hash of a nested key could take for ever.
+    # Hashing a nested key takes unbounded time.
     if isinstance(node, nodes.Pair) and not (isinstance(node.key, nodes.Const) and isinstance(node.key.value, str)):
         return "a mapping whose keys are not plain text"
     return None
 
 
 class Meter(NodeTransformer):
-    """Put a charge before each loop turn and macro body, and around whatever can be large."""
+    """Insert a charge before each loop iteration and macro body, and around expressions that can be large."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 (jinja2's visitor names)
-        charge_test = _charge([node.test], node.lineno) if node.test is not None else None
-        self.visit_Macro(node)
-        if node.test is not None and charge_test is not None:
-            node.test = nodes.And(charge_test, node.test, lineno=node.lineno)
-        return node
-
-    def visit_Macro(self, node: nodes.Macro | nodes.For) -> nodes.Node:  # noqa: N802
-        charge = _charge(node.body, node.lineno)
-        self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(charge, lineno=node.lineno))
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        return _wrap(nodes.List(list(node.nodes), lineno=node.lineno), CONCATENATE)
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        node.expr = _wrap(node.expr, WEIGHED)
-        for operand in node.ops:
-            operand.expr = _wrap(operand.expr, WEIGHED)
-        return node
-
-    def visit_Test(self, node: nodes.Test) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if node.args:
+    def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
+        """Rewrite a node after its children; a body is charged for what it held before."""
+        body = _charge(node.body, node.lineno) if isinstance(node, nodes.For | nodes.Macro) else None
+        test = _charge([node.test], node.lineno) if isinstance(node, nodes.For) and node.test is not None else None
+        super().generic_visit(node)
+        if isinstance(node, nodes.For | nodes.Macro) and body is not None:
+            node.body.insert(0, nodes.ExprStmt(body, lineno=node.lineno))
+        if isinstance(node, nodes.For) and node.test is not None and test is not None:
+            node.test = nodes.And(test, node.test, lineno=node.lineno)
+        elif isinstance(node, nodes.Concat):
+            return _wrap(nodes.List(list(node.nodes), lineno=node.lineno), CONCATENATE)
+        elif isinstance(node, nodes.Compare):
+            node.expr = _wrap(node.expr, WEIGHED)
+            for operand in node.ops:
+                operand.expr = _wrap(operand.expr, WEIGHED)
+        elif isinstance(node, nodes.Test) and node.args:
             node.node = _wrap(node.node, WEIGHED)
             node.args = [_wrap(argument, WEIGHED) for argument in node.args]
-        return node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        self.generic_visit(node)
-        if isinstance(node.arg, nodes.Slice):
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
             node.node = _wrap(node.node, MADE)
         return node
 
 
 def _charge(body: Sequence[nodes.Node], line: int) -> nodes.Filter:
-    """Return a node that charges one run of ``body``: by the number of its nodes, and by the plain text among them."""
+    """Return a node that charges one run of ``body`` by its number of nodes and of literal characters."""
     n_nodes = n_characters = 0
-    waiting = list(body)
-    while waiting:
-        node = waiting.pop()
+    stack = list(body)
+    while stack:
+        node = stack.pop()
         n_nodes += 1
         if isinstance(node, nodes.TemplateData):
             n_characters += len(node.data)
-        waiting += node.iter_child_nodes()
+        stack += node.iter_child_nodes()
     steps = 1 + n_nodes // ITEMS_PER_STEP + n_characters // 1024
     return _wrap(nodes.Const(steps, lineno=line), SPEND)
 
