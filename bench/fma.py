@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common import interleaved, options, print_result
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.vector import add_f32, fma_f32, sub_f32, zero_f32

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bench.common import interleaved
 from bench.peak import PeakTest
 from bench.read import ReadTest
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import (
     TOKENS,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from numba.core import cgutils
 
 from bench.common import interleaved
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.memory import load_bytes, store_i32
 from bitnet_numba.backends.cpu.simd.operation import array_op

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common import interleaved, options, print_result
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.backends.cpu.simd.memory import load_i32, prefetch, store_i32
 from bitnet_numba.backends.cpu.simd.vector import add_i32, zero_i32

@@ -19,7 +19,7 @@ from bench.kernels import SHAPES, STREAM_BYTES
 from bench.lut.bytes import ENTRIES, bytes_product
 from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_product
 from bench.read import ReadTest
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemv
 from bitnet_numba.backends.cpu.memory import allocate

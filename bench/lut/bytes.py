@@ -9,7 +9,7 @@ from numba.core import types
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bench.lut.shuffles import LINE, RUN_LINES, Bytes, pair_sums
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
 from bitnet_numba.backends.cpu.simd.memory import prefetch, store_i32
 from bitnet_numba.backends.cpu.simd.operation import I8, I32, I64, Builder, Value, address, array_op

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba.core import types
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.memory import PREFETCH_BYTES, load_bytes, prefetch, store_i32

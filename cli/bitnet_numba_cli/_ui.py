@@ -54,7 +54,7 @@ def compilation_notice() -> Iterator[None]:
 
     On a terminal the line counts the seconds and is removed at the end; elsewhere it is written once.
     """
-    from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
+    from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
 
     if kernel_cache.is_warm():
         yield

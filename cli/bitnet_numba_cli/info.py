@@ -69,7 +69,7 @@ def _cpu() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """Describe the kernel cache before loading fills it."""
-    from bitnet_numba.backends.cpu.kernels import kernel_cache  # here, because it imports numba
+    from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
 
     folder = kernel_cache.cache_dir()
     return {"folder": None if folder is None else str(folder), "warm": kernel_cache.is_warm()}

@@ -110,4 +110,4 @@ def install(patch: pytest.MonkeyPatch, model: FakeModel) -> None:
         return model
 
     patch.setattr(bitnet_numba, "load", load)
-    patch.setattr("bitnet_numba.backends.cpu.kernels.kernel_cache.is_warm", lambda: True)
+    patch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: True)

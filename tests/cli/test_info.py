@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_numba.backends.cpu.kernels import kernel_cache
+from bitnet_numba.backends.cpu.compiler import kernel_cache
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.generate import memory_check

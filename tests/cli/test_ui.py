@@ -10,7 +10,7 @@ from bitnet_numba_cli import _ui
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let compilation lie ahead, and the notice come at once."""
-    monkeypatch.setattr("bitnet_numba.backends.cpu.kernels.kernel_cache.is_warm", lambda: False)
+    monkeypatch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: False)
     monkeypatch.setattr(_ui, "NOTICE_DELAY", 0.0)
 
 
@@ -47,7 +47,7 @@ def test_compilation_counts_on_a_terminal_and_disappears(
 def test_nothing_is_said_when_kernels_lie_ready(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bitnet_numba.backends.cpu.kernels.kernel_cache.is_warm", lambda: True)
+    monkeypatch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: True)
     monkeypatch.setattr(_ui, "NOTICE_DELAY", 0.0)
     with _ui.compilation_notice():
         time.sleep(0.05)
@@ -55,7 +55,7 @@ def test_nothing_is_said_when_kernels_lie_ready(
 
 
 def test_a_short_wait_is_not_worth_a_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_numba.backends.cpu.kernels.kernel_cache.is_warm", lambda: False)
+    monkeypatch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: False)
     with _ui.compilation_notice():
         pass
     assert capsys.readouterr() == ("", "")

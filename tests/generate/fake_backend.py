@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitnet_numba.backends.numpy import sampling
+from bitnet_numba.backends.numpy.sampling import NumPySampling
 from bitnet_numba.backends.protocol import Candidates, Rivals, TokenChunk
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.language_model import LanguageModel
@@ -151,12 +151,12 @@ class FakeBackend:
         return np.where(x >= -64, np.exp(x), 0).astype(np.float32)
 
     def mark_favoured(self, random_offset: int, sample_time: float, marks: NDArray[np.uint8]) -> None:
-        sampling.mark_favoured(random_offset, sample_time, marks)
+        NumPySampling().mark_favoured(random_offset, sample_time, marks)
 
     def exponential_race(
         self, weights: NDArray[np.float64], ids: NDArray[np.int64] | None, random_offset: int
     ) -> Rivals:
-        return sampling.exponential_race(weights, ids, random_offset)
+        return NumPySampling().exponential_race(weights, ids, random_offset)
 
     def memory(self, prefix_pages: int) -> dict[str, Any]:
         return {"prefix_pages": prefix_pages}

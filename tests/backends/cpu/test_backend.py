@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
+from bitnet_numba.backends.cpu.compiler.kernel_cache import is_warm
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
-from bitnet_numba.backends.cpu.kernels.kernel_cache import is_warm
 from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.cpu.kv_cache import KVCache
 from bitnet_numba.backends.protocol import (

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.forward.arrays import K, Q, Step, V
 from bitnet_numba.backends.cpu.kernels.attention.block import attend_block, scratch_of
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, n_masked
@@ -19,7 +20,6 @@ from bitnet_numba.backends.cpu.kernels.attention.store import (
     head_block_at,
     store_position,
 )
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.registry import Kernel
 from bitnet_numba.backends.cpu.kernels.residual import scale
 from bitnet_numba.backends.cpu.kernels.rope import rope

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.compiler.by_reference import by_reference
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.forward.arrays import (
     CANDIDATE_HEAD,
     DOWN,
@@ -24,13 +26,11 @@ from bitnet_numba.backends.cpu.forward.attention import attention
 from bitnet_numba.backends.cpu.kernels.ffn import gated_relu2, gated_silu
 from bitnet_numba.backends.cpu.kernels.head.full import embedding_row, head_product
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import candidate_logits
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.norm import rms_norm
 from bitnet_numba.backends.cpu.kernels.quantize import quantize_absmax
 from bitnet_numba.backends.cpu.kernels.registry import Kernel
 from bitnet_numba.backends.cpu.kernels.residual import add_scaled
 from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemm, ternary_gemv
-from bitnet_numba.backends.cpu.simd.by_reference import by_reference
 from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.softmax import exp_f32
 from bitnet_numba.backends.cpu.simd.memory import load_i32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES

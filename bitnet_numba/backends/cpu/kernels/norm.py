@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.simd.vector import broadcast_f32, fma_f32, mul_f32, sqrt_f32, sum_f32, zero_f32

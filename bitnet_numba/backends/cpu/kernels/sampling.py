@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 
 # SplitMix64, as backends/protocol.py has it
 _STEP = np.uint64(0x9E3779B97F4A7C15)

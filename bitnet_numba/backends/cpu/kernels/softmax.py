@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.array_check import check_array
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES

@@ -7,7 +7,7 @@ another Python thread is busy, so only the caller does that, once a step, and wi
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.threads.command_buffer import (
     CLOSED,
     DONE,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.attention.block import (
     QUERIES_PER_TILE,
     Scratch,
@@ -21,7 +22,6 @@ from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.full import head_product
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import int8_copy_shape, quantize_rows
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries, candidate_logits
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.registry import Counts, new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import GemmScratch, gemm_scratch, ternary_gemm, ternary_gemv
 from bitnet_numba.backends.cpu.packed_sizes import packed_size

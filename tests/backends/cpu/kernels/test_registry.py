@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import KERNEL_IDS, Counts, Kernel, counted, new_counts
 from bitnet_numba.backends.cpu.kernels.softmax import softmax
 from bitnet_numba.backends.cpu.simd import cpu

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
 from bitnet_numba.backends.cpu.kernels.softmax import LOWEST, exp, exp_f32, exp_to_1, softmax
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32

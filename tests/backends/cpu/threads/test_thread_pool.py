@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier, claim, meet_for, slots_end
 from tests.backends.cpu.kernels.running import pool_of
 

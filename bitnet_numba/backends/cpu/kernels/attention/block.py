@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, causal_limit, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import MASKED, Results, new_results, results_of
 from bitnet_numba.backends.cpu.kernels.attention.store import (
@@ -16,7 +17,6 @@ from bitnet_numba.backends.cpu.kernels.attention.store import (
     POSITIONS_PER_TILE,
     HeadBlock,
 )
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.float_tile import add_to_rows, load_rows, load_vectors, store_rows, zero_rows

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from bitnet_numba.backends.cpu.compiler.jit import jit_inline
 from bitnet_numba.backends.cpu.kernels.attention.store import POSITIONS_PER_BLOCK
-from bitnet_numba.backends.cpu.kernels.jit import jit_inline
 
 
 class CausalLimits(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd.memory import broadcast_from, load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES

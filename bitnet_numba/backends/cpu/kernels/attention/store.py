@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.kernels.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_column, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.simd.vector import (

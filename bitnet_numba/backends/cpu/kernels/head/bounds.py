@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
     BASE,
@@ -38,7 +39,6 @@ from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
     ROUNDING,
     SCALE,
 )
-from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import (

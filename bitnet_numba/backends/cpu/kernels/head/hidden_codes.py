@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.full import ELEMENTS_PER_STEP
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
     BIAS,
@@ -16,7 +17,6 @@ from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
     norm_above,
     rounded,
 )
-from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
 from bitnet_numba.backends.cpu.simd.types import LANES
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
 from bitnet_numba.backends.cpu.simd.types import LANES

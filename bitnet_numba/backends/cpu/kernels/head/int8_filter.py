@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.bounds import (
     FilterState,
     bound_logits,
@@ -18,7 +19,6 @@ from bitnet_numba.backends.cpu.kernels.head.bounds import (
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import HiddenCodes
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import below
 from bitnet_numba.backends.cpu.kernels.head.rescore import rescore
-from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK, row_product
-from bitnet_numba.backends.cpu.kernels.jit import jit
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd.memory import load_f32, prefetch
 from bitnet_numba.backends.cpu.simd.types import LANES

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.kernels.ternary.layout import (
     FIFTH,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 import bitnet_numba.backends.cpu.simd.vector as v
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.kernels.ternary.layout import (
     FIFTH,

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.cpu.array_check import check_array
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, RUN, TRITS, WORD, grouped_columns
 from bitnet_numba.backends.cpu.simd.memory import copy_word, load_bytes, store_bytes
 from bitnet_numba.backends.cpu.simd.trits import add_trit_0, add_trit_2, add_trit_4, add_trit_6

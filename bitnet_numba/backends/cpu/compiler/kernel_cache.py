@@ -22,7 +22,14 @@ from bitnet_numba.settings import read_settings
 _PACKAGE = Path(__file__).parent.parent
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Numba's own key does not see a helper, or a constant, that changed in another module
-_COMPILED_SOURCES = ("simd/**/*.py", "threads/**/*.py", "kernels/**/*.py", "forward/**/*.py", "packed_sizes.py")
+_COMPILED_SOURCES = (
+    "compiler/**/*.py",
+    "simd/**/*.py",
+    "threads/**/*.py",
+    "kernels/**/*.py",
+    "forward/**/*.py",
+    "packed_sizes.py",
+)
 
 
 @functools.cache

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from numba.core.errors import TypingError
 
-from bitnet_numba.backends.cpu.kernels.jit import jit
-from bitnet_numba.backends.cpu.simd.by_reference import by_reference
+from bitnet_numba.backends.cpu.compiler.by_reference import by_reference
+from bitnet_numba.backends.cpu.compiler.jit import jit
 
 
 class Inner(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numba.core.caching import FunctionCache
 
-from bitnet_numba.backends.cpu.kernels import kernel_cache
-from bitnet_numba.backends.cpu.kernels.jit import jit
+from bitnet_numba.backends.cpu.compiler import kernel_cache
+from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.norm import rms_norm
 from bitnet_numba.backends.cpu.simd import cpu
 from tests.subprocesses import run_python

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from bitnet_numba.backends.cpu.kernels.kernel_cache import use_kernel_cache
+from bitnet_numba.backends.cpu.compiler.kernel_cache import use_kernel_cache
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

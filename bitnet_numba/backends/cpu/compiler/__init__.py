@@ -1,0 +1,1 @@
+"""How kernels are compiled by Numba, and the cache on disk that keeps the machine code."""
