@@ -117,10 +117,10 @@ class Tokenizer:
         ids: list[int] = []
         position = 0
         for span in spans:
-            ids += self._encode_pieces(text, position, span.start, cuts)
+            ids += self._encode_between(text, position, span.start, cuts)
             ids.append(span.token_id)
             position = span.stop
-        return ids + self._encode_pieces(text, position, len(text), cuts)
+        return ids + self._encode_between(text, position, len(text), cuts)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Return the text of token ids; invalid UTF-8 becomes U+FFFD. ParameterError for an unknown id."""
@@ -146,10 +146,10 @@ class Tokenizer:
 
         return StreamDecoder(bytes_of, drops_space=at_start and self._drops_space)
 
-    def _encode_pieces(self, text: str, start: int, stop: int, cuts: Sequence[int]) -> list[int]:
+    def _encode_between(self, text: str, start: int, stop: int, cuts: Sequence[int]) -> list[int]:
         borders = [start, *(cut for cut in cuts if start < cut < stop), stop]
-        pieces = (self._encode_plain(text, first, end) for first, end in itertools.pairwise(borders))
-        return list(itertools.chain.from_iterable(pieces))
+        parts = (self._encode_plain(text, first, end) for first, end in itertools.pairwise(borders))
+        return list(itertools.chain.from_iterable(parts))
 
     def _encode_plain(self, text: str, start: int, stop: int) -> list[int]:
         ids: list[int] = []

@@ -1,4 +1,4 @@
-"""The root mean square of a tensor, read piece by piece: exactly from counts and scale where it is ternary."""
+"""RMS of a tensor, read in chunks; from counts and scales where it is ternary, without unpacking."""
 
 import math
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from bitnet_numba.formats.tensor_formats import FORMATS, Kind, TensorFormat, flo
 from bitnet_numba.model.roles import Role
 from bitnet_numba.validate.model_files import ModelFiles, StoredTensor
 
-PIECE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 FLOAT_TYPES = type_names(Kind.FLOAT)
 PACKED = "U8"  # four weights a byte, the scale in a tensor beside it
 TERNARY_TYPES = (*type_names(Kind.TERNARY), PACKED)
 
-TokenChunk = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 
 class _Squares(NamedTuple):
@@ -57,19 +57,18 @@ def root_mean_square(model: ModelFiles, tensor: StoredTensor) -> float:
     return math.sqrt(mean) * abs(_separate_scale(model, tensor))
 
 
-# ---- pieces ----------------------------------------------------------------------------------------------------------
-def pieces(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Iterator[TokenChunk]:
-    """Yield a tensor's bytes in pieces of whole units, each valid until the next is asked for.
+# ---- chunks ----------------------------------------------------------------------------------------------------------
+def chunks(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Iterator[Bytes]:
+    """Yield a tensor's bytes in chunks of whole units, each valid until the next one.
 
     They are read, not mapped: mapped pages would count as this process's memory.
 
     Parameters
     ----------
-    tensor : StoredTensor
     unit : int
         Bytes that stay together.
     n_bytes : int, optional
-        How many of its bytes to read; by default all.
+        Number of bytes to read; by default all.
 
     Raises
     ------
@@ -77,16 +76,16 @@ def pieces(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Itera
         If the file cannot be read, or has become shorter.
     """
     left = tensor.n_bytes if n_bytes is None else n_bytes
-    buffer = np.empty(min(left, PIECE_BYTES // unit * unit), np.uint8)
+    buffer = np.empty(min(left, CHUNK_BYTES // unit * unit), np.uint8)
     try:
         with tensor.file.open("rb", buffering=0) as file:
             file.seek(tensor.offset)
             while left:
-                piece = buffer[: min(left, buffer.size)]
-                if file.readinto(piece.data) != piece.size:
+                chunk = buffer[: min(left, buffer.size)]
+                if file.readinto(chunk.data) != chunk.size:
                     raise BitNetError(f"{tensor.place}: the file ends inside it; get the file again")
-                yield piece
-                left -= piece.size
+                yield chunk
+                left -= chunk.size
     except OSError as error:
         raise BitNetError(f"{tensor.file}: cannot be read ({error.strerror}); check its permissions") from error
 
@@ -115,14 +114,14 @@ def _squares(tensor: StoredTensor) -> _Squares:
     block, block_bytes, tail_bytes, _ = known.layout
     codec, ternary = known.codec, ternary_codec(known.type)
     totals, n_weights = [], 0
-    for piece in pieces(tensor, block_bytes, tensor.n_bytes - tail_bytes):
-        n = piece.size // block_bytes * block
+    for chunk in chunks(tensor, block_bytes, tensor.n_bytes - tail_bytes):
+        n = chunk.size // block_bytes * block
         if ternary is not None:
-            nonzeros, scales = ternary.count_nonzeros(piece, tensor.place)
+            nonzeros, scales = ternary.count_nonzeros(chunk, tensor.place)
             totals.append(float(np.sum(nonzeros * scales.astype(np.float64) ** 2)))
         else:
             with np.errstate(invalid="ignore"):  # a signalling NaN; the result says it
-                values = codec.dequantize(piece, (1, n), tensor.place).astype(np.float64)
+                values = codec.dequantize(chunk, (1, n), tensor.place).astype(np.float64)
             totals.append(float(np.sum(values * values)))
         n_weights += n
     scale = i2s_scale(tensor) if tail_bytes else 1.0
@@ -132,8 +131,8 @@ def _squares(tensor: StoredTensor) -> _Squares:
 def _packed(tensor: StoredTensor) -> _Squares:
     """Sum the squares of a packed Hugging Face matrix at a scale of 1."""
     counts = np.zeros(256, np.int64)
-    for piece in pieces(tensor, 1):
-        counts += np.bincount(piece, minlength=256)
+    for chunk in chunks(tensor, 1):
+        counts += np.bincount(chunk, minlength=256)
     return _Squares(two_bit_nonzeros(counts, tensor.place), 4 * tensor.n_bytes)
 
 
@@ -149,7 +148,7 @@ def _separate_scale(model: ModelFiles, tensor: StoredTensor) -> float:
     if codec is None or not beside.n_bytes:
         raise UnsupportedError(f"{beside.place}: {beside.type} {list(beside.shape)} is no scale; save one BF16 or F32")
     n_bytes = np.dtype(codec.stored).itemsize
-    scale = float(codec.dequantize(next(pieces(beside, n_bytes, n_bytes)), (1, 1), beside.place)[0, 0])
+    scale = float(codec.dequantize(next(chunks(beside, n_bytes, n_bytes)), (1, 1), beside.place)[0, 0])
     if not model.packed_scale_divides or tensor.type != PACKED:
         return scale
     return 1 / scale if scale else math.inf

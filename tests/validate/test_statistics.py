@@ -46,7 +46,7 @@ def expected(toy: ToyModel, role: str, layer: int, *, masters: bool) -> float:
 
 @pytest.mark.parametrize("kind", GGUF_TYPES)
 def test_gguf_tensors(toy: ToyModel, kind: TensorType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "PIECE_BYTES", 700)  # several pieces a tensor, the last one short
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 700)  # several chunks a tensor, the last one short
     model = read_model_files(toy.gguf(kind).write(tmp_path / "toy.gguf"))
     is_ternary = kind in (TensorType.I2_S, TensorType.TQ1_0, TensorType.TQ2_0)
     # scales of TQ forms are float16, Q8_0 rounds each weight
