@@ -51,30 +51,27 @@ class ChatTemplate:
         return render_template(self.source, variables)
 
 
-NAMED_TEMPLATES: Final[Mapping[str, ChatTemplate]] = {
-    template.name: template
-    for template in (
-        ChatTemplate(
-            "bitnet",
+NAMED_TEMPLATES: Final = {
+    name: ChatTemplate(name, source)
+    for name, source in {
+        "bitnet": (
             "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
             "{{ message.role | capitalize }}: {{ message.content | trim }}<|eot_id|>{% endfor %}"
-            "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}",
+            "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
         ),
-        ChatTemplate(
-            "llama3",
+        "llama3": (
             "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
             "{{ '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\n\n' }}"
             "{{ message.content | trim }}<|eot_id|>{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+            "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
         ),
-        ChatTemplate(
-            "chatml",
+        "chatml": (
             "{% for message in messages %}"
             "{{ '<|im_start|>' ~ message.role ~ '\n' ~ message.content ~ '<|im_end|>\n' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
         ),
-        ChatTemplate("raw", "{% for message in messages %}{{ message.content }}{% endfor %}"),
-    )
+        "raw": "{% for message in messages %}{{ message.content }}{% endfor %}",
+    }.items()
 }
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: a hub on this machine that holds a model, and a cache and an environment of the test's own."""
+"""Fixtures: a local hub with one model, an empty cache, a clean environment."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> Path:
-    """Let the hub's library and the commands use this server, and a cache of their own."""
+    """Point the hub's library and the commands to this server and to an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     template = "/{repo_id}/resolve/{revision}/{filename}"

@@ -1,4 +1,4 @@
-"""A hub on this machine that speaks as much of the real one as a pull needs, and fails on demand."""
+"""A local hub with the part of the protocol that a pull needs; it fails on demand."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ REPO = "org/model"
 
 
 class Request(NamedTuple):
-    """A request as it came: ``kind`` is list, HEAD or GET."""
+    """A received request: ``kind`` is list, HEAD or GET."""
 
     kind: str
     path: str
@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
 @dataclass
 class FakeHub:
-    """What the server holds, how it is to fail, and what it was asked.
+    """Files of the server, faults to inject, and requests received.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class FakeHub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request; the server's class attribute ``hub`` says what with."""
+    """Answer one request from the class attribute ``hub``."""
 
     hub: FakeHub
     protocol_version = "HTTP/1.1"
@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server to which a client that leaves is no news."""
+    """A server that does not log clients that disconnect."""
 
     daemon_threads = True
 
@@ -168,7 +168,7 @@ def status(code: int, **headers: str) -> Fault:
 
 
 def dies_after(n_bytes: int, *, stalls: bool = False) -> Fault:
-    """Send so many bytes of what is asked for, then break the connection, or fall silent."""
+    """Send ``n_bytes`` of the requested file, then break the connection, or stall."""
 
     def fault(handler: Handler) -> None:
         content = handler.content or b""

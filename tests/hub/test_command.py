@@ -128,7 +128,7 @@ def test_a_wrong_environment_is_one_line(variable: str, value: str, code: int, t
     assert told in done.stderr.splitlines()[-1]
 
 
-def test_offline_tells_how_to_bring_the_file_by_hand(cache: Path, hub: FakeHub) -> None:
+def test_offline_prints_instructions_for_a_manual_download(cache: Path, hub: FakeHub) -> None:
     result = run(ID, "--offline", "--sha256", SHA256)
     assert result.exit_code == 14
     assert f"curl -fL -C - -o {NAME} {hub.endpoint}/{REPO}/resolve/main/{NAME}\n" in result.stderr
@@ -138,12 +138,12 @@ def test_offline_tells_how_to_bring_the_file_by_hand(cache: Path, hub: FakeHub) 
     assert hub.requests == []
 
 
-def test_offline_what_lies_in_the_cache_is_served(cache: Path) -> None:
+def test_offline_uses_the_cache(cache: Path) -> None:
     online = run(ID)
     assert run(ID, "--offline").stdout == online.stdout
 
 
-def test_an_interrupted_process_ends_with_130_and_the_next_goes_on(tmp_path: Path, hub: FakeHub) -> None:
+def test_an_interrupted_process_exits_with_130_and_the_next_resumes(tmp_path: Path, hub: FakeHub) -> None:
     hub.fail(dies_after(1_000, stalls=True))
     environment = os.environ | {
         "HF_ENDPOINT": hub.endpoint,
@@ -169,7 +169,7 @@ def test_an_interrupted_process_ends_with_130_and_the_next_goes_on(tmp_path: Pat
 
 
 def wait_for_bytes(cache: Path, n_bytes: int) -> None:
-    """Wait until the partial file has so many bytes, written or waiting to be."""
+    """Wait until the partial file has this number of bytes, flushed or buffered."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if any(path.stat().st_size >= n_bytes for path in cache.rglob("*.incomplete")):

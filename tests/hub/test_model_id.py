@@ -1,4 +1,4 @@
-"""Hub ids, which files are a model, and what is found in the cache."""
+"""Hub ids, the choice of model files, and the cache."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def test_an_id_reads_as_it_is_written(org: str, name: str, revision: str, file: 
         *("a/b:c//d", "a/b@r:c:d", "a b/c", "é/b", "a/b:c\\d", "a/b@r/../../x", "a/b:\x1b[2J"),
     ],
 )
-def test_what_is_no_id(text: str) -> None:
+def test_invalid_ids(text: str) -> None:
     assert parse_reference(text) is None
     with pytest.raises(ParameterError, match="not a model on the hub"):
         checked_reference(text)
@@ -66,7 +66,7 @@ def test_the_model_of_a_repository(names: list[str], chosen: list[str]) -> None:
 
 
 @pytest.mark.parametrize("names", [["a-f16.gguf", "b.gguf"], ["a-i2_s.gguf", "b-i2_s.gguf", "c.gguf"]])
-def test_a_choice_that_only_the_user_can_make(names: list[str]) -> None:
+def test_an_ambiguous_choice_is_an_error(names: list[str]) -> None:
     with pytest.raises(BitNetError, match=r"a/b: holds 2 GGUF files \(.*\); choose one with --file or ':file'"):
         choose_files(names, "a/b")
 
@@ -74,7 +74,7 @@ def test_a_choice_that_only_the_user_can_make(names: list[str]) -> None:
 # ---- the cache -------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RepositoryCache:
-    """Let the embedded model lie in the cache as a file of a repository."""
+    """Cache the embedded model as a file of a repository."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     cache = RepositoryCache("org/model")
@@ -95,7 +95,7 @@ def test_a_model_in_the_cache_is_opened(name: str, cached: RepositoryCache) -> N
 
 
 @pytest.mark.parametrize("name", ["org/other", "org/model@v2", "org/model:other.gguf", f"org/model@{'0' * 40}"])
-def test_a_model_that_is_not_there_is_never_fetched_silently(name: str, cached: RepositoryCache) -> None:
+def test_a_missing_model_is_never_downloaded_silently(name: str, cached: RepositoryCache) -> None:
     with pytest.raises(BitNetError) as caught:
         open_source(name)
     assert str(caught.value).endswith(f"correct the path, or fetch it with 'bitnet-numba pull {name}'")
@@ -109,7 +109,7 @@ def test_a_file_comes_before_the_hub(cached: RepositoryCache, tmp_path: Path) ->
     source.close()
 
 
-def test_a_link_to_a_content_that_is_gone_is_made_again(cached: RepositoryCache) -> None:
+def test_a_dangling_link_is_made_again(cached: RepositoryCache) -> None:
     path = cached.snapshot(COMMIT) / "demo.gguf"
     cached.blob("content").unlink()
     assert cached.find(HubReference("org/model")) == []

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "how-to" / "pull-behind-a-proxy-or-air-gap.md"
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing lie in the cache."""
+    """Use an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
 

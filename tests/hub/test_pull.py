@@ -1,4 +1,4 @@
-"""Pulling from a hub that fails: what is tried again, what is kept, and how it ends."""
+"""Pulls from a hub that fails: what is retried, what is resumed, and which error is raised."""
 
 import errno
 import hashlib
@@ -53,8 +53,8 @@ def partial() -> Path:
     return RepositoryCache(REPO).partial(SHA256)
 
 
-# ---- what goes well --------------------------------------------------------------------------------------------------
-def test_a_file_lands_where_the_hub_s_library_finds_it(cache: Path) -> None:
+# ---- success ---------------------------------------------------------------------------------------------------------
+def test_a_file_is_stored_where_the_hub_s_library_finds_it(cache: Path) -> None:
     seen: list[Progress] = []
     pulled = fetch(report=seen.append)
     assert pulled.path.read_bytes() == CONTENT
@@ -65,7 +65,7 @@ def test_a_file_lands_where_the_hub_s_library_finds_it(cache: Path) -> None:
     assert seen[-1].seconds_left == 0
 
 
-def test_what_lies_in_the_cache_is_not_fetched_again(cache: Path, hub: FakeHub) -> None:
+def test_a_cached_file_is_not_downloaded_again(cache: Path, hub: FakeHub) -> None:
     first = fetch()
     assert fetch() == first
     assert len(hub.asked("GET")) == 1
@@ -91,7 +91,7 @@ def test_the_only_gguf_is_found(cache: Path, hub: FakeHub) -> None:
     assert fetch(HubReference(REPO), offline=True).path.name == NAME
 
 
-def test_a_directory_comes_whole(cache: Path, hub: FakeHub) -> None:
+def test_a_directory_is_downloaded_completely(cache: Path, hub: FakeHub) -> None:
     hub.files = {name: name.encode() for name in ("config.json", "model.safetensors", "tokenizer.json", "x.bin")}
     pulled = fetch(HubReference(REPO, "v1.0"))
     assert pulled.path.is_dir()
@@ -109,7 +109,7 @@ def test_a_file_in_a_folder_of_a_branch_with_a_slash(cache: Path, hub: FakeHub) 
     assert fetch(reference, offline=True).path.read_bytes() == b"GGUF"
 
 
-# ---- what is tried again ---------------------------------------------------------------------------------------------
+# ---- retries and resumption ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("at", ["HEAD", "GET"])
 @pytest.mark.parametrize(
     ("fault", "told"),
@@ -123,7 +123,9 @@ def test_a_file_in_a_folder_of_a_branch_with_a_slash(cache: Path, hub: FakeHub) 
     ],
     ids=["reset", "stall", "503", "500", "408", "429"],
 )
-def test_a_passing_failure_is_told_and_passes(at: str, fault: Fault, told: str, cache: Path, hub: FakeHub) -> None:
+def test_a_transient_failure_is_reported_and_retried(
+    at: str, fault: Fault, told: str, cache: Path, hub: FakeHub
+) -> None:
     hub.fail(fault, fault, at=at)
     said: list[str] = []
     assert fetch(say=said.append).path.read_bytes() == CONTENT
@@ -132,18 +134,18 @@ def test_a_passing_failure_is_told_and_passes(at: str, fault: Fault, told: str, 
 
 
 @pytest.mark.parametrize("stalls", [False, True], ids=["dies", "stalls"])
-def test_a_transfer_goes_on_where_it_broke(stalls: bool, cache: Path, hub: FakeHub) -> None:
+def test_a_transfer_resumes_where_it_broke(stalls: bool, cache: Path, hub: FakeHub) -> None:
     hub.fail(dies_after(1_000, stalls=stalls), dies_after(500, stalls=stalls))
     assert fetch().files[0].sha256 == SHA256
     assert hub.asked("GET") == [None, "bytes=1000-", "bytes=1500-"]
 
 
-def test_attempts_are_counted_from_the_last_byte_that_came(cache: Path, hub: FakeHub) -> None:
+def test_attempts_are_counted_from_the_last_received_byte(cache: Path, hub: FakeHub) -> None:
     hub.fail(*[dies_after(100)] * (3 * FAST.attempts))
     assert fetch().files[0].sha256 == SHA256
 
 
-def test_the_next_process_goes_on(cache: Path, hub: FakeHub) -> None:
+def test_the_next_process_resumes(cache: Path, hub: FakeHub) -> None:
     hub.fail(dies_after(HALF), *[reset] * FAST.attempts)
     with pytest.raises(NetworkError, match="tried 3 times: check the network"):
         fetch()
@@ -153,7 +155,7 @@ def test_the_next_process_goes_on(cache: Path, hub: FakeHub) -> None:
     assert not partial().exists()
 
 
-def test_an_interruption_keeps_what_has_come(cache: Path, hub: FakeHub) -> None:
+def test_an_interruption_keeps_the_received_bytes(cache: Path, hub: FakeHub) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.done:
             raise KeyboardInterrupt
@@ -184,7 +186,7 @@ def test_an_interruption_keeps_what_has_come(cache: Path, hub: FakeHub) -> None:
     ],
     ids=["half", "whole", "too long", "416", "range ignored", "another part", "unnamed part"],
 )
-def test_a_partial_file_is_gone_on_with(
+def test_a_partial_file_is_resumed(
     left: bytes, fault: Fault | None, asked: list[str | None], cache: Path, hub: FakeHub
 ) -> None:
     RepositoryCache(REPO).make_folders(SHA256)
@@ -204,7 +206,7 @@ def test_a_partial_file_is_gone_on_with(
     ],
     ids=["short", "long", "short, unsaid", "long, unsaid"],
 )
-def test_a_wrong_length_is_not_believed(fault: Fault, cache: Path, hub: FakeHub) -> None:
+def test_a_wrong_length_is_retried(fault: Fault, cache: Path, hub: FakeHub) -> None:
     hub.fail(fault)
     assert fetch().files[0].sha256 == SHA256
 
@@ -215,7 +217,7 @@ def test_a_wait_grows_and_has_a_limit() -> None:
 
 
 @pytest.mark.parametrize("retry_after", ["1", formatdate(1e9, usegmt=True)], ids=["seconds", "date"])
-def test_the_wait_is_the_one_that_the_server_asks_for(
+def test_the_wait_follows_retry_after(
     retry_after: str, cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
@@ -225,7 +227,7 @@ def test_the_wait_is_the_one_that_the_server_asks_for(
     assert waited == [1.0 if retry_after == "1" else 0.0]
 
 
-# ---- how it ends badly -----------------------------------------------------------------------------------------------
+# ---- final failures --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("fault", "error", "told"),
     [
@@ -241,7 +243,7 @@ def test_the_wait_is_the_one_that_the_server_asks_for(
         (reset, NetworkError, "tried 3 times: check the network and the proxy"),
     ],
 )
-def test_a_lasting_failure_is_an_error_of_its_kind(
+def test_a_final_failure_raises_its_error(
     fault: Fault, error: type[BitNetError], told: str, cache: Path, hub: FakeHub
 ) -> None:
     hub.fail(*[fault] * FAST.attempts, at="HEAD")
@@ -289,13 +291,13 @@ def test_bytes_that_differ_are_removed(cache: Path, hub: FakeHub) -> None:
     assert fetch().path.read_bytes() == CONTENT
 
 
-def test_another_file_than_expected_is_not_even_fetched(cache: Path, hub: FakeHub) -> None:
+def test_an_unexpected_file_is_not_downloaded(cache: Path, hub: FakeHub) -> None:
     with pytest.raises(IntegrityError, match=f"the hub states the SHA-256 {SHA256}, expected 00"):
         fetch(expected=Expected("0" * 64))
     assert hub.asked("GET") == []
 
 
-def test_a_known_file_is_checked_without_being_told(cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_sha256_is_checked_by_default(cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_numba.hub.pull._KNOWN_SHA256", {(REPO, NAME): "1" * 64})
     with pytest.raises(IntegrityError, match="expected 11"):
         fetch()
@@ -334,7 +336,7 @@ def test_the_disk_must_have_room_and_a_margin(missing: int, cache: Path, monkeyp
         assert fetch().path.read_bytes() == CONTENT
 
 
-def test_a_disk_that_fills_up_keeps_what_has_come(cache: Path) -> None:
+def test_a_full_disk_keeps_the_received_bytes(cache: Path) -> None:
     def fill(progress: Progress) -> None:
         if progress.done:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -344,24 +346,22 @@ def test_a_disk_that_fills_up_keeps_what_has_come(cache: Path) -> None:
     assert partial().stat().st_size > 0
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache: Path) -> None:
+def test_an_unwritable_cache_is_reported(cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(BitNetError, match=r"cannot be written \(Not a directory\); set HF_HUB_CACHE"):
         fetch()
 
 
-def test_two_at_once_fetch_one_copy(cache: Path, hub: FakeHub) -> None:
+def test_concurrent_pulls_download_once(cache: Path, hub: FakeHub) -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: fetch(), range(2))
     assert first == second
     assert len(hub.asked("GET")) == 1
 
 
-# ---- offline, and who asks -------------------------------------------------------------------------------------------
+# ---- offline, and tokens ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("variable", ["BITNET_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_the_hub_is_not_asked(
-    variable: str, cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_sends_no_request(variable: str, cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "Yes")
     with pytest.raises(NetworkError, match="not in the cache, and this is offline mode"):
         fetch()

@@ -1,4 +1,4 @@
-"""Chats as token ids: the right templates, equal to encoding the rendered text, and never forged by a message."""
+"""Encoded chats: the right templates, the ids of the rendered text, and no special token forged by a message."""
 
 import json
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_forgeries_that_the_template_assembles_are_refused(source: str, content:
         encode_chat(TOKENIZER, ChatTemplate("odd", source), [{"role": "user", "content": content}])
 
 
-def test_a_template_may_look_into_messages() -> None:
+def test_a_template_may_inspect_messages() -> None:
     template = ChatTemplate("thinker", "{{ messages[0].content.split('</think>')[-1] }}<|eot_id|>")
     ids = encode_chat(TOKENIZER, template, [{"role": "assistant", "content": "<think>hm</think>Yes"}])
     assert ids == TOKENIZER.encode("Yes<|eot_id|>", parse_special=True)
@@ -174,7 +174,7 @@ def test_a_template_may_build_a_token_around_the_role() -> None:
     assert ids.count(4095) == 1
 
 
-def test_the_begin_stands_there_once_or_not_at_all() -> None:
+def test_the_bos_token_appears_at_most_once() -> None:
     silent = tokenizer_from_gguf(demo_metadata() | {"tokenizer.ggml.add_bos_token": False})
     for name, wanted in (("bitnet", 1), ("raw", 0)):
         assert encode_chat(silent, NAMED_TEMPLATES[name], MESSAGES).count(BEGIN) == wanted
@@ -236,7 +236,7 @@ def test_a_malformed_directory_template(tmp_path: Path, content: str) -> None:
         read_directory_template(tmp_path)
 
 
-def test_what_is_wrong_with_a_directory_template_is_said_in_one_line(tmp_path: Path) -> None:
+def test_the_error_of_a_directory_template_is_short(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(b'{"' + b"\xff" * 100_000)  # the decoder quotes it all
     with pytest.raises(FormatError, match="not UTF-8 after 2 bytes") as failure:
         read_directory_template(tmp_path)

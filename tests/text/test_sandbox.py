@@ -1,4 +1,4 @@
-"""The template sandbox: what real templates need works, what attackers try is refused soon."""
+"""The template sandbox: real templates render, attacks are refused early."""
 
 import contextlib
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Stop strings against a twin that sees the whole text at once."""
+"""Stop strings against a naive twin that sees the whole text."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What can be wrong with a file, done to the embedded model: one table for the tests and the documentation."""
+"""Damages of the embedded model, and the stage that finds each: the table of the tests and the documentation."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ Weights = npt.NDArray[np.int8]
 
 
 class Sabotage(NamedTuple):
-    """Something wrong, and the exit code of the stage that catches it; 0 where nothing does."""
+    """A damage, and the exit code of the stage that finds it; 0 where none does."""
 
     spoil: Spoil
     code: int
@@ -31,7 +31,7 @@ def weights_of(model: GGUFModel, name: str) -> tuple[Weights, float]:
 
 
 def shuffle(layer: int, roles: tuple[str, ...] = LINEAR_ROLES, seed: int = 0) -> Spoil:
-    """Shuffle the weights of some matrices of a layer; counts and scales, and so the RMS, stay what they are."""
+    """Shuffle the weights of some matrices of a layer; counts, scales and so the RMS do not change."""
 
     def spoil(model: GGUFModel) -> None:
         rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def shuffle(layer: int, roles: tuple[str, ...] = LINEAR_ROLES, seed: int = 0) ->
 
 
 def _swap_q_and_k(model: GGUFModel) -> None:
-    """Exchange the rows of k with as many of q; whole matrices could not be exchanged, for their sizes differ."""
+    """Exchange the rows of k with the same number of rows of q, since the matrices differ in size."""
     for layer in LAYERS:
         query, key = f"blk.{layer}.attn_q.weight", f"blk.{layer}.attn_k.weight"
         (q, q_scale), (k, k_scale) = weights_of(model, query), weights_of(model, key)
@@ -53,7 +53,7 @@ def _swap_q_and_k(model: GGUFModel) -> None:
 
 
 def _permute_rope(model: GGUFModel) -> None:
-    """Order the rows of q and k as files of llama have them, for pairs side by side."""
+    """Permute the rows of q and k for interleaved RoPE, as in llama files."""
     for layer in LAYERS:
         for role, n_heads in HEADS.items():
             name = f"blk.{layer}.{role}.weight"
@@ -66,7 +66,7 @@ def _theta(value: float) -> Spoil:
 
 
 def _shuffle_vocabulary(model: GGUFModel) -> None:
-    """Give the tokens of another order to the ids, special ones aside: a tokenizer of another model of this size."""
+    """Permute the tokens except special ones: the tokenizer of another model with the same size."""
     typed = model.metadata["tokenizer.ggml.tokens"]
     plain, special = typed.value[:4092], typed.value[4092:]
     order = np.random.default_rng(0).permutation(len(plain))
@@ -135,4 +135,4 @@ SABOTAGES: dict[str, Sabotage] = {
     "RoPE theta 12,000 for 10,000": Sabotage(_theta(12000.0), 0),
     "one weight flipped": Sabotage(_flip_one_weight, 0),
 }
-"""Each of these, and a truncated file (10), which is no matter of the model's contents."""
+"""A truncated file (10) is tested apart, since it is not damage of the contents."""

@@ -1,4 +1,4 @@
-"""The embedded model as something to be spoilt before it is written."""
+"""Write damaged copies of the embedded model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def _source(info: TensorInfo, data: npt.NDArray[np.uint8]) -> TensorSource:
 
 
 def spoilt(path: Path, spoil: Spoil) -> Path:
-    """Write the embedded model to a file after something was done to it."""
+    """Write the embedded model to a file after ``spoil`` changed it."""
     model = embedded()
     spoil(model)
     return model.write(path)
@@ -43,7 +43,7 @@ def data_of(model: GGUFModel, name: str) -> npt.NDArray[np.uint8]:
 
 
 def put(model: GGUFModel, name: str, data: npt.NDArray[np.uint8]) -> None:
-    """Give a tensor other bytes."""
+    """Replace the bytes of a tensor."""
     model.tensors[name] = replaced(model.tensors[name], data=data)
 
 

@@ -1,4 +1,4 @@
-"""``validate`` stage by stage: every exit code is reached by what it means."""
+"""Stages of ``validate``: each exit code is reached by the damage it stands for."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_sabotages_are_caught_where_the_table_says(name: str, tmp_path: Path) ->
     assert validation.exit_code == sabotage.code, validation.findings
 
 
-def test_the_shuffle_itself_does_not_matter(tmp_path: Path) -> None:
+def test_another_seed_of_the_shuffle_is_caught_too(tmp_path: Path) -> None:
     """Layer 1 in another order of weights: it had forgotten all capitals but two, and wrote clean prose."""
     assert validate_model(spoilt(tmp_path / "spoilt.gguf", shuffle(1, seed=7))).exit_code == Stage.LANGUAGE
 
@@ -77,7 +77,7 @@ def test_a_scale_read_the_wrong_way(tmp_path: Path) -> None:
     assert len(validation.findings[Stage.PROJECTIONS]) == 14
 
 
-def test_a_model_that_knows_nothing_fails_by_its_words(tmp_path: Path) -> None:
+def test_random_weights_fail_by_their_text(tmp_path: Path) -> None:
     """Random weights: files, norms and graph are fine, the text is not."""
     toy = toy_model(hidden_size=256, n_heads=4, n_kv_heads=2, max_seq_len=256, vocab_size=301)
     validation = validate_model(toy.gguf().write(tmp_path / "toy.gguf"))

@@ -1,4 +1,4 @@
-"""The correction policy: bound to a fingerprint, applied only where everything allows it, and recorded."""
+"""Correction policies: bound to a fingerprint, applied only with permission, and recorded."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def allow(monkeypatch: pytest.MonkeyPatch, policy: Path | None = None) -> None:
 
 
 # ---- what is applied -------------------------------------------------------------------------------------------------
-def test_inverted_scales_are_mended(inverted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inverted_scales_are_corrected(inverted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     roles = [f"{role}.weight" for role in LINEAR_ROLES]
     policy = policy_file(tmp_path / "policy.json", inverted, OVERRIDE | {"tensors": roles})
     allow(monkeypatch, policy)
@@ -75,7 +75,7 @@ def test_inverted_scales_are_mended(inverted: Path, tmp_path: Path, monkeypatch:
         assert any("corrects nothing: it does not list sha256-" in note for note in other.notes)
 
 
-def test_norms_are_brought_to_an_rms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norms_are_rescaled_to_an_rms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = spoilt(tmp_path / "small.gguf", lambda model: scale_norms(model, 0.02))
     allow(monkeypatch, policy_file(tmp_path / "policy.json", small, RESCALE))
     with bitnet_numba.load(small) as model:
@@ -109,7 +109,7 @@ def test_hugging_face_names_serve_too(linear_class: str | None, tmp_path: Path) 
     assert record.rms_before == pytest.approx(float(weights.scale) * np.sqrt(np.mean(weights.unpacked() != 0)))
 
 
-def test_what_is_close_enough_is_left_alone() -> None:
+def test_an_rms_within_tolerance_is_left_alone() -> None:
     rescale = NormRescale(1.0, (0.5, 2.0))
     assert rescale.factor(1.0009) is None
     assert rescale.factor(0.9) == pytest.approx(1 / 0.9)
@@ -222,7 +222,7 @@ def test_a_policy_that_cannot_be_read_stops_the_run(tmp_path: Path, monkeypatch:
 
 
 # ---- suggestions -----------------------------------------------------------------------------------------------------
-def test_a_suggestion_for_inverted_scales_mends_them(
+def test_a_suggestion_for_inverted_scales_corrects_them(
     inverted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = tmp_path / "policy.yml"

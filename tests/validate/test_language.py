@@ -1,4 +1,4 @@
-"""What is language, by text alone."""
+"""Judgement of generated text."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_gibberish_does_not(text: str, problem: str) -> None:
     assert any(problem in each for each in problems), problems
 
 
-def test_prose_alone_is_held_to_more() -> None:
+def test_prose_alone_has_a_stricter_limit() -> None:
     text = STORY + " Grumblewick flonkered snazzleton"
     assert judge_prose([text], knows) == []
     assert judge_prose([text], knows, max_unknown=0.05) != []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -95,37 +96,35 @@ class Budget:
         return value
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """A bound method of a text or a mapping that charges the budget and has no attributes."""
+    """A bound method of a text or a mapping that charges the budget; templates see none of its attributes."""
 
-    __slots__ = ("_budget", "_name", "_owner")
-
-    def __init__(self, budget: Budget, owner: str | Mapping[str, Any], name: str) -> None:
-        self._budget = budget
-        self._owner = owner
-        self._name = name
+    budget: Budget
+    owner: str | Mapping[str, Any]
+    name: str
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         if keywords.keys() - {"maxsplit"} or not all(isinstance(a, str | int | None) for a in arguments):
-            raise TemplateError(f"{self._name}(): takes plain text and numbers only")
-        method = getattr(self._owner, self._name)
-        if isinstance(self._owner, Mapping):
+            raise TemplateError(f"{self.name}(): takes plain text and numbers only")
+        method = getattr(self.owner, self.name)
+        if isinstance(self.owner, Mapping):
             result = method(*arguments, **keywords)
-            return self._budget.made(result if self._name == "get" else list(result))
-        is_replacement = self._name == "replace"
+            return self.budget.made(result if self.name == "get" else list(result))
+        is_replacement = self.name == "replace"
         for pattern in ("", *(arguments[:1] if is_replacement else arguments)):
             if isinstance(pattern, str):
-                self._budget.searched(self._owner, pattern)
+                self.budget.searched(self.owner, pattern)
         if is_replacement:
-            self._charge_replacement(self._owner, *arguments)
-        return self._budget.made(method(*arguments, **keywords))
+            self._charge_replacement(self.owner, *arguments)
+        return self.budget.made(method(*arguments, **keywords))
 
     def _charge_replacement(self, text: str, old: Any, new: Any, count: Any = -1) -> None:
         """Charge the result of ``str.replace`` before it is made."""
         if not (isinstance(old, str) and isinstance(new, str) and isinstance(count, int)):
             raise TemplateError("replace: takes two texts and a count")
         found = text.count(old)
-        self._budget.spend_characters(len(text) + (found if count < 0 else min(found, count)) * (len(new) - len(old)))
+        self.budget.spend_characters(len(text) + (found if count < 0 else min(found, count)) * (len(new) - len(old)))
 
 
 def bounded_range(*bounds: int) -> range:
