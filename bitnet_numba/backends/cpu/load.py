@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bitnet_numba.backends.cpu.memory import Reserve
-from bitnet_numba.backends.cpu.packed_sizes import RUN
+from bitnet_numba.backends.cpu.packed_sizes import RUN, packed_size
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
-from bitnet_numba.model.source import ModelSource
+from bitnet_numba.model.roles import LINEAR_ROLES
+from bitnet_numba.model.source import ModelSource, expected_shapes
 from bitnet_numba.options import MAX_THREADS, LoadOptions
 from bitnet_numba.settings import read_settings
 
 if TYPE_CHECKING:
     from bitnet_numba.backends.cpu.backend import CPUBackend
+
+_SMALL_HEADS = {"Q8_0", "Q6_K"}  # tensor types whose head needs no int8 copy
+_COPY_HEADER = 16  # bytes of such a copy's row, besides its codes
 
 
 def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
@@ -53,3 +56,12 @@ def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
 def choose_threads(options: LoadOptions) -> int:
     """Return the number of threads: as asked, else ``BITNET_NUM_THREADS``, else one per usable core."""
     return options.threads or read_settings().threads or min(cpu.usable_cores(), MAX_THREADS)
+
+
+def packed_bytes(source: ModelSource, *, with_int8_copy: bool) -> int:
+    """Estimate the bytes of a model's packed weights and of the head's int8 copy, without padding."""
+    shapes = expected_shapes(source.config, tied=source.tied)
+    ternary = sum(packed_size(*shape) for role, shape in shapes.items() if role.name in LINEAR_ROLES)
+    if not with_int8_copy or _SMALL_HEADS & source.tensor_types().keys():
+        return ternary
+    return ternary + source.config.vocab_size * (source.config.hidden_size + _COPY_HEADER)

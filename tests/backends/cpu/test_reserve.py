@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu import memory
+from bitnet_numba.backends.cpu.load import packed_bytes
 from bitnet_numba.backends.cpu.memory import HUGE_PAGE, MIN_RESERVE, Reserve
-from bitnet_numba.backends.cpu.weight_bytes import packed_bytes
 from bitnet_numba.model.open import open_source
 from bitnet_numba.options import HEAD_MODES, HeadMode
 from tests.generate.running import cpu_backend
@@ -66,7 +66,7 @@ def test_the_estimate_is_what_a_model_takes(head: HeadMode, tmp_path: Path) -> N
 
 def test_memory_is_reserved_without_numba() -> None:
     code = (
-        "import sys; from bitnet_numba.backends.cpu.weight_bytes import packed_bytes; "
+        "import sys; from bitnet_numba.backends.cpu.load import packed_bytes; "
         "from bitnet_numba.model.open import open_source; "
         "packed_bytes(open_source('demo'), with_int8_copy=True); print('numba' in sys.modules)"
     )
