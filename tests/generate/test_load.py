@@ -114,10 +114,11 @@ def test_chooses_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_threads(LoadOptions(threads=1)) == 1
 
 
-def test_refuses_a_longer_context_than_the_models(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_refuses_a_longer_context_than_the_models(backend: BackendName, tmp_path: Path) -> None:
     source = open_source(toy_model(max_seq_len=64).gguf().write(tmp_path / "toy.gguf"))
     with pytest.raises(ParameterError, match=r"^max_context=65: the model holds 1 to 64 positions; ask for fewer$"):
-        load_model(source, LoadOptions(max_context=65))
+        load_model(source, LoadOptions(max_context=65), backend=backend)
 
 
 def test_a_smaller_context_gives_the_same_bits_and_ends_sooner(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu import memory
-from bitnet_numba.backends.cpu.memory import HUGE_PAGE, MIN_RESERVE, Reserve
 from bitnet_numba.backends.cpu.load import packed_bytes
+from bitnet_numba.backends.cpu.memory import HUGE_PAGE, MIN_RESERVE, Reserve
 from bitnet_numba.model.open import open_source
 from bitnet_numba.options import HEAD_MODES, HeadMode
 from tests.generate.running import cpu_backend

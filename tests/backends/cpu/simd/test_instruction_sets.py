@@ -6,7 +6,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import pytest
 
-from bitnet_numba.backends.cpu.kernels.ternary.gemm import TILES
+from bitnet_numba.backends.cpu.kernels.ternary.gemm import REGISTER_TILES
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.dot import BODIES
 
@@ -16,7 +16,7 @@ ISAS = list(cpu.REQUIRED_FEATURES)
 
 def test_each_vector_set_has_a_dot_product_and_a_tile_shape() -> None:
     vector_isas = set(ISAS) - {cpu.TILES, cpu.FIVE_TRITS}  # which add to the vectors of another set
-    assert set(BODIES) == set(TILES) == vector_isas
+    assert set(BODIES) == set(REGISTER_TILES) == vector_isas
 
 
 @pytest.mark.parametrize(("faster", "slower"), [*itertools.combinations(ISAS, 2)])
