@@ -162,7 +162,7 @@ def test_an_interrupted_process_exits_with_130_and_the_next_resumes(tmp_path: Pa
         finally:
             process.kill()
     assert (process.returncode, stdout) == (130, "")
-    assert "stopped; what has come is kept, and the same command goes on from there" in stderr
+    assert "stopped; the part that was fetched is kept: run the same command to resume" in stderr
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert Path(done.stdout.strip()).read_bytes() == CONTENT
     assert hub.asked("GET")[-1] == "bytes=1000-"
