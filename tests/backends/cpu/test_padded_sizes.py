@@ -1,4 +1,4 @@
-"""Padded sizes, and where the elements of heads go."""
+"""Padded sizes, and the padded indices of the elements of heads."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_sizes_suit_the_kernels(pairs: int, n_kv_heads: int, group: int, hidden_
 def test_a_pair_lies_half_a_padded_head_apart(adjacent: bool) -> None:
     config = toy_model(n_heads=3, n_kv_heads=3, head_dim=20).config
     sizes = PaddedSizes.of(config)
-    places = sizes.head_indices(3, adjacent=adjacent).reshape(3, 20)
-    first, second = (places[:, ::2], places[:, 1::2]) if adjacent else (places[:, :10], places[:, 10:])
+    indices = sizes.head_indices(3, adjacent=adjacent).reshape(3, 20)
+    first, second = (indices[:, ::2], indices[:, 1::2]) if adjacent else (indices[:, :10], indices[:, 10:])
     assert (second - first == sizes.half).all()
     assert (first == 32 * np.arange(3)[:, None] + np.arange(10)).all()

@@ -1,4 +1,4 @@
-"""Weights in the kernels' sizes: every element at its place, zeros between, and nothing copied without need."""
+"""Packed and padded weights: every element at its index, zeros between, and nothing copied without need."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def unpacked(packed: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return unpack(packed, rows, columns, grouped_columns(columns))
 
 
-def test_every_weight_is_at_its_place(tmp_path: Path) -> None:
+def test_every_weight_is_at_its_padded_index(tmp_path: Path) -> None:
     model = toy_model(**ODD)
     sizes, weights = loaded(model, tmp_path)
     heads, kv = sizes.head_indices(5), sizes.head_indices(1)

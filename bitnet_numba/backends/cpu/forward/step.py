@@ -32,7 +32,7 @@ from bitnet_numba.backends.cpu.kernels.registry import Kernel
 from bitnet_numba.backends.cpu.kernels.residual import add_scaled
 from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemm, ternary_gemv
 from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, barrier_if_many, slots_end
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -128,11 +128,11 @@ def output(ctx: ThreadContext, step: Step) -> None:
     """logits = head(norm(x)) of the wanted tokens; activations stay float32."""
     weights, state, inputs, shape = step.weights, step.state, step.inputs, step.inputs.shape
     n_tokens, n_wanted = inputs.tokens.size, inputs.wanted.size
-    meet_for(ctx, n_tokens)  # a token's slot and its row of logits may be different threads'
+    barrier_if_many(ctx, n_tokens)  # a token's slot and its row of logits may be different threads'
     for slot in slots(ctx, n_wanted):
         token = ctx.thread if n_tokens == 1 else inputs.wanted[min(slot, n_wanted - 1)]
         rms_norm(state.x[token], weights.output_norm, shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
-    meet_for(ctx, n_wanted)
+    barrier_if_many(ctx, n_wanted)
     hidden = state.normed[:n_wanted] if n_wanted > 1 else state.normed[ctx.thread : ctx.thread + 1]
     if inputs.head_mode == CANDIDATE_HEAD:
         head_filter = state.head_filter
@@ -168,7 +168,7 @@ def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
 def linear(ctx: ThreadContext, step: Step, weights: Bytes, q: Int8s, out: Accumulators) -> None:
     """BitLinear up to its int32 accumulators, whose readers multiply them by the scales; a barrier before and after."""
     state, n_tokens = step.state, step.inputs.tokens.size
-    meet_for(ctx, n_tokens)
+    barrier_if_many(ctx, n_tokens)
     if n_tokens == 1:
         ternary_gemv(ctx, state.counts, weights, q[ctx.thread], state.q_sum[ctx.thread], out[0])
     else:

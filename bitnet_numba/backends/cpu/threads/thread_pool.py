@@ -85,7 +85,7 @@ def slots_end(ctx: ThreadContext, n_tokens: int) -> int:
 
 
 @register_jitable
-def meet_for(ctx: ThreadContext, n_tokens: int) -> None:
+def barrier_if_many(ctx: ThreadContext, n_tokens: int) -> None:
     """Barrier between writing slots and reading all of them; none for a single token's, which each thread copies."""
     if n_tokens > 1:
         barrier(ctx)

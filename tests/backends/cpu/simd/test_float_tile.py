@@ -29,12 +29,12 @@ def by_tiles(numbers: Any, factors: Floats, sums: Floats, ahead: int | None) -> 
 def by_vectors(numbers: Any, factors: Floats, sums: Floats) -> None:
     for row in range(ROWS):
         for vector in range(VECTORS):
-            place = 16 * (VECTORS * row + vector)
-            total = load_f32(sums, place)
+            index = 16 * (VECTORS * row + vector)
+            total = load_f32(sums, index)
             for i in range(LENGTH):
                 number = load_f32(numbers, 16 * (VECTORS * i + vector))
                 total = v.fma_f32(number, broadcast_from(factors, LENGTH * row + i), total)
-            store_f32(sums, place, total)
+            store_f32(sums, index, total)
 
 
 @pytest.mark.parametrize("ahead", [None, 512])

@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[4] / "docs"
 ISAS = list(cpu.REQUIRED_FEATURES)
 
 
-def test_each_vector_set_has_a_dot_product_and_a_tile_shape() -> None:
+def test_each_vector_set_has_a_dot_product_and_a_register_tile() -> None:
     vector_isas = set(ISAS) - {cpu.TILES, cpu.FIVE_TRITS}  # which add to the vectors of another set
     assert set(BODIES) == set(REGISTER_TILES) == vector_isas
 

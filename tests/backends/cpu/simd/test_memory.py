@@ -47,7 +47,7 @@ def to_f32(convert: Any, bits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def assert_same_bits(actual: npt.NDArray[Any], expected: npt.NDArray[Any], kind: Any) -> None:
-    """Compare bits, but for NaN, of which only being one is compared."""
+    """Compare bits; any NaN equals any other."""
     numbers = ~np.isnan(expected.view(kind))
     np.testing.assert_array_equal(actual[numbers], expected[numbers])
     assert np.all(np.isnan(actual.view(kind)[~numbers]))
@@ -102,7 +102,7 @@ def test_random_bits_are_rounded_to_the_nearest_half(convert: Any) -> None:
     assert_same_bits(out, expected, np.float16)
 
 
-# ---- loads and stores, at any place ----------------------------------------------------------------------------------
+# ---- unaligned loads and stores --------------------------------------------------------------------------------------
 @vector_op(I32x16, U8x64)
 def as_words(b: Any, x: Any) -> Any:
     return b.bitcast(x, I32x16.llvm)

@@ -62,8 +62,8 @@ def test_products_of_tiles_equal_numpy(products: Any, limit: int, start_anew: bo
     activations = signed[1:].reshape(16, 100)[:, :64]
     added = expected(activations, codes[:, :64]) + expected(activations, codes[:, 64:])
     after = before.reshape(-1).copy()
-    places = 2 + 20 * np.arange(16)[:, None] + np.arange(16)
-    after[places] = added + (0 if start_anew else after[places])
+    indices = 2 + 20 * np.arange(16)[:, None] + np.arange(16)
+    after[indices] = added + (0 if start_anew else after[indices])
     np.testing.assert_array_equal(sums.reshape(-1), after)
 
 

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.backends.cpu.compiler.jit import jit
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier, claim, meet_for, slots_end
+from bitnet_numba.backends.cpu.threads.thread_pool import (
+    ThreadContext,
+    ThreadPool,
+    barrier,
+    barrier_if_many,
+    claim,
+    slots_end,
+)
 from tests.backends.cpu.kernels.running import pool_of
 
 SIZES = [1, 2, 3, 5]
@@ -46,7 +53,7 @@ def count_late(ctx: ThreadContext, stamps: Longs, late: Longs) -> None:
 def fill_slots(ctx: ThreadContext, n_tokens: int, fills: Longs) -> None:
     for slot in range(ctx.thread, slots_end(ctx, n_tokens), ctx.n_threads):
         fills[slot] += 1
-    meet_for(ctx, n_tokens)
+    barrier_if_many(ctx, n_tokens)
 
 
 @jit

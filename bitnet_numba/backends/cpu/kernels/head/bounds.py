@@ -51,7 +51,7 @@ from bitnet_numba.backends.cpu.simd.memory import (
     store_f32,
 )
 from bitnet_numba.backends.cpu.simd.register_tile import add_unsigned_products, store_totals, zero_totals
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim, meet_for, slots_end
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier_if_many, claim, slots_end
 
 STREAMS = 2  # blocks read at once, from distant places: two streams keep memory busier than one
 BYTES_PER_PASS = 8  # of hidden states' elements, multiplied at once: of four tokens, or eight at one byte an element
@@ -143,7 +143,7 @@ def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, s
     for slot in range(ctx.thread, slots_end(ctx, n_tokens), ctx.n_threads):
         quantize_hidden(hidden[min(slot, n_tokens - 1)], slot, state.two_bytes, state.one_byte)
         state.is_pending[slot] = True
-    meet_for(ctx, n_tokens)
+    barrier_if_many(ctx, n_tokens)
 
 
 @jit

@@ -21,7 +21,7 @@ from bitnet_numba.backends.cpu.kernels.head.int8_copy import below
 from bitnet_numba.backends.cpu.kernels.head.rescore import rescore
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK
-from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, meet_for, slots_end
+from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, barrier_if_many, slots_end
 
 MAX_CANDIDATE_SHARE = 0.5  # of the rows: if there are more candidates, reading all rows in order is as fast
 MAX_ONE_BYTE_SHARE = 1 / 64  # of the rows: if one byte leaves a token more candidates, both bytes are multiplied
@@ -96,7 +96,7 @@ def candidate_logits(
         bound_logits(ctx, int8_copy, state.two_bytes, queries.always, state)
         barrier(ctx)
         _select(ctx, vocab_size, state.two_bytes, queries, state)
-        meet_for(ctx, n_tokens)
+        barrier_if_many(ctx, n_tokens)
     rescore(ctx, matrix, hidden, queries.beta, state)
 
 
