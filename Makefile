@@ -9,7 +9,7 @@ TOKENIZER ?=
 BITNET = $(PYTHON) -m bitnet_numba
 WITH_TOKENIZER = $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)")
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci \
+.PHONY: help setup test test-slow test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci \
 	model-export model-quantize-i2s model-inspect-ln model-validate model-clean model-check
 
 help:  ## list the targets
@@ -19,11 +19,14 @@ setup:  ## make a virtual environment with everything for development: make setu
 	python3 -m venv .venv
 	$(PYTHON) -m pip install -e '.[dev]'
 
-test:  ## run the tests: make test
+test:  ## run the tests, but for the slow ones: make test
 	$(PYTHON) -m pytest
 
+test-slow:  ## run the slow tests: make test-slow
+	$(PYTHON) -m pytest -m slow
+
 test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
-	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest tests/backends/cpu/kernels tests/engine
+	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest -m 'slow or not slow' tests/backends/cpu
 
 fuzz:  ## fuzz each target under atheris for FUZZ_SECONDS: pip install -e '.[fuzz]' && make fuzz FUZZ_SECONDS=600
 	for target in gguf safetensors template; do $(PYTHON) -W error -m tests.fuzz.driver $$target $(FUZZ_SECONDS) || exit 1; done
@@ -46,7 +49,7 @@ size:  ## print the size table; fail where a room is too large: make size
 	$(PYTHON) bench/size.py
 
 cover:  ## run the tests and print what they leave out: make cover
-	$(PYTHON) -m pytest --cov --cov-report=term
+	$(PYTHON) -m pytest -m 'slow or not slow' --cov --cov-report=term
 
 docs:  ## write the generated reference pages again: make docs
 	$(PYTHON) docs/generate_cli_reference.py
