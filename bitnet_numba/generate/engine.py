@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, Backend, Cache, TokenChunk
+from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, TokenChunk
 from bitnet_numba.errors import BitNetError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
 from bitnet_numba.generate.result import Chunk, GenerationResult
@@ -244,14 +244,14 @@ class Engine:
             self._waiters[0].changed.notify()
 
     def _schedule(self) -> Batch:
-        """Build the batch: sequences that decode in turn, then prompts in their order of arrival."""
+        """Build the batch: sequences that decode in turn, then chunks of prompts in their order of arrival."""
         batch: Batch = []
         room = MAX_STEP_TOKENS
         ready = [job for job in list(self._running) if job.is_ready]
         ready.sort(key=lambda job: (True, job.number) if job.is_prefilling else (False, job.turn))
         for job in ready:
-            chunk = job.next_chunk(room) if room else None
-            if chunk is not None:
+            chunk = job.next_chunk(min(room, MAX_PREFILL_CHUNK)) if room else None
+            if chunk is not None:  # else it has draft tokens, which are not split
                 batch.append((job, chunk))
                 room -= chunk.tokens.size
         return batch

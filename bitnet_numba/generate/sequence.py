@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.protocol import (
-    MAX_PREFILL_CHUNK,
     Backend,
     Cache,
     CandidateQuery,
@@ -174,7 +173,7 @@ class Sequence:
     # ---- a step ------------------------------------------------------------------------------------------------------
     def next_chunk(self, room: int) -> TokenChunk[Any] | None:
         """Return the tokens that the next step runs, at most ``room``; None where they do not fit."""
-        n_tokens = min(len(self._pending), room, MAX_PREFILL_CHUNK)
+        n_tokens = min(len(self._pending), room)
         if n_tokens < (1 if self.is_prefilling else len(self._pending)):
             return None
         if self.cache.length != self._n_cached:  # an earlier step was interrupted before its logits arrived here
@@ -317,7 +316,7 @@ class PromptLogits:
         self.failure: BaseException | None = None
         self.turn = 0
         self._token_ids, self._cache, self._out = token_ids, cache, out
-        self._chunk_size = min(chunk_size, MAX_PREFILL_CHUNK)
+        self._chunk_size = chunk_size
         self._n_done = 0
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.chunks import checked_chunks
+from bitnet_numba.backends.chunk_checks import checked_chunks
 from bitnet_numba.backends.cpu.batch import batch_indices
 from bitnet_numba.backends.cpu.candidates import candidate_queries, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.chunks import checked_chunks
+from bitnet_numba.backends.chunk_checks import checked_chunks
 from bitnet_numba.backends.numpy import operators
 from bitnet_numba.backends.numpy.kv_cache import KVCache
 from bitnet_numba.backends.numpy.operators import KERNELS
