@@ -1,7 +1,6 @@
 """Read GGUF files over a memory map: strictly, and nothing before it is checked against the file's size."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -19,18 +18,10 @@ _REMEDY = "the file is damaged: download or convert it again"
 
 
 class GGUFFile:
-    """An open GGUF file with a checked header; made by :func:`open_gguf`.
+    """An open GGUF file with a checked header, its tensors in file order; made by :func:`open_gguf`.
 
-    Attributes
-    ----------
-    size, alignment : int
-        In bytes.
-    metadata : dict of str to Any
-        Each value an int, float, bool, str, or a list of one of them.
-    typed_metadata : dict of str to TypedValue
-        The same values with their stored types, as ``write_gguf`` takes them.
-    tensors : dict of str to TensorInfo
-        In the order of the file.
+    ``size`` and ``alignment`` are in bytes. ``metadata`` holds plain values (int, float, bool, str, or a list of one of
+    them), ``typed_metadata`` the same with their stored types, as the writer takes them.
     """
 
     def __init__(self, path: Path, contents: NDArray[np.uint8], header: Header) -> None:
@@ -46,12 +37,7 @@ class GGUFFile:
     def data(self, name: str) -> NDArray[np.uint8]:
         """Return the bytes of a tensor, uint8[n_bytes], read-only and without a copy; valid also after :meth:`close`.
 
-        Raises
-        ------
-        FormatError
-            If the file has no tensor of this name.
-        ValueError
-            If the file is closed.
+        Raises FormatError for an unknown name, ValueError on a closed file.
         """
         if self._contents is None:
             raise ValueError(f"{self.path}: read after close")
@@ -72,9 +58,7 @@ class GGUFFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -82,16 +66,8 @@ def open_gguf(path: Path) -> GGUFFile:
     """Open a GGUF file of version 2 or 3 and check its header.
 
     Every number is checked against the file's size and the limits of :mod:`bitnet_numba.formats.gguf_types` before
-    anything is read or allocated by it.
-
-    Raises
-    ------
-    BitNetError
-        If the file is missing or cannot be read.
-    FormatError
-        If its bytes contradict the format, or each other.
-    UnsupportedError
-        If its version, byte order or a tensor's type is not read.
+    anything is read or allocated by it. Raises FormatError if its bytes contradict the format or each other,
+    UnsupportedError for a version, byte order or tensor type that is not read, BitNetError if it cannot be read.
 
     References
     ----------

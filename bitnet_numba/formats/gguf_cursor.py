@@ -11,27 +11,15 @@ _U64 = struct.Struct("<Q")
 
 
 class Cursor:
-    """Reads one value after the other.
-
-    Attributes
-    ----------
-    path : Path
-        For errors.
-    data : memoryview of bytes
-        The file, or its header alone.
-    limit : int
-        The first byte that must not be read.
-    position : int
-        The next byte to read.
-    """
+    """Reads one value after the other from the bytes of a file, or of its header alone; ``path`` is for errors."""
 
     __slots__ = ("data", "limit", "path", "position")
 
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path = path
         self.data = data
-        self.limit = min(len(data), MAX_HEADER_BYTES)
-        self.position = 0
+        self.limit = min(len(data), MAX_HEADER_BYTES)  # the first byte that must not be read
+        self.position = 0  # the next byte to read
 
     def error(self, at: int, problem: str) -> FormatError:
         """Return an error that names the file, the byte and the problem."""

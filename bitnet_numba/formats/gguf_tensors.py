@@ -19,23 +19,13 @@ from bitnet_numba.formats.tensor_formats import FORMATS, UPSTREAM_TWINS, Layout,
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a GGUF file.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Outermost dimension first: (rows, columns) of a matrix.
-    offset : int
-        Of its first byte in the file.
-    n_bytes : int
-        With the tail of an I2_S tensor, without padding.
-    """
+    """A tensor of a GGUF file."""
 
     name: str
     type: TensorType
-    shape: tuple[int, ...]
-    offset: int
-    n_bytes: int
+    shape: tuple[int, ...]  # outermost dimension first: (rows, columns) of a matrix
+    offset: int  # of its first byte in the file
+    n_bytes: int  # with the tail of an I2_S tensor, without padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +85,9 @@ def place_tensors(
     data_start: int,
     file_size: int,
 ) -> dict[str, TensorInfo]:
-    """Return every tensor with its type and bytes, which must follow each other to the end of the file.
+    """Return every tensor with its type and bytes, which must follow each other, aligned, to the end of the file.
 
-    Raises
-    ------
-    FormatError
-        If tensors overlap, leave gaps, are not aligned, or end before or after the file does.
-    UnsupportedError
-        If a tensor has a type that is not read.
+    Raises FormatError if they do not, UnsupportedError for a type that is not read.
     """
     data_size = file_size - data_start
     tensors: dict[str, TensorInfo] = {}

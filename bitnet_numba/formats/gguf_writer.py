@@ -32,18 +32,13 @@ Part = bytes | NDArray[Any]
 class TensorSource:
     """A tensor to write.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Outermost dimension first: (rows, columns) of a matrix.
-    read : callable without arguments
-        Returns the tensor's bytes with the tail of an I2_S tensor, or an array that holds them in C order, or an
-        iterator of such parts; called once, just before they are written.
+    ``read`` returns the tensor's bytes with the tail of an I2_S tensor, or an array that holds them in C order, or an
+    iterator of such parts; it is called once, just before they are written.
     """
 
     name: str
     type: TensorType
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # outermost dimension first: (rows, columns) of a matrix
     read: Callable[[], Part | Iterator[Part]]
 
 
@@ -60,23 +55,13 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The layout of a file, complete before the first tensor is read; made by :func:`plan_gguf`.
-
-    Attributes
-    ----------
-    header : bytes
-        Everything before the first tensor.
-    sizes : tuple of int
-        Bytes of each tensor, without padding.
-    alignment : int
-        In bytes.
-    """
+    """The layout of a file, complete before the first tensor is read; made by :func:`plan_gguf`."""
 
     path: Path
-    header: bytes
+    header: bytes  # everything before the first tensor
     tensors: tuple[TensorSource, ...]
-    sizes: tuple[int, ...]
-    alignment: int
+    sizes: tuple[int, ...]  # bytes of each tensor, without padding
+    alignment: int  # bytes
 
     @property
     def file_size(self) -> int:
@@ -85,25 +70,17 @@ class Plan:
 
 
 def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> Plan:
-    """Lay out a GGUF file, without reading a tensor or writing a byte.
+    """Lay out a GGUF file, its keys and tensors in the order given, without reading a tensor or writing a byte.
 
-    Parameters
-    ----------
-    path : Path
-    metadata : mapping of str to Any
-        Written in this order. A :class:`TypedValue` keeps its type; int becomes UINT32, float FLOAT32, a list the type
-        of its items, but INT32 for int. ``general.alignment`` is obeyed.
-    tensors : iterable of TensorSource
-        Written in this order.
-
-    Raises
-    ------
-    FormatError
-        If a value does not fit its type, or the file would break a rule of the reader.
+    A :class:`TypedValue` keeps its type; int becomes UINT32, float FLOAT32, a list the type of its items, but INT32 for
+    int. ``general.alignment`` is obeyed. Raises FormatError if a value does not fit its type, or the file would break a
+    rule of the reader.
     """
     sources = tuple(tensors)
     values = {key: _typed(path, key, value) for key, value in metadata.items()}
-    alignment = _alignment(values)
+    stated = values.get("general.alignment")
+    # An impossible alignment is refused when the header is read back.
+    alignment = stated.value if stated is not None and is_alignment(stated.value) else DEFAULT_ALIGNMENT
     sizes = tuple(_n_bytes(path, source) for source in sources)
     plan = Plan(path, _header(path, values, sources, sizes, alignment), sources, sizes, alignment)
     read_header(path, memoryview(plan.header), plan.file_size)  # the reader's rules are the writer's
@@ -113,12 +90,7 @@ def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorS
 def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, report: Report | None = None) -> None:
     """Write a planned file by :func:`~bitnet_numba.files.atomic_write`, and report after each part.
 
-    Raises
-    ------
-    FormatError
-        If a tensor's bytes do not fit its shape; the file is then as it was.
-    BitNetError
-        If the path is a symbolic link, its folder does not exist, or the disk is full.
+    Raises FormatError if a tensor's bytes do not fit its shape; the file is then as it was.
     """
     total = sum(math.prod(source.shape) for source in plan.tensors)
     done = 0
@@ -134,7 +106,7 @@ def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, 
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> None:
-    """Write a GGUF file; parameters and errors are those of :func:`plan_gguf` and :func:`write_plan`."""
+    """Write a GGUF file: :func:`plan_gguf`, then :func:`write_plan`."""
     write_plan(plan_gguf(path, metadata, tensors))
 
 
@@ -156,12 +128,6 @@ def _typed(path: Path, key: str, value: object) -> TypedValue:
     raise FormatError(f"{path}: key {key!r}: {type(first).__name__} has no usual type in GGUF; give a TypedValue")
 
 
-def _alignment(values: Mapping[str, TypedValue]) -> int:
-    stated = values.get("general.alignment")
-    # An impossible alignment is refused when the header is read back.
-    return stated.value if stated is not None and is_alignment(stated.value) else DEFAULT_ALIGNMENT
-
-
 def _n_bytes(path: Path, source: TensorSource) -> int:
     try:
         return tensor_bytes(source.type, source.shape)
@@ -170,11 +136,7 @@ def _n_bytes(path: Path, source: TensorSource) -> int:
 
 
 def _header(
-    path: Path,
-    values: Mapping[str, TypedValue],
-    sources: Sequence[TensorSource],
-    sizes: Sequence[int],
-    alignment: int,
+    path: Path, values: Mapping[str, TypedValue], sources: Sequence[TensorSource], sizes: Sequence[int], alignment: int
 ) -> bytes:
     parts = [MAGIC, struct.pack("<IQQ", 3, len(sources), len(values))]
     for key, typed in values.items():
@@ -223,7 +185,7 @@ def _write_parts(file: BinaryIO, path: Path, source: TensorSource, n_bytes: int)
     contents = source.read()
     written = 0
     for part in contents if isinstance(contents, Iterator) else (contents,):
-        payload = _payload(part)
+        payload = memoryview(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part).cast("B")
         written += payload.nbytes
         if written > n_bytes:
             break
@@ -234,7 +196,3 @@ def _write_parts(file: BinaryIO, path: Path, source: TensorSource, n_bytes: int)
             f"{path}: tensor {source.name!r}: {written:,} bytes given, "
             f"{source.type.name} of shape {source.shape} needs {n_bytes:,}"
         )
-
-
-def _payload(part: Part) -> memoryview:
-    return memoryview(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part).cast("B")

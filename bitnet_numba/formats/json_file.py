@@ -12,14 +12,10 @@ _RETRY = "get the file again"
 
 
 class JsonObject:
-    """A JSON object with the place it comes from.
+    """A JSON object and its place: the file, and the key inside it where the object is not the whole file.
 
-    Attributes
-    ----------
-    place : str
-        File, and the key inside it where the object is not the whole file.
-    values : dict
-        As parsed.
+    The methods raise a FormatError for a missing key without a default and for a value of another type. null counts as
+    missing, as it does for transformers.
     """
 
     def __init__(self, place: str, values: dict[str, Any]) -> None:
@@ -27,14 +23,7 @@ class JsonObject:
         self.values = values
 
     def natural(self, key: str) -> int:
-        """Return a whole number of at least 0.
-
-        Raises
-        ------
-        FormatError
-            If it is missing or anything else; so do the other methods, which return a default for a missing key where
-            one is given. null counts as missing, as it does for transformers.
-        """
+        """Return a whole number of at least 0."""
         value = self._get(key, None)
         if not _is_natural(value):
             raise self.error(key, value, "a whole number of at least 0")
@@ -95,21 +84,9 @@ def as_object(place: str, value: object) -> JsonObject:
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_BYTES, if_missing: str = "check the path") -> JsonObject:
-    """Read a file that holds one JSON object.
+    """Read a file that holds one JSON object; ``if_missing`` is the remedy for a missing file.
 
-    Parameters
-    ----------
-    path : Path
-    max_bytes : int
-    if_missing : str
-        Remedy in the error for a missing file.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read.
-    FormatError
-        If it is missing, larger than ``max_bytes``, or not a JSON object.
+    Raises FormatError if it is missing, larger than ``max_bytes``, or not a JSON object; BitNetError if unreadable.
     """
     if not path.exists():
         raise FormatError(f"{path}: no such file; {if_missing}")
@@ -125,21 +102,10 @@ def read_json_if_present(path: Path) -> JsonObject:
 
 
 def parse_object(data: bytes, place: str, *, strict: bool = False) -> JsonObject:
-    """Parse a JSON object.
+    """Parse a JSON object; a FormatError begins with ``place``.
 
-    Parameters
-    ----------
-    data : bytes
-    place : str
-        The message of an error begins with it.
-    strict : bool
-        Accept no space before the object, no key twice, and no numbers but whole ones from 0 on: the rules of
-        safetensors headers.
-
-    Raises
-    ------
-    FormatError
-        If the bytes are anything else.
+    ``strict`` follows the rules of safetensors headers: no space before the object, no key twice, and no numbers but
+    whole ones from 0 on.
     """
     rules: dict[str, Any] = {"object_pairs_hook": unique_keys, "parse_int": _natural, "parse_constant": _natural}
     if strict and not data.startswith(b"{"):

@@ -13,10 +13,7 @@ from bitnet_numba.errors import BitNetError
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
     """Map a regular file, uint8[n_bytes], read-only; valid as long as the array or a view of it lives.
 
-    Raises
-    ------
-    BitNetError
-        If the file is missing, not a regular file, or not readable.
+    Raises BitNetError if the file is missing, not a regular file, or not readable.
     """
     if not path.is_file():  # also keeps a named pipe from being opened, which would wait forever
         problem = "is not a regular file" if path.exists() else "no such file"

@@ -41,23 +41,14 @@ class Layout(NamedTuple):
 class TensorFormat:
     """A tensor format that is read.
 
-    Attributes
-    ----------
-    type : TensorType
-        Its number in files.
-    kind : Kind
-    layout : Layout
-    module : str
-        Has the codec in ``CODECS``, under the name of the type.
-    file_type : int or None
-        ``general.file_type`` of files whose linear layers have the format; None if ``export`` and ``quantize`` do not
-        write it.
+    ``file_type`` is ``general.file_type`` of files whose linear layers have the format; None if ``export`` and
+    ``quantize`` do not write it.
     """
 
-    type: TensorType
+    type: TensorType  # its number in files
     kind: Kind
     layout: Layout
-    module: str
+    module: str  # has the codec in CODECS, under the name of the type
     file_type: int | None = None
 
     @property
@@ -169,13 +160,7 @@ def matrix_codec(tensor_type: TensorType) -> "MatrixCodec | None":
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 def layout_bytes(layout: Layout, shape: Sequence[int]) -> int:
-    """Return the size in bytes of a tensor, its shape outermost dimension first.
-
-    Raises
-    ------
-    ValueError
-        If the weights do not fill whole blocks.
-    """
+    """Return a tensor's size in bytes, its shape outermost dimension first; ValueError for a broken block."""
     n_weights = math.prod(shape)
     run, unit = (n_weights, "tensor") if layout.blocks_span_rows else (shape[-1], "row")
     if run % layout.block:
@@ -184,13 +169,7 @@ def layout_bytes(layout: Layout, shape: Sequence[int]) -> int:
 
 
 def tensor_bytes(tensor_type: TensorType, shape: Sequence[int]) -> int:
-    """Return the size in bytes of a tensor; see :func:`layout_bytes`.
-
-    Raises
-    ------
-    ValueError
-        If the shape is out of range, its weights do not fill whole blocks, or the type is not read.
-    """
+    """Return a tensor's size in bytes; ValueError for an impossible shape, a broken block, or a type not read."""
     check_shape(shape)
     if tensor_type not in FORMATS:
         raise ValueError(f"type {tensor_type.name} has no known size; {remedy(tensor_type)}")

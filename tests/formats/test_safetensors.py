@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
-from bitnet_numba.formats.safetensors import Checkpoint, open_checkpoint
-from bitnet_numba.formats.safetensors_header import TensorEntry, read_header
+from bitnet_numba.formats.safetensors import Checkpoint, TensorEntry, open_checkpoint, read_header
 from tests.safetensors_cases import BAD_DIRECTORIES, BAD_FILES, GOOD, GOOD_SHARDS, safetensors_bytes
 
 DTYPES = ["?", "u1", "i1", "<u2", "<i2", "<f2", "<u4", "<i4", "<f4", "<u8", "<i8", "<f8"]

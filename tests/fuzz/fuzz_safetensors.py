@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.formats.safetensors import open_checkpoint
-from bitnet_numba.formats.safetensors_header import STORED_DTYPES
+from bitnet_numba.formats.safetensors import STORED_DTYPES, open_checkpoint
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from tests.fuzz.models import SIZES, read_tensors
 from tests.fuzz.target import Target
