@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from bitnet_numba.formats.gguf import TensorType, TypedValue, ValueType
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
-from bitnet_numba.formats.packing import pack_i2s, pack_tq2_0
+from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.formats.packing.tq import pack_tq2_0
 from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.families import family_of
 

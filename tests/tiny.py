@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
-from bitnet_numba.formats.packing import pack_hf, pack_i2s, pack_tq1_0, pack_tq2_0
+from bitnet_numba.formats.packing.huggingface import pack_hf
+from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.formats.packing.tq import pack_tq1_0, pack_tq2_0
 from bitnet_numba.model.config import ModelConfig, RopeScaling
 from bitnet_numba.model.families import FAMILIES, family_of
 from bitnet_numba.model.roles import Role

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.formats.packing import bf16_to_float32
+from bitnet_numba.formats.packing.floats import bf16_to_float32
 from bitnet_numba.model.roles import ROTATED_ROLES
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix

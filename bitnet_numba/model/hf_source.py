@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
 from bitnet_numba.formats import json_file
-from bitnet_numba.formats.packing import unpack_hf
+from bitnet_numba.formats.packing.huggingface import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.formats.tensor_formats import float_codec
 from bitnet_numba.model.config import config_from_hf, quantization_config

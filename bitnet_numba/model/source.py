@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import FormatError
-from bitnet_numba.formats.packing import absmean_ternary, exact_ternary
+from bitnet_numba.formats.packing.masters import absmean_ternary, exact_ternary
 from bitnet_numba.formats.packing.matrices import Matrix as Matrix
 from bitnet_numba.formats.packing.matrices import TernaryMatrix as TernaryMatrix
 from bitnet_numba.formats.packing.matrices import checked_scale as checked_scale

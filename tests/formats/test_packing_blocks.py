@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import FormatError, ParameterError, UnsupportedError
 from bitnet_numba.formats.gguf_types import TensorType
-from bitnet_numba.formats.packing import (
-    pack_i2s,
-    pack_tq1_0,
-    pack_tq2_0,
-    split_q6_k,
-    split_q8_0,
-    unpack_tq1_0,
-    unpack_tq2_0,
-)
+from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.formats.packing.int8_blocks import split_q6_k, split_q8_0
+from bitnet_numba.formats.packing.tq import pack_tq1_0, pack_tq2_0, unpack_tq1_0, unpack_tq2_0
 from bitnet_numba.formats.tensor_formats import FORMATS
 
 Type = gguf.GGMLQuantizationType

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, UnsupportedError
-from bitnet_numba.formats.packing import check_codes, i2s_bytes, pack_i2s, read_i2s_scale, unpack_i2s
-from bitnet_numba.formats.packing.codes import CHUNK_BYTES
+from bitnet_numba.formats.packing.codes import CHUNK_BYTES, check_codes
+from bitnet_numba.formats.packing.i2s import i2s_bytes, pack_i2s, read_i2s_scale, unpack_i2s
 
 DATA = Path(__file__).parent.parent / "data"
 # Rows that begin inside a run, as 1bitLLM's 3B has them, among them.

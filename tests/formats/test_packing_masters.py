@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.errors import FormatError, ParameterError, UnsupportedError
-from bitnet_numba.formats.packing import absmean_ternary, exact_ternary, pack_hf, unpack_hf
-from bitnet_numba.formats.packing.masters import CHUNK, LANES
+from bitnet_numba.formats.packing.huggingface import pack_hf, unpack_hf
+from bitnet_numba.formats.packing.masters import CHUNK, LANES, absmean_ternary, exact_ternary
 from bitnet_numba.formats.safetensors import open_checkpoint
 
 DATA = Path(__file__).parent.parent / "data"

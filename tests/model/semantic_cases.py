@@ -7,7 +7,8 @@ import numpy as np
 
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource
-from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
+from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.formats.packing.tq import pack_tq1_0, pack_tq2_0
 from tests.tiny import toy_model
 from tests.tiny_files import GGUFModel, replaced
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.formats.gguf_types import TypedValue
-from bitnet_numba.formats.packing import pack_i2s, unpack_i2s
+from bitnet_numba.formats.packing.i2s import pack_i2s, unpack_i2s
 from bitnet_numba.model.roles import LINEAR_ROLES
 from tests.tiny_files import GGUFModel, permuted
 from tests.validate.spoilt import LAYERS, NORM_NAMES, Spoil, data_of, put, scale_norms, set_scale

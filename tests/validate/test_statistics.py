@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.formats.packing import pack_i2s, pack_tq1_0, pack_tq2_0
 from bitnet_numba.formats.packing.codes import two_bit_nonzeros
+from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.formats.packing.tq import pack_tq1_0, pack_tq2_0
 from bitnet_numba.formats.tensor_formats import ternary_codec
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
 from bitnet_numba.validate import statistics

@@ -19,7 +19,7 @@ from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
-from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.formats.packing.i2s import pack_i2s
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 

@@ -28,10 +28,7 @@ class Codec(Protocol):
     def dequantize(self, data: Bytes, shape: Shape, place: str) -> Float32:
         """Return the values exactly, float32[shape], in memory of their own; ``place`` names the tensor in errors.
 
-        Raises
-        ------
-        FormatError
-            If the bytes do not fit the shape, or hold codes, scales or values that the format does not have.
+        Raises FormatError if the bytes do not fit the shape, or hold codes, scales or values that the format has not.
         """
         ...
 
@@ -48,20 +45,12 @@ class MatrixCodec(Codec, Protocol):
 class FloatCodec:
     """Unquantized weights.
 
-    Attributes
-    ----------
-    stored : str
-        dtype of the bytes; bfloat16 as uint16.
-    run_as : dtype
-        dtype by which kernels know the precision: float32, uint16 (float16 bits) or int16 (bfloat16 bits).
-    widen : callable
-        Stored array to float32, exactly, in memory of its own.
-    round : callable
-        float32 to stored array, halves to even; too large values become infinite.
+    ``widen`` turns a stored array into float32, exactly, in memory of its own; ``round`` rounds float32 to a stored
+    array, halves to even, too large values to infinity.
     """
 
-    stored: str
-    run_as: type[np.generic]
+    stored: str  # dtype of the bytes; bfloat16 as uint16
+    run_as: type[np.generic]  # dtype in kernels: float32, uint16 (float16 bits) or int16 (bfloat16 bits)
     widen: Callable[[npt.NDArray[Any]], Float32]
     round: Callable[[Float32], npt.NDArray[Any]]
 
@@ -80,23 +69,16 @@ class FloatCodec:
 class TernaryCodec:
     """Ternary weights with one scale for the tensor, or one for each block.
 
-    Attributes
-    ----------
-    linear : callable (data, (rows, columns), place) -> TernaryMatrix
-    unpack : callable (data, (rows, columns), place) -> int8[rows, columns], float32[rows, groups] or float32
-        The weights and their scales.
-    pack : callable (int8[rows, columns], scale) -> uint8[n_bytes]
-    count_nonzeros : callable (data, place) -> int64[n], float32[n]
-        Non-zero weights in whole blocks, and the scale of each count: 1 where the scale is in the tensor's tail.
-    scale_dtype : type
-        Precision of a stored scale.
+    The functions take the tensor's bytes, its (rows, columns) and its place in errors. ``unpack`` returns weights and
+    scales, int8[rows, columns] and float32[rows, groups] or one float32; ``count_nonzeros`` the non-zero weights in
+    whole blocks, int64[n], and the scale of each count, float32[n]: 1 where the scale is in the tensor's tail.
     """
 
     linear: Callable[[Bytes, Rows, str], TernaryMatrix]
     unpack: Callable[[Bytes, Rows, str], tuple[Int8, Float32 | np.float32]]
-    pack: Callable[[Int8, float], Bytes]
+    pack: Callable[[Int8, float], Bytes]  # int8[rows, columns] and a scale to uint8[n_bytes]
     count_nonzeros: Callable[[Bytes, str], tuple[npt.NDArray[np.int64], Float32]]
-    scale_dtype: type[np.float32 | np.float16]
+    scale_dtype: type[np.float32 | np.float16]  # precision of a stored scale
 
     def dequantize(self, data: Bytes, shape: Shape, place: str) -> Float32:
         """Return weights times scales; see :meth:`Codec.dequantize`."""
@@ -110,12 +92,7 @@ class TernaryCodec:
 
 @dataclass(frozen=True, slots=True)
 class Int8Codec:
-    """Embeddings and heads that run as int8 codes with group scales.
-
-    Attributes
-    ----------
-    split : callable (data, (rows, columns), place) -> int8[rows, columns], float32[rows, groups]
-    """
+    """Embeddings and heads that run as int8 codes with group scales, int8[rows, columns] and float32[rows, groups]."""
 
     split: Callable[[Bytes, Rows, str], tuple[Int8, Float32]]
 

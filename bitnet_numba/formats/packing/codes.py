@@ -44,13 +44,7 @@ def unpack_runs(packed: npt.NDArray[np.uint8], run: int = RUN) -> npt.NDArray[np
 
 
 def two_bit_nonzeros(histogram: npt.NDArray[np.int64], place: str = "ternary tensor") -> int:
-    """Count the non-zero weights in bytes of two-bit codes from a histogram of the bytes, int64[256].
-
-    Raises
-    ------
-    FormatError
-        If a byte holds the code 3.
-    """
+    """Count the non-zero weights from a histogram of bytes of codes, int64[256]; FormatError for a code 3."""
     n_invalid = int(histogram[_HOLDS_THREE].sum())
     if n_invalid:
         raise FormatError(f"{place}: {n_invalid:,} bytes hold the code 3, no weight; get the file again")

@@ -25,17 +25,13 @@ def _float32(values: npt.NDArray[Any]) -> Float32:
     return values.astype(np.float32)
 
 
-def _f32(values: Float32) -> npt.NDArray[np.float32]:
-    return values.astype("<f4", copy=False)
-
-
 def _f16(values: Float32) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore", under="ignore"):
         return values.astype("<f2")
 
 
 CODECS = {
-    "F32": FloatCodec("<f4", np.float32, _float32, _f32),
+    "F32": FloatCodec("<f4", np.float32, _float32, lambda values: values.astype("<f4", copy=False)),
     "F16": FloatCodec("<f2", np.uint16, _float32, _f16),
     "BF16": FloatCodec("<u2", np.int16, bf16_to_float32, float32_to_bf16),
 }

@@ -23,13 +23,7 @@ class PackageCodec:
     format: TensorFormat
 
     def dequantize(self, data: Bytes, shape: Shape, place: str) -> Float32:
-        """Return the values as float32.
-
-        Raises
-        ------
-        FormatError
-            If the bytes do not fit the shape, or a value is not finite.
-        """
+        """Return the values, float32[shape]; FormatError if the bytes do not fit the shape, or one is not finite."""
         from gguf import GGMLQuantizationType  # here, because few files need it
         from gguf.quants import dequantize
 

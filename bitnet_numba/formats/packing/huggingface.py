@@ -8,23 +8,9 @@ from bitnet_numba.formats.packing.codes import check_codes, check_ternary
 
 
 def unpack_hf(packed: npt.NDArray[np.uint8], place: str = "packed tensor") -> npt.NDArray[np.int8]:
-    """Unpack the two-bit codes of a Hugging Face ternary matrix.
+    """Unpack two-bit codes, uint8[rows // 4, columns], into weights, int8[rows, columns]; FormatError for a code 3.
 
-    Parameters
-    ----------
-    packed : uint8[rows // 4, columns]
-        Bits 2i and 2i + 1 of ``packed[r, c]`` are the weight of row ``i * (rows // 4) + r``, plus 1.
-    place : str
-
-    Returns
-    -------
-    int8[rows, columns]
-        -1, 0 or +1.
-
-    Raises
-    ------
-    FormatError
-        If a code is 3.
+    Bits 2i and 2i + 1 of ``packed[r, c]`` are the weight of row ``i * (rows // 4) + r``, plus 1.
 
     References
     ----------
@@ -44,12 +30,7 @@ def unpack_hf(packed: npt.NDArray[np.uint8], place: str = "packed tensor") -> np
 def pack_hf(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """Pack ternary weights, int8[rows, columns], into uint8[rows // 4, columns].
 
-    Raises
-    ------
-    ParameterError
-        If a weight is not ternary.
-    UnsupportedError
-        If the number of rows is not a multiple of 4.
+    Raises ParameterError if a weight is not ternary, UnsupportedError if the rows are not a multiple of 4.
     """
     rows, columns = weights.shape
     if rows % 4:

@@ -17,7 +17,7 @@ from bitnet_numba.formats.packing.codes import (
     two_bit_nonzeros,
     unpack_runs,
 )
-from bitnet_numba.formats.packing.matrices import TernaryMatrix
+from bitnet_numba.formats.packing.matrices import TernaryMatrix, checked_scale
 
 TAIL_BYTES = 32  # the float32 scale, then 28 bytes without meaning
 _LARGEST = float(np.finfo(np.float32).max)
@@ -30,10 +30,7 @@ def i2s_bytes(n_weights: int) -> int:
 
 def read_i2s_scale(data: npt.NDArray[np.uint8], place: str = "I2_S tensor") -> np.float32:
     """Read the scale in an I2_S tensor's tail; FormatError if it is not a finite number above 0."""
-    scale = np.float32(data[-TAIL_BYTES : 4 - TAIL_BYTES].view("<f4")[0])
-    if not 0 < scale < np.inf:
-        raise FormatError(f"{place}: its scale is {scale}, expected a finite number above 0; get the file again")
-    return scale
+    return checked_scale(data[-TAIL_BYTES : 4 - TAIL_BYTES].view("<f4")[0], place)
 
 
 def unpack_i2s(
@@ -41,21 +38,10 @@ def unpack_i2s(
 ) -> tuple[npt.NDArray[np.int8], np.float32]:
     """Unpack I2_S into weights, int8[rows, columns], and their scale, float32.
 
-    Runs follow each other over the flattened tensor, so a row may begin inside one.
+    Runs of ``block`` weights follow each other over the flattened tensor, so a row may begin inside one: 128, or 64 in
+    files that bitnet.cpp quantized on ARM after November 2025. No file says which of the two it has.
 
-    Parameters
-    ----------
-    data : uint8[rows * columns // 4 + 32]
-    block : {128, 64}
-        Weights a run; 64 is the order of files that bitnet.cpp quantized on ARM after November 2025. No file
-        says which of the two it has.
-
-    Raises
-    ------
-    FormatError
-        If the length does not fit the shape, a code is 3, or the scale is not a finite number above 0.
-    ParameterError
-        If ``block`` is neither 128 nor 64.
+    Raises FormatError if the length does not fit the shape, a code is 3, or the scale is not a finite number above 0.
     """
     if block not in (64, RUN):
         raise ParameterError(f"I2_S block {block}: expected 128, or 64 for files quantized on ARM")
@@ -90,12 +76,8 @@ def _count_nonzeros(data: npt.NDArray[np.uint8], place: str) -> tuple[npt.NDArra
 def pack_i2s(weights: npt.NDArray[np.int8], scale: float) -> npt.NDArray[np.uint8]:
     """Pack ternary weights, int8[rows, columns], as I2_S: codes in runs of 128, the scale, 28 zero bytes.
 
-    Raises
-    ------
-    ParameterError
-        If a weight is not ternary, or the scale is not a finite float32 above zero.
-    UnsupportedError
-        If the number of weights is not a multiple of 128.
+    Raises ParameterError for a weight that is not ternary or a scale that is not a finite float32 above 0,
+    UnsupportedError if the number of weights is not a multiple of 128.
     """
     if weights.size % RUN:
         raise UnsupportedError(f"I2_S holds multiples of {RUN} weights, not {weights.size:,}; use F16 for this tensor")
@@ -106,17 +88,13 @@ def pack_i2s(weights: npt.NDArray[np.int8], scale: float) -> npt.NDArray[np.uint
     codes = packed[:-TAIL_BYTES]
     flat = weights.reshape(-1)
     for start in range(0, codes.size, CHUNK_BYTES):
-        _gather(flat[4 * start : 4 * (start + CHUNK_BYTES)], codes[start : start + CHUNK_BYTES])
+        chunk = flat[4 * start : 4 * (start + CHUNK_BYTES)]
+        quarters = (chunk + np.int8(1)).view(np.uint8).reshape(-1, 4, RUN // 4)
+        runs = codes[start : start + CHUNK_BYTES].reshape(-1, RUN // 4)
+        for quarter in range(4):
+            runs |= quarters[:, quarter] << (6 - 2 * quarter)
     packed[-TAIL_BYTES : 4 - TAIL_BYTES] = np.array([scale], "<f4").view(np.uint8)
     return packed
-
-
-def _gather(weights: npt.NDArray[np.int8], out: npt.NDArray[np.uint8]) -> None:
-    """Write the codes of whole runs, int8[n_runs * 128], to ``out``, uint8[n_runs * 32]."""
-    quarters = (weights + np.int8(1)).view(np.uint8).reshape(-1, 4, RUN // 4)
-    packed = out.reshape(-1, RUN // 4)
-    for quarter in range(4):
-        packed |= quarters[:, quarter] << (6 - 2 * quarter)
 
 
 CODECS = {"I2_S": TernaryCodec(_linear, unpack_i2s, pack_i2s, _count_nonzeros, np.float32)}

@@ -14,17 +14,10 @@ _BLOCKS = 1 << 10  # blocks of Q6_K a pass: with the result they stay in a core'
 def split_q8_0(
     data: npt.NDArray[np.uint8], shape: tuple[int, int], place: str = "Q8_0 tensor"
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Split Q8_0, 34 bytes for 32 weights, into codes and scales, whose float32 product is the value.
+    """Split Q8_0, 34 bytes for 32 weights, into int8[rows, columns] and scales, float32[rows, columns // 32].
 
-    Returns
-    -------
-    codes : int8[rows, columns]
-    scales : float32[rows, columns // 32]
-
-    Raises
-    ------
-    FormatError
-        If the columns are not whole blocks, the length does not fit the shape, or a scale is not finite.
+    Their float32 product is the value. Raises FormatError if the columns are not whole blocks, the length does not fit
+    the shape, or a scale is not finite.
 
     References
     ----------
@@ -39,13 +32,7 @@ def split_q8_0(
 def split_q6_k(
     data: npt.NDArray[np.uint8], shape: tuple[int, int], place: str = "Q6_K tensor"
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Split Q6_K, 210 bytes for 256 weights, as :func:`split_q8_0` does.
-
-    Returns
-    -------
-    codes : int8[rows, columns]
-        From -32 to 31.
-    scales : float32[rows, columns // 16]
+    """Split Q6_K, 210 bytes for 256 weights, as :func:`split_q8_0`: codes from -32 to 31, a scale for 16 weights.
 
     References
     ----------

@@ -19,13 +19,8 @@ def absmean_ternary(
     """Quantize master weights to -1, 0 and +1 times their mean magnitude.
 
     ``clip(round(weights / scale), -1, 1)`` in float32, halves to even, ``scale = max(mean(abs(weights)), 1e-5)``.
-
-    For weights that are ternary already this scale is wrong: see :func:`exact_ternary`.
-
-    Raises
-    ------
-    FormatError
-        If a weight is not finite, or there is none.
+    For weights that are ternary already this scale is wrong: see :func:`exact_ternary`. Raises FormatError if a weight
+    is not finite, or there is none.
 
     References
     ----------

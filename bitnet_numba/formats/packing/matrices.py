@@ -15,20 +15,11 @@ from bitnet_numba.formats.packing.codes import unpack_runs
 
 @dataclass(frozen=True, slots=True)
 class TernaryMatrix:
-    """The weights of a linear layer: -1, 0 and +1 times one scale.
-
-    Attributes
-    ----------
-    scale : float32
-    weights : int8[rows, columns] or None
-        None if they are given as ``i2s``.
-    i2s : uint8[rows, columns // 4] or None
-        The same weights as checked I2_S codes; every row begins a run.
-    """
+    """The weights of a linear layer: -1, 0 and +1 times one scale, given as ``weights`` or as ``i2s``."""
 
     scale: np.float32
-    weights: npt.NDArray[np.int8] | None = None
-    i2s: npt.NDArray[np.uint8] | None = None
+    weights: npt.NDArray[np.int8] | None = None  # int8[rows, columns]
+    i2s: npt.NDArray[np.uint8] | None = None  # uint8[rows, columns // 4]: checked I2_S codes; every row begins a run
 
     def unpacked(self) -> npt.NDArray[np.int8]:
         """Return the weights, int8[rows, columns]."""
@@ -40,17 +31,10 @@ class TernaryMatrix:
 
 
 class Matrix(NamedTuple):
-    """An embedding or output head.
+    """An embedding or output head [vocab_size, hidden_size]: float32, float16 or bfloat16 bits, or scaled int8."""
 
-    Attributes
-    ----------
-    values : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
-    scales : float32[vocab_size, groups]
-        For int8; ``groups`` is 0 for the others.
-    """
-
-    values: npt.NDArray[Any]
-    scales: npt.NDArray[np.float32]
+    values: npt.NDArray[Any]  # float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8
+    scales: npt.NDArray[np.float32]  # float32[vocab_size, groups] of int8 values; 0 groups for the others
 
 
 def matrix_of(values: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None = None) -> Matrix:
@@ -61,19 +45,9 @@ def matrix_of(values: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None =
 
 
 def one_scale(weights: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
-    """Join blocks of equal scale into a matrix; the scales of all-zero blocks do not count.
+    """Join int8[rows, columns] with scales float32[rows, blocks] into a matrix of one scale.
 
-    Parameters
-    ----------
-    weights : int8[rows, columns]
-    scales : float32[rows, blocks]
-    place : str
-        File and tensor, for messages.
-
-    Raises
-    ------
-    UnsupportedError
-        If the scales differ.
+    The scales of all-zero blocks do not count; if others differ, an UnsupportedError names ``place``.
     """
     rows, blocks = scales.shape
     used = scales[weights.reshape(rows, blocks, -1).any(axis=2)]
@@ -88,13 +62,7 @@ def one_scale(weights: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], pl
 
 
 def checked_scale(scale: float, place: str) -> np.float32:
-    """Return the scale of a matrix as float32.
-
-    Raises
-    ------
-    FormatError
-        If it is not a finite number above 0.
-    """
+    """Return the scale of a matrix as float32; FormatError if it is not a finite number above 0."""
     with np.errstate(over="ignore"):  # the error below says it
         value = np.float32(scale)
     if not 0 < value < np.inf:

@@ -34,10 +34,8 @@ _NONZEROS_OF_FOUR = (DIGITS[:4] != 0).sum(axis=0, dtype=np.uint8)
 def unpack_tq1_0(data: Packed, shape: tuple[int, int], place: str = "TQ1_0 tensor") -> tuple[Int8, Float32]:
     """Unpack TQ1_0, 54 bytes for 256 weights, into int8[rows, columns] and scales, float32[rows, columns // 256].
 
-    Raises
-    ------
-    FormatError
-        If the columns are not whole blocks, the length does not fit, or a scale is negative or not finite.
+    Raises FormatError if the columns are not whole blocks, the length does not fit, or a scale is negative or not
+    finite.
 
     References
     ----------
@@ -80,14 +78,10 @@ def _split(data: Packed, form: np.dtype[np.void], shape: tuple[int, int], place:
 
 
 def pack_tq1_0(weights: Int8, scales: Float32 | float) -> Packed:
-    """Pack ternary weights as TQ1_0, 54 bytes for 256 weights; scales are rounded to float16.
+    """Pack ternary weights, int8[rows, columns], as TQ1_0, 54 bytes for 256 weights; scales are rounded to float16.
 
-    Raises
-    ------
-    ParameterError
-        If a weight is not ternary, or a scale is no float16 of at least 0.
-    UnsupportedError
-        If the columns are not whole blocks.
+    Raises ParameterError for a weight that is not ternary or a scale that is no float16 of at least 0, UnsupportedError
+    if the columns are not whole blocks.
     """
     blocks, codes = _empty_blocks(weights, scales, TQ1_0)
     column = 0

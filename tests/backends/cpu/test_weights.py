@@ -10,7 +10,7 @@ from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.weights import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights, load_weights
 from bitnet_numba.errors import UnsupportedError
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.formats.packing import pack_i2s
+from bitnet_numba.formats.packing.i2s import pack_i2s
 from bitnet_numba.formats.packing.matrices import Matrix, TernaryMatrix, matrix_of, one_scale
 from bitnet_numba.model.gguf_source import GGUFSource
 from tests.backends.cpu.kernels.twins import unpack
