@@ -18,13 +18,7 @@ _WIDER = {TensorType.F16: "bf16 or f32", TensorType.BF16: "f32"}
 
 
 def check_finite(values: Float32, place: str, first_row: int = 0) -> Float32:
-    """Return values, all finite; ``first_row`` is the index of their first row in the tensor.
-
-    Raises
-    ------
-    FormatError
-        With the position of the first that is NaN or infinite.
-    """
+    """Return values; FormatError with the position of the first that is not finite, ``first_row`` added to its row."""
     finite = np.isfinite(values)
     if not finite.all():
         row, *columns = (int(i) for i in np.argwhere(~finite)[0])
@@ -47,10 +41,7 @@ def smallest_exact_type(blocks: Iterable[Float32]) -> TensorType:
 def stored_floats(values: Float32, stored: TensorType, place: str) -> tuple[npt.NDArray[Any], bool]:
     """Return finite values as a float type stores them, BF16 as bit patterns, and whether one had to be rounded.
 
-    Raises
-    ------
-    UnsupportedError
-        If a value is too large for the type.
+    Raises UnsupportedError if a value is too large for the type.
     """
     if stored is TensorType.F32:
         return values.astype("<f4", copy=False), False

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.metadata import check_read_back, config_metadata
 from bitnet_numba.export.quantization import is_quantized
 from bitnet_numba.export.tensors import ModelTensors
-from bitnet_numba.export.vocabulary import read_vocabulary, special_token_metadata
+from bitnet_numba.export.vocabulary import special_token_metadata, vocabulary_metadata
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, Report, plan_gguf, write_plan
+from bitnet_numba.formats.mapping import equal_bytes
 from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.roles import Role
@@ -35,19 +38,9 @@ class Written:
 class GGUFExport:
     """An open checkpoint, checked except for its weights, and the plan of its GGUF file.
 
-    Parameters
-    ----------
-    directory : Path
-        With ``config.json``, ``tokenizer.json`` and safetensors files: bf16, f16 or f32 master weights, or packed
-        ternary ones.
-    out : Path
-        The file to write.
-    stored : TensorType
-        Type of the linear layers.
-    name : str, optional
-        The model's name in the file; by default its architecture, so that the directory's name changes no byte.
-    tokenizer : Path, optional
-        A ``tokenizer.json`` to use instead of the directory's.
+    The directory holds ``config.json``, ``tokenizer.json`` (or another ``tokenizer`` is given) and safetensors files:
+    bf16, f16 or f32 master weights, or packed ternary ones. ``stored`` is the type of the linear layers, ``name`` the
+    model's in the file; by default its architecture, so that the directory's name changes no byte.
     """
 
     def __init__(
@@ -70,14 +63,8 @@ class GGUFExport:
     ) -> Written:
         """Write the file, one tensor at a time in memory; after an error an existing file is unchanged.
 
-        Parameters
-        ----------
-        strict : bool
-            Whether to raise an UnsupportedError instead of noting what was left out or rounded.
-        before_rename
-            See :func:`~bitnet_numba.files.atomic_write`.
-        report
-            Called after each part that is written.
+        ``strict`` raises an UnsupportedError instead of noting what was left out or rounded; ``before_rename`` is that
+        of :func:`~bitnet_numba.files.atomic_write`, ``report`` is called after each part that is written.
         """
 
         def finish(temporary: Path) -> None:
@@ -94,18 +81,17 @@ class GGUFExport:
         self.source.close()
 
     def _metadata(self, stored: TensorType, name: str | None) -> dict[str, Any]:
-        directory, config = self.source.path, self.source.config
+        directory, config, template = self.source.path, self.source.config, self.source.chat_template
         file = read_tokenizer_file(self.tokenizer)
-        vocabulary = read_vocabulary(file, config.vocab_size)
-        template = self.source.chat_template
+        vocabulary = vocabulary_metadata(file, config.vocab_size)
         metadata = {
             "general.architecture": config.architecture,
             "general.name": name or config.architecture,
             **config_metadata(config),
             "general.file_type": FORMATS[stored].file_type,
             "general.quantization_version": QUANTIZATION_VERSION,
-            **vocabulary.metadata(),
-            **special_token_metadata(directory, file, vocabulary),
+            **vocabulary,
+            **special_token_metadata(directory, file, vocabulary["tokenizer.ggml.tokens"]),
             **({"tokenizer.chat_template": template} if template else {}),
         }
         check_read_back(directory, config, metadata)
@@ -154,12 +140,9 @@ def _left_out(source: HuggingFaceSource) -> tuple[str, ...]:
 def _are_equal(source: HuggingFaceSource, name: str, other: str) -> bool:
     """Compare two tensors of a checkpoint byte by byte."""
     first, second = source.checkpoint.raw(name), source.checkpoint.raw(other)
-    equal = first.dtype == second.dtype and first.shape == second.shape
-    rows = 1 << 12
-    for start in range(0, len(first) if equal else 0, rows):
-        equal = equal and first[start : start + rows].tobytes() == second[start : start + rows].tobytes()
-        source.checkpoint.forget_pages()
-    return equal
+    return (first.dtype, first.shape) == (second.dtype, second.shape) and equal_bytes(
+        first.reshape(-1).view(np.uint8), second.reshape(-1).view(np.uint8), source.checkpoint.forget_pages
+    )
 
 
 def _refuse_notes(place: Path, notes: tuple[str, ...]) -> None:

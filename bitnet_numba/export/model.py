@@ -28,31 +28,15 @@ _DESCRIPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """The arguments of :func:`export_model`.
+    """The arguments of :func:`export_model`."""
 
-    Attributes
-    ----------
-    directory : Path
-        With ``config.json``, ``tokenizer.json`` and safetensors files.
-    out_dir : Path
-        Made if it is missing.
-    type : str
-        One of :data:`bitnet_numba.export.quantization.TYPES`.
-    tokenizer : Path or None
-        A ``tokenizer.json`` elsewhere.
-    hf_repo, revision : str or None
-        Origin of the checkpoint; the last part of the repository becomes the model's name.
-    strict : bool
-        Whether to refuse rounded values and left-out tensors instead of noting them.
-    """
-
-    directory: Path
-    out_dir: Path
-    type: str = "f16"
-    tokenizer: Path | None = None
-    hf_repo: str | None = None
-    revision: str | None = None
-    strict: bool = False
+    directory: Path  # with config.json, tokenizer.json and safetensors files
+    out_dir: Path  # made if it is missing
+    type: str = "f16"  # one of bitnet_numba.export.quantization.TYPES
+    tokenizer: Path | None = None  # a tokenizer.json elsewhere
+    hf_repo: str | None = None  # origin of the checkpoint; its last part becomes the model's name
+    revision: str | None = None  # of that repository
+    strict: bool = False  # refuse rounded values and left-out tensors instead of noting them
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -74,17 +58,11 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
     """Write ``clean-<type>.gguf``, ``clean-<type>.fingerprint`` and ``clean-<type>.meta.json``.
 
     The GGUF file holds no date, no path and nothing about the machine: the same checkpoint gives the same bytes.
-
     ``report`` is called after each part that is written.
 
-    Raises
-    ------
-    FormatError
-        If the checkpoint contradicts itself, or a weight is not finite.
-    UnsupportedError
-        If the model's family, its tokenizer or a value is not exported.
-    BitNetError
-        If a file is missing, or one cannot be written. Whatever the error, older files are then as they were.
+    Raises FormatError if the checkpoint contradicts itself, or a weight is not finite; UnsupportedError if the model's
+    family, its tokenizer or a value is not exported; BitNetError if a file is missing or cannot be written. Whatever
+    the error, older files are then as they were.
     """
     stem = request.out_dir / f"clean-{request.type}"
     gguf, fingerprint_file, meta_file = (Path(f"{stem}{suffix}") for suffix in (".gguf", ".fingerprint", ".meta.json"))

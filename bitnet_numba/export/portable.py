@@ -4,22 +4,23 @@ A file is moved to its place only after the other runtime has loaded it and comp
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.formats.packing.floats import bf16_to_float32
 from bitnet_numba.model.roles import ROTATED_ROLES
 from bitnet_numba.model.rope_scaling import rope_frequencies
-from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
+from bitnet_numba.model.source import ModelSource
 from bitnet_numba.options import LoadOptions
 
 Floats = npt.NDArray[np.float32]
+TokenIds = npt.NDArray[np.int64]
 
 PROMPT = "The capital of France is"
 MIN_CORRELATION = 0.99  # a wrong graph gives less than 0.9; other roundings to int8 give 0.996 over 30 layers
@@ -27,45 +28,33 @@ MIN_CORRELATION = 0.99  # a wrong graph gives less than 0.9; other roundings to 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A model written for another runtime, and the comparison of its logits with the engine's.
-
-    Attributes
-    ----------
-    size : int
-        Bytes of all its files.
-    largest_difference, first_difference : float
-        Between two logits, over all positions of the prompt, and at the first, to which no earlier rounding propagates.
-    same_choices : int
-        Number of positions with the same most likely token.
-    """
+    """A model written for another runtime, and the comparison of its logits with the engine's."""
 
     path: Path
-    size: int
+    size: int  # bytes of all its files
     runtime: str
     n_tokens: int
-    largest_difference: float
-    first_difference: float
+    largest_difference: float  # between two logits, over all positions of the prompt
+    first_difference: float  # at the first position, to which no earlier rounding propagates
     correlation: float
-    same_choices: int
+    same_choices: int  # positions with the same most likely token
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
-def float_matrix(matrix: Matrix) -> Floats:
-    """Return an embedding or head of any storage type as float32[vocab_size, hidden_size]."""
-    values, scales = matrix
-    if values.dtype == np.int16:
-        return bf16_to_float32(values.view(np.uint16))
+def stored_matrix(source: ModelSource, role: str) -> npt.NDArray[Any]:
+    """Return the embedding or head as float16, int16 (bfloat16 bits) or float32, also where it is int8."""
+    values, scales = source.matrix(role)
     if values.dtype == np.uint16:
-        return values.view(np.float16).astype(np.float32)
+        return values.view(np.float16)
     if values.dtype == np.int8:
         return values * np.repeat(scales, values.shape[1] // scales.shape[1], axis=1)
-    return np.asarray(values, np.float32)
+    return values
 
 
 def linear_weights(source: ModelSource, role: str, layer: int) -> tuple[npt.NDArray[np.int8], np.float32]:
     """Return a linear layer as int8[rows, columns] and its scale; rows of q and k for pairs (i, i + head_dim / 2)."""
     config = source.config
-    matrix: TernaryMatrix = source.linear(role, layer)
+    matrix = source.linear(role, layer)
     weights = matrix.unpacked()
     if config.adjacent_pairs and role in ROTATED_ROLES:
         in_pairs = weights.reshape(-1, config.head_dim // 2, 2, weights.shape[1])
@@ -82,17 +71,36 @@ def rotations(source: ModelSource, n_positions: int) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(table[:, :half]), np.ascontiguousarray(table[:, half:])
 
 
-def checked_context(source: ModelSource, max_context: int | None) -> int:
-    """Return the context length of the exported model, by default that of the training."""
-    trained = source.config.max_seq_len
-    if max_context is not None and not 1 <= max_context <= trained:
-        raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
-    return max_context or trained
-
-
 # ---- the file --------------------------------------------------------------------------------------------------------
+def export_compared(
+    source: ModelSource,
+    out_path: Path,
+    max_context: int | None,
+    prompt: str,
+    save: Callable[[int, TokenIds, Path], None],
+    run: Callable[[Path, TokenIds], Floats],
+    runtime: str,
+) -> Exported:
+    """Save a model, run it over a prompt, and move the file to its place only if its logits are the engine's.
+
+    ``save`` gets the largest number of tokens of one run (by default the context length of the training), the prompt's
+    tokens, int64[n_tokens], and a path; ``run`` returns the logits that a file gives, float32[n_tokens, vocab_size].
+    """
+    with _moved_on_success(out_path) as made:
+        trained = source.config.max_seq_len
+        if max_context is not None and not 1 <= max_context <= trained:
+            raise ParameterError(f"max_context is {max_context}, the model holds 1 to {trained:,} positions")
+        context = max_context or trained
+        ids = np.asarray(source.tokenizer().encode(prompt)[:context], np.int64)
+        if not ids.size:
+            raise ParameterError("the prompt of the check has no tokens; give one that has")
+        save(context, ids, made)
+        size = sum(file.stat().st_size for file in made.parent.iterdir())
+        return compared(out_path, size, runtime, _engine_logits(source, ids), run(made, ids))
+
+
 @contextmanager
-def moved_on_success(out_path: Path) -> Iterator[Path]:
+def _moved_on_success(out_path: Path) -> Iterator[Path]:
     """Yield a path in a temporary directory beside the file; if the block succeeds, move the files there out."""
     if not out_path.parent.is_dir():
         raise BitNetError(f"{out_path.parent}: no such directory; create it first")
@@ -103,16 +111,7 @@ def moved_on_success(out_path: Path) -> Iterator[Path]:
             file.replace(out_path.parent / file.name)
 
 
-# ---- the check -------------------------------------------------------------------------------------------------------
-def prompt_ids(source: ModelSource, prompt: str, max_context: int) -> npt.NDArray[np.int64]:
-    """Return the tokens of the comparison, cut to the context of the exported model."""
-    ids = source.tokenizer().encode(prompt)[:max_context]
-    if not ids:
-        raise ParameterError("the prompt of the check has no tokens; give one that has")
-    return np.asarray(ids, np.int64)
-
-
-def engine_logits(source: ModelSource, ids: npt.NDArray[np.int64]) -> Floats:
+def _engine_logits(source: ModelSource, ids: TokenIds) -> Floats:
     """Return the engine's logits with a float32 KV cache, as the graph has it: float32[n_tokens, vocab_size]."""
     from bitnet_numba.generate.load import load_model  # here, because it imports numba
 

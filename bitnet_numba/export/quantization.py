@@ -17,11 +17,7 @@ def is_float(tensor_type: TensorType) -> bool:
 
 
 def is_quantized(role: Role) -> bool:
-    """Tell whether a ternary file holds this tensor as ternary weights.
-
-    Those are the matrices of the linear layers. Norms, the embedding, the output head and everything else a model has
-    stay floats.
-    """
+    """Tell whether a ternary file holds this tensor as ternary weights: linear layers only, all else stays floats."""
     return role.part == "weight" and role.name in LINEAR_ROLES
 
 

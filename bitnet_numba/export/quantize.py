@@ -16,9 +16,10 @@ from bitnet_numba.errors import BitNetError, FormatError, ParameterError
 from bitnet_numba.export.floats import check_finite, stored_floats
 from bitnet_numba.export.quantization import TYPES, check_blocks, is_float, is_quantized
 from bitnet_numba.export.tensors import packed
-from bitnet_numba.formats.gguf import GGUFFile, TensorInfo, TypedValue, ValueType
+from bitnet_numba.formats.gguf import TensorInfo, TypedValue, ValueType
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, Report, TensorSource, plan_gguf, write_plan
+from bitnet_numba.formats.mapping import equal_bytes
 from bitnet_numba.formats.packing.matrices import TernaryMatrix
 from bitnet_numba.formats.tensor_formats import FORMATS, Kind, ternary_codec, writable
 from bitnet_numba.model.gguf_source import GGUFSource
@@ -30,25 +31,13 @@ COPY_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class QuantizeRequest:
-    """The arguments of :func:`quantize_gguf`.
+    """The arguments of :func:`quantize_gguf`; patterns have ``*``, ``?`` and ``[...]``."""
 
-    Attributes
-    ----------
-    source : Path
-        A GGUF file of a BitNet b1.58 model.
-    out : Path
-        Replaced if it exists; not the source itself.
-    type : str
-        A ternary type by its lower-case name; or ``f16``, which dequantizes ternary weights.
-    include, exclude : sequence of str
-        Patterns (``*``, ``?``, ``[...]``) of the linear layers to convert, by default all, and to copy.
-    """
-
-    source: Path
-    out: Path
-    type: str
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
+    source: Path  # a GGUF file of a BitNet b1.58 model
+    out: Path  # replaced if it exists; not the source itself
+    type: str  # a ternary type by its lower-case name; or f16, which dequantizes ternary weights
+    include: Sequence[str] = ()  # patterns of the linear layers to convert, by default all
+    exclude: Sequence[str] = ()  # patterns of the linear layers to copy
 
     def __post_init__(self) -> None:
         types = (*writable(Kind.TERNARY), DEQUANTIZED)
@@ -58,28 +47,16 @@ class QuantizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTensor:
-    """A converted tensor, compared with its source.
-
-    Attributes
-    ----------
-    stored_before, stored_after : str
-        Types.
-    scale : float
-        Of its ternary weights.
-    exact : bool
-        Whether all values read back are equal to the source's.
-    relative_error : float
-        RMS of the difference, divided by the RMS of the source's values.
-    """
+    """A converted tensor, compared with its source."""
 
     name: str
-    stored_before: str
+    stored_before: str  # type
     stored_after: str
     bytes_before: int
     bytes_after: int
-    scale: float
-    exact: bool
-    relative_error: float
+    scale: float  # of its ternary weights
+    exact: bool  # all values read back are equal to the source's
+    relative_error: float  # RMS of the difference, divided by the RMS of the source's values
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +79,9 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
     Ternary weights keep their codes and their scale; floats are quantized as the engine does it while loading. Before
     the file appears, every tensor is read back and compared. ``report`` is called after each part that is written.
 
-    Raises
-    ------
-    FormatError
-        If the file contradicts itself, a weight is not finite, or a tensor read back differs.
-    UnsupportedError
-        If a matrix cannot have the type.
-    ParameterError
-        If a pattern matches no linear layer.
-    BitNetError
-        If a file cannot be read or written; an older one is then as it was.
+    Raises FormatError if the file contradicts itself, a weight is not finite, or a tensor read back differs;
+    UnsupportedError if a matrix cannot have the type, ParameterError if a pattern matches no linear layer, BitNetError
+    if a file cannot be read or written. Whatever the error, an older file is then as it was.
     """
     source = GGUFSource(request.source)
     try:
@@ -168,8 +138,7 @@ class _Quantizer:
 
     def tensors(self) -> list[TensorSource]:
         """Return the tensors of the new file; a separate scale is merged into its matrix."""
-        scales = (self._source.names.get(replace(self._roles[name], part="scale")) for name in self._changed)
-        merged = set(scales)
+        merged = {self._source.names.get(replace(self._roles[name], part="scale")) for name in self._changed}
         return [self._tensor(info) for info in self._source.file.tensors.values() if info.name not in merged]
 
     def _tensor(self, info: TensorInfo) -> TensorSource:
@@ -199,11 +168,16 @@ class _Quantizer:
     def read_back(self, path: Path) -> None:
         """Compare every tensor of the written file with the source; FormatError for the first that differs."""
         written = GGUFSource(path)
+
+        def forget() -> None:
+            self._source.file.forget_pages()
+            written.file.forget_pages()
+
         try:
             for name, info in written.file.tensors.items():
                 if name in self._changed:
                     self.compared.append(self._compared(written, info))
-                elif not _are_equal(self._source.file, written.file, name):
+                elif not equal_bytes(self._source.file.data(name), written.file.data(name), forget):
                     raise self._differs(name)
         finally:
             written.close()
@@ -250,14 +224,3 @@ class _Quantizer:
 
     def _differs(self, name: str) -> FormatError:
         return FormatError(f"{self._place(name)}: it does not read back as it was written; check disk and memory")
-
-
-def _are_equal(first: GGUFFile, second: GGUFFile, name: str) -> bool:
-    """Compare the bytes of a tensor in two files."""
-    ours, theirs = first.data(name), second.data(name)
-    equal = ours.size == theirs.size
-    for start in range(0, ours.size if equal else 0, COPY_BYTES):
-        equal = equal and np.array_equal(ours[start : start + COPY_BYTES], theirs[start : start + COPY_BYTES])
-        first.forget_pages()
-        second.forget_pages()
-    return equal

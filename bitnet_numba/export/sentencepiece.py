@@ -1,7 +1,6 @@
 """Convert a BPE with byte fallback, as Llama 2 and 1bitLLM have it, to the scores that GGUF readers join by."""
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from bitnet_numba.errors import FormatError, UnsupportedError
@@ -17,52 +16,11 @@ _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK
 _PREPEND = {"type": "Prepend", "prepend": SPACE_MARK}
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePieceVocabulary:
-    """A vocabulary whose readers join the neighbours that make the token of the best score.
+def sentencepiece_metadata(file: TokenizerFile, vocab_size: int) -> dict[str, Any]:
+    """Return the GGUF keys of a BPE with byte fallback; errors as for :func:`vocabulary_metadata`.
 
-    Attributes
-    ----------
-    tokens : list of str
-        By id; a space is ``▁``, the bytes of other characters are ``<0xNN>``.
-    kinds : list of int
-        :class:`TokenType` by id.
-    scores : list of float
-        By id.
-    unknown_id : int or None
-        The token for text that cannot be spelled; never used where every byte is a token.
-    adds_space : bool
-        Whether a space is put before a text.
-    """
-
-    tokens: list[str]
-    kinds: list[int]
-    scores: list[float]
-    unknown_id: int | None
-    adds_space: bool
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the GGUF keys that hold the vocabulary."""
-        keys = {
-            "tokenizer.ggml.model": "llama",
-            "tokenizer.ggml.pre": "default",
-            "tokenizer.ggml.tokens": self.tokens,
-            "tokenizer.ggml.scores": self.scores,
-            "tokenizer.ggml.token_type": self.kinds,
-            "tokenizer.ggml.add_space_prefix": self.adds_space,
-        }
-        return keys if self.unknown_id is None else keys | {"tokenizer.ggml.unknown_token_id": self.unknown_id}
-
-
-def read_sentencepiece(file: TokenizerFile, vocab_size: int) -> SentencePieceVocabulary:
-    """Return the vocabulary of a BPE with byte fallback.
-
-    Raises
-    ------
-    FormatError
-        If the file contradicts itself, or has another number of tokens.
-    UnsupportedError
-        If GGUF readers would treat spaces otherwise, or join some text to other tokens.
+    Readers join the neighbours that make the token of the best score. A space is ``▁``, the bytes of other characters
+    are ``<0xNN>``. The unknown token, for text that cannot be spelled, is never used where every byte is a token.
     """
     model = file.model
     adds_space = _adds_space(file)
@@ -79,7 +37,15 @@ def read_sentencepiece(file: TokenizerFile, vocab_size: int) -> SentencePieceVoc
         kinds[unknown_id] = int(UNKNOWN)
     _check_bytes(model, tokens, kinds)
     _check_merges(file, dict(zip(tokens, kinds, strict=True)))
-    return SentencePieceVocabulary(tokens, kinds, _scores(file, tokens), unknown_id, adds_space)
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": _scores(file, tokens),
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_space_prefix": adds_space,
+    }
+    return keys if unknown_id is None else keys | {"tokenizer.ggml.unknown_token_id": unknown_id}
 
 
 def _adds_space(file: TokenizerFile) -> bool:

@@ -45,34 +45,21 @@ _LAYER_ORDER = (
 
 
 class ModelTensors:
-    """The tensors of a checkpoint for a GGUF file of one type, each read just before it is written.
+    """The tensors of a checkpoint for a GGUF file, each read just before it is written.
 
-    Parameters
-    ----------
-    source : HuggingFaceSource
-    wanted : TensorType
-        Of the linear layers; see :func:`~bitnet_numba.export.quantization.stored_type` for the others.
-
-    Attributes
-    ----------
-    rounded : dict of str to None
-        Names of the tensors written so far with rounded values, in the order of the file.
+    ``wanted`` is the type of the linear layers; see :func:`~bitnet_numba.export.quantization.stored_type` for others.
     """
 
     def __init__(self, source: HuggingFaceSource, wanted: TensorType) -> None:
         self._source = source
         self._wanted = wanted
-        self.rounded: dict[str, None] = {}
+        self.rounded: dict[str, None] = {}  # names of tensors written with rounded values, in the order of the file
 
     def sources(self) -> list[TensorSource]:
         """Return every tensor, in the order of the file.
 
-        Raises
-        ------
-        FormatError
-            If an embedding holds a value that is not finite; in other tensors that is found when they are read.
-        UnsupportedError
-            If a matrix does not fill the blocks of the type wanted.
+        Raises FormatError if an embedding holds a value that is not finite (other tensors are checked when they are
+        read), UnsupportedError if a matrix does not fill the blocks of the type wanted.
         """
         shapes = expected_shapes(self._source.config, tied=self._source.tied)
         tensors = [self._tensor(role, shapes[role]) for role in sorted(shapes, key=by_position)]
@@ -153,12 +140,7 @@ class ModelTensors:
         return contents
 
     def _reordered(self, role: Role, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Put the rows of q and k into the order of GGUF files of this family.
-
-        References
-        ----------
-        llama.cpp, ``convert_hf_to_gguf.py``, ``LlamaModel.permute``.
-        """
+        """Put rows of q and k into GGUF's order: ``LlamaModel.permute`` of llama.cpp's ``convert_hf_to_gguf.py``."""
         if not self._is_reordered(role):
             return rows
         config = self._source.config
@@ -182,10 +164,7 @@ class ModelTensors:
 def packed(matrix: TernaryMatrix, stored: TensorType, place: str) -> tuple[npt.NDArray[np.uint8], bool]:
     """Return a matrix as bytes of a ternary type, and whether its scale had to be rounded.
 
-    Raises
-    ------
-    UnsupportedError
-        If the type cannot hold the scale.
+    Raises UnsupportedError if the type cannot hold the scale.
     """
     codec = cast(TernaryCodec, FORMATS[stored].codec)
     scale = codec.stored_scale(matrix.scale)

@@ -20,12 +20,8 @@ def check_merges(file: TokenizerFile) -> None:
 def tokens_by_id(file: TokenizerFile, vocab_size: int) -> tuple[list[str], list[int]]:
     """Return words and added tokens in the order of their ids, and the :class:`TokenType` of each.
 
-    Raises
-    ------
-    FormatError
-        If an id is missing or beyond the embedding, or a token has two.
-    UnsupportedError
-        If an added token takes the spaces beside it, or matches whole words only.
+    Raises FormatError if an id is missing or beyond the embedding, or a token has two; UnsupportedError if an added
+    token takes the spaces beside it, or matches whole words only.
     """
     found = {token_id: (token, TokenType.NORMAL) for token, token_id in file.words.items()}
     for added in file.added:
@@ -46,25 +42,14 @@ def tokens_by_id(file: TokenizerFile, vocab_size: int) -> tuple[list[str], list[
 
 
 class Joining:
-    """Byte-pair merging: of neighbours that are a merge, the one of lowest rank first, of equals the leftmost.
-
-    Parameters
-    ----------
-    file : TokenizerFile
-    """
+    """Byte-pair merging: of neighbours that are a merge, the one of lowest rank first, of equals the leftmost."""
 
     def __init__(self, file: TokenizerFile) -> None:
         self._place = file.model.place
         self._ranks: dict[Merge, int] = {pair: rank for rank, pair in enumerate(file.merges)}
 
     def check_effort(self, words: list[str]) -> None:
-        """Refuse to join words that would take minutes.
-
-        Raises
-        ------
-        UnsupportedError
-            If the squares of their lengths sum to more than ``MAX_JOINING_STEPS``.
-        """
+        """Refuse to join words that would take minutes: their squared lengths exceed ``MAX_JOINING_STEPS``."""
         if sum(len(word) ** 2 for word in words) > MAX_JOINING_STEPS:
             raise UnsupportedError(f"{self._place}: its tokens are too long for the merges to be checked; take a GGUF")
 

@@ -16,14 +16,11 @@ from bitnet_numba.export.portable import (
     PROMPT,
     Exported,
     Floats,
-    checked_context,
-    compared,
-    engine_logits,
-    float_matrix,
+    TokenIds,
+    export_compared,
     linear_weights,
-    moved_on_success,
-    prompt_ids,
     rotations,
+    stored_matrix,
 )
 from bitnet_numba.model.config import ModelConfig
 from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES
@@ -44,58 +41,42 @@ def export_torch(
     """Write a model with ``torch.export``, load and run the file, and keep it only if its logits are the engine's.
 
     The program computes logits, float32[n_tokens, vocab_size], of token ids, int64[n_tokens], without a KV cache.
-    Ternary weights are stored with two bits each, and converted to float32 while a layer computes.
-
-    Parameters
-    ----------
-    max_context : int, optional
-        Largest number of tokens of one run, at least 2; by default the context length of the training.
-    prompt : str
-        Text of the comparison, of at least two tokens.
-    torchscript : bool
-        Write TorchScript instead, which PyTorch deprecates, for programs that read nothing else.
+    Ternary weights are stored with two bits each, and converted to float32 while a layer computes. ``max_context`` is
+    the largest number of tokens of one run, by default the context length of the training; it and the prompt of the
+    comparison are at least two tokens. ``torchscript`` writes TorchScript instead, which PyTorch deprecates, for
+    programs that read nothing else.
     """
-    with moved_on_success(out_path) as made:
-        context = checked_context(source, max_context)
-        ids = prompt_ids(source, prompt, context)
+
+    def save(context: int, ids: TokenIds, path: Path) -> None:
         if ids.size < MIN_TOKENS:
             raise ParameterError(
                 "the prompt of the check has one token; give a longer one, and a context of at least 2"
             )
+        model = Model(source, context).eval()
         if torchscript:
-            _save_script(Model(source, context), ids, made)
-        else:
-            _save(Model(source, context), ids, context, made)
-        run = run_script if torchscript else run_torch
-        size, runtime = made.stat().st_size, f"torch {torch.__version__}"
-        return compared(out_path, size, runtime, engine_logits(source, ids), run(made, ids))
+            with torch.no_grad(), _deprecation_ignored():
+                torch.jit.trace(model, (torch.from_numpy(ids),)).save(str(path))
+            return
+        n_tokens = {0: torch.export.Dim("n_tokens", min=MIN_TOKENS, max=context)} if context > MIN_TOKENS else None
+        program = torch.export.export(model, (torch.from_numpy(ids),), dynamic_shapes={"ids": n_tokens})
+        torch.export.save(program, str(path))
+
+    run = run_script if torchscript else run_torch
+    return export_compared(source, out_path, max_context, prompt, save, run, f"torch {torch.__version__}")
 
 
-def run_torch(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
+def run_torch(path: Path, ids: TokenIds) -> Floats:
     """Run an exported model over token ids int64[n_tokens]; return its logits, float32[n_tokens, vocab_size]."""
     with torch.inference_mode():
         logits: Floats = torch.export.load(str(path)).module()(torch.from_numpy(ids)).numpy()
     return logits
 
 
-def run_script(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
+def run_script(path: Path, ids: TokenIds) -> Floats:
     """Run a TorchScript file as :func:`run_torch` does."""
     with torch.inference_mode(), _deprecation_ignored():
         logits: Floats = torch.jit.load(str(path))(torch.from_numpy(ids)).numpy()
     return logits
-
-
-def _save(model: "Model", ids: npt.NDArray[np.int64], context: int, path: Path) -> None:
-    n_tokens = torch.export.Dim("n_tokens", min=MIN_TOKENS, max=context) if context > MIN_TOKENS else None
-    program = torch.export.export(
-        model.eval(), (torch.from_numpy(ids),), dynamic_shapes={"ids": None if n_tokens is None else {0: n_tokens}}
-    )
-    torch.export.save(program, str(path))
-
-
-def _save_script(model: "Model", ids: npt.NDArray[np.int64], path: Path) -> None:
-    with torch.no_grad(), _deprecation_ignored():
-        torch.jit.trace(model.eval(), (torch.from_numpy(ids),)).save(str(path))
 
 
 @contextmanager
@@ -225,10 +206,5 @@ def pack_quarters(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 
 
 def _stored(source: ModelSource, role: str) -> Tensor:
-    """Return the embedding or the head in its stored precision; int8 becomes float32."""
-    matrix = source.matrix(role)
-    if matrix.values.dtype == np.int16:
-        return torch.from_numpy(matrix.values.copy()).view(torch.bfloat16)
-    if matrix.values.dtype == np.uint16:
-        return torch.from_numpy(matrix.values.view(np.float16).copy())
-    return torch.from_numpy(float_matrix(matrix).copy())
+    values = torch.from_numpy(stored_matrix(source, role).copy())
+    return values.view(torch.bfloat16) if values.dtype == torch.int16 else values

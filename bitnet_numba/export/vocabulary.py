@@ -1,12 +1,11 @@
 """Convert a tokenizer.json and the files beside it to GGUF keys: vocabulary, merges, pre-tokenizer, special tokens."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitnet_numba.errors import FormatError, UnsupportedError
-from bitnet_numba.export.sentencepiece import SentencePieceVocabulary, read_sentencepiece
+from bitnet_numba.export.sentencepiece import sentencepiece_metadata
 from bitnet_numba.export.token_list import Joining, check_merges, tokens_by_id
 from bitnet_numba.formats.gguf_types import TypedValue, ValueType
 from bitnet_numba.formats.json_file import JsonObject, read_json_if_present
@@ -16,60 +15,28 @@ from bitnet_numba.text.vocabulary import LLAMA3_PATTERN
 TURN_ENDS = {"<|eot_id|>": "eot", "<|im_end|>": "eot", "<|eom_id|>": "eom"}
 
 
-@dataclass(frozen=True, slots=True)
-class ByteLevelVocabulary:
-    """A byte-level BPE vocabulary.
+def vocabulary_metadata(file: TokenizerFile, vocab_size: int) -> dict[str, Any]:
+    """Return the GGUF keys of a tokenizer's vocabulary, with exactly one token for each row of the embedding.
 
-    Attributes
-    ----------
-    tokens : list of str
-        By id, in the byte alphabet of GPT-2.
-    kinds : list of int
-        :class:`TokenType` by id.
-    merges : list of str
-        In order of rank, a space between the two tokens.
-    splitter : str
-        GGUF's name of the pre-tokenizer: ``llama-bpe`` or ``gpt-2``.
-    """
-
-    tokens: list[str]
-    kinds: list[int]
-    merges: list[str]
-    splitter: str
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the GGUF keys that hold the vocabulary."""
-        return {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": self.splitter,
-            "tokenizer.ggml.tokens": self.tokens,
-            "tokenizer.ggml.token_type": self.kinds,
-            "tokenizer.ggml.merges": TypedValue(ValueType.STRING, self.merges),  # typed, because it may be empty
-        }
-
-
-Vocabulary = ByteLevelVocabulary | SentencePieceVocabulary
-
-
-def read_vocabulary(file: TokenizerFile, vocab_size: int) -> Vocabulary:
-    """Return the vocabulary of a tokenizer, with exactly one token for each row of the embedding.
-
-    Raises
-    ------
-    FormatError
-        If the file contradicts itself, or has another number of tokens.
-    UnsupportedError
-        If it splits or joins text in a way for which GGUF has no name.
+    Raises FormatError if the file contradicts itself, or has another number of tokens; UnsupportedError if it splits or
+    joins text in a way for which GGUF has no name.
     """
     check_merges(file)
     if file.model.flag("byte_fallback", default=False):
-        return read_sentencepiece(file, vocab_size)
+        return sentencepiece_metadata(file, vocab_size)
     if file.document.values.get("normalizer") is not None:
         raise UnsupportedError(f"{file.place}: a normalizer has no name in GGUF; take a GGUF file of this model")
     splitter = _splitter(file)
     _check_whole_words(file, splitter)
     tokens, kinds = tokens_by_id(file, vocab_size)
-    return ByteLevelVocabulary(tokens, kinds, [f"{left} {right}" for left, right in file.merges], splitter)
+    merges = [f"{left} {right}" for left, right in file.merges]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": splitter,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": TypedValue(ValueType.STRING, merges),  # typed, because it may be empty
+    }
 
 
 def _splitter(file: TokenizerFile) -> str:
@@ -114,23 +81,12 @@ def _check_whole_words(file: TokenizerFile, splitter: str) -> None:
 
 
 # ---- special tokens --------------------------------------------------------------------------------------------------
-def special_token_metadata(directory: Path, file: TokenizerFile, vocabulary: Vocabulary) -> dict[str, int | bool]:
-    """Return the GGUF keys for special ids, and for whether a text begins with one.
+def special_token_metadata(directory: Path, file: TokenizerFile, tokens: list[str]) -> dict[str, int | bool]:
+    """Return the GGUF keys for special ids, and for whether a text begins with one; ``tokens`` are by id.
 
-    Parameters
-    ----------
-    directory : Path
-        Of the checkpoint; ``config.json`` is read, and ``generation_config.json`` and ``tokenizer_config.json`` if they
-        exist.
-    file : TokenizerFile
-    vocabulary : Vocabulary
-
-    Raises
-    ------
-    FormatError
-        If an id is no token, or a value is malformed.
-    UnsupportedError
-        If generation ends at more kinds of tokens than GGUF has keys for.
+    Reads the checkpoint's ``config.json``, and ``generation_config.json`` and ``tokenizer_config.json`` if they exist.
+    Raises FormatError if an id is no token, or a value is malformed; UnsupportedError if generation ends at more kinds
+    of tokens than GGUF has keys for.
     """
     names = ("config.json", "generation_config.json", "tokenizer_config.json")
     config, generation, settings = (read_json_if_present(directory / name) for name in names)
@@ -138,25 +94,25 @@ def special_token_metadata(directory: Path, file: TokenizerFile, vocabulary: Voc
     ends = [*config.naturals("eos_token_id"), *generation.naturals("eos_token_id")]
     if not ends:
         raise config.error("eos_token_id", None, "the token that ends a text")
-    ids = {"bos": begin} | _end_ids(directory, ends, vocabulary)
+    ids = {"bos": begin} | _end_ids(directory, ends, tokens)
     padding = [*config.naturals("pad_token_id"), *generation.naturals("pad_token_id")]
     if padding:
         ids["padding"] = padding[0]
     for name, token_id in ids.items():
-        if token_id >= len(vocabulary.tokens):
+        if token_id >= len(tokens):
             raise FormatError(
                 f"{directory}: the {name} token {token_id:,} is not in the vocabulary; get the checkpoint's own files"
             )
-    add_begin = settings.flag("add_bos_token", default=file.first_token() == vocabulary.tokens[begin])
+    add_begin = settings.flag("add_bos_token", default=file.first_token() == tokens[begin])
     keys: dict[str, int | bool] = {f"tokenizer.ggml.{name}_token_id": token_id for name, token_id in ids.items()}
     return keys | {"tokenizer.ggml.add_bos_token": add_begin}
 
 
-def _end_ids(directory: Path, ends: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
+def _end_ids(directory: Path, ends: Iterable[int], tokens: list[str]) -> dict[str, int]:
     """Give each id at which generation ends its GGUF name: end of text, of a turn, of a message."""
     named: dict[str, int] = {}
     for token_id in dict.fromkeys(ends):
-        text = vocabulary.tokens[token_id] if token_id < len(vocabulary.tokens) else ""
+        text = tokens[token_id] if token_id < len(tokens) else ""
         name = "eos" if not named else TURN_ENDS.get(text, "eot")
         if name in named:
             raise UnsupportedError(

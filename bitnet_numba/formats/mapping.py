@@ -2,12 +2,15 @@
 
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError
+
+COMPARED_BYTES = 1 << 26  # in memory at a time
 
 
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
@@ -26,6 +29,16 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
     except OSError as error:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     return np.frombuffer(mapped, np.uint8)
+
+
+def equal_bytes(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], forget: Callable[[], None]) -> bool:
+    """Compare bytes of mapped files in chunks; ``forget`` releases the pages read after each."""
+    equal = first.size == second.size
+    for start in range(0, first.size if equal else 0, COMPARED_BYTES):
+        chunk = slice(start, start + COMPARED_BYTES)
+        equal = equal and np.array_equal(first[chunk], second[chunk])
+        forget()
+    return equal
 
 
 def forget_pages(contents: npt.NDArray[np.uint8]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.gguf import export_gguf
-from bitnet_numba.export.vocabulary import read_vocabulary
+from bitnet_numba.export.vocabulary import vocabulary_metadata
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.json_file import JsonObject
 from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_gguf
@@ -50,7 +50,7 @@ WORDS = st.lists(st.text("▁abc", min_size=2, max_size=4), unique=True, min_siz
 
 
 def exported_keys(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    keys = read_vocabulary(tokenizer_file(JsonObject("toy", tokenizer)), n_tokens(tokenizer)).metadata()
+    keys = vocabulary_metadata(tokenizer_file(JsonObject("toy", tokenizer)), n_tokens(tokenizer))
     return keys | {"tokenizer.ggml.bos_token_id": BEGIN, "tokenizer.ggml.eos_token_id": END}
 
 

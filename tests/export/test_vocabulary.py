@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from bitnet_numba.export.gguf import export_gguf
-from bitnet_numba.export.vocabulary import read_vocabulary
+from bitnet_numba.export.vocabulary import vocabulary_metadata
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.json_file import JsonObject
 from bitnet_numba.text.tokenizer_json import TokenizerFile, read_tokenizer_file, tokenizer_file
@@ -28,19 +28,20 @@ def toy_file(document: dict[str, Any]) -> TokenizerFile:
 
 
 def test_tokens_are_those_of_the_tokenizers_library() -> None:
-    vocabulary = read_vocabulary(read_tokenizer_file(DEMO_TOKENIZER), 4096)
+    vocabulary = vocabulary_metadata(read_tokenizer_file(DEMO_TOKENIZER), 4096)
     tokenizer = Tokenizer.from_file(str(DEMO_TOKENIZER))
-    assert vocabulary.tokens == [tokenizer.id_to_token(token_id) for token_id in range(4096)]
+    assert vocabulary["tokenizer.ggml.tokens"] == [tokenizer.id_to_token(token_id) for token_id in range(4096)]
     special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    assert {token_id for token_id, kind in enumerate(vocabulary.kinds) if kind == TokenType.CONTROL} == special
-    assert vocabulary.splitter == "llama-bpe"
+    kinds = vocabulary["tokenizer.ggml.token_type"]
+    assert {token_id for token_id, kind in enumerate(kinds) if kind == TokenType.CONTROL} == special
+    assert vocabulary["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 def test_merges_of_older_files_are_strings() -> None:
     checkpoint = toy_checkpoint()
-    new = read_vocabulary(toy_file(checkpoint.tokenizer), VOCAB_SIZE)
+    new = vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE)
     checkpoint.tokenizer["model"]["merges"] = ["h e", "l l", "he ll", "hell o"]
-    assert read_vocabulary(toy_file(checkpoint.tokenizer), VOCAB_SIZE) == new
+    assert vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE) == new
 
 
 def test_a_vocabulary_without_merges_is_one_token_a_byte(tmp_path: Path) -> None:
@@ -52,20 +53,21 @@ def test_a_vocabulary_without_merges_is_one_token_a_byte(tmp_path: Path) -> None
 def test_an_added_token_that_is_not_special_is_user_defined() -> None:
     checkpoint = toy_checkpoint()
     checkpoint.tokenizer["added_tokens"][-1]["special"] = False
-    assert read_vocabulary(toy_file(checkpoint.tokenizer), VOCAB_SIZE).kinds[PAD] == TokenType.USER_DEFINED
+    keys = vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE)
+    assert keys["tokenizer.ggml.token_type"][PAD] == TokenType.USER_DEFINED
 
 
 def test_the_rule_of_gpt2_has_its_name() -> None:
     tokenizer = toy_checkpoint().tokenizer
     tokenizer["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
     tokenizer["model"]["ignore_merges"] = False
-    assert read_vocabulary(toy_file(tokenizer), VOCAB_SIZE).splitter == "gpt-2"
+    assert vocabulary_metadata(toy_file(tokenizer), VOCAB_SIZE)["tokenizer.ggml.pre"] == "gpt-2"
 
 
 def test_merges_that_lead_to_every_token_may_be_ignored_or_not() -> None:
     tokenizer = toy_checkpoint().tokenizer
     tokenizer["model"]["ignore_merges"] = False
-    assert read_vocabulary(toy_file(tokenizer), VOCAB_SIZE).splitter == "llama-bpe"
+    assert vocabulary_metadata(toy_file(tokenizer), VOCAB_SIZE)["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 @pytest.mark.parametrize(("begins", "expected"), [(True, True), (False, False)])

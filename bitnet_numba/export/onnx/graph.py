@@ -6,8 +6,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from bitnet_numba.export.onnx.builder import CONTRIB, GraphBuilder
-from bitnet_numba.export.portable import float_matrix, linear_weights, rotations
-from bitnet_numba.model.source import Matrix, ModelSource
+from bitnet_numba.export.portable import linear_weights, rotations, stored_matrix
+from bitnet_numba.model.source import ModelSource
 
 BLOCK = 256  # weights that share a scale, here always 1; the largest block of onnxruntime
 ZERO_CODE = 2  # MatMulNBits' zero where no zero points are given: 1, 2, 3 are -1, 0, +1
@@ -28,11 +28,7 @@ def build_model(source: ModelSource, max_context: int) -> onnx.ModelProto:
 
 
 def pack_nbits(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
-    """Pack ternary weights int8[rows, columns] for MatMulNBits: four a byte, lowest bits first, padded to blocks.
-
-    Returns
-    -------
-    uint8[rows, blocks, BLOCK // 4]
+    """Pack int8[rows, columns] four a byte, lowest bits first, padded to blocks: uint8[rows, blocks, BLOCK // 4].
 
     References
     ----------
@@ -163,12 +159,8 @@ class _ModelGraph:
 
     def _matrix(self, role: str) -> str:
         """Add the embedding or the head in its stored precision; int8 becomes float32."""
-        matrix: Matrix = self._source.matrix(role)
-        if matrix.values.dtype == np.int16:
-            return self.builder.bfloat16(role, matrix.values)
-        if matrix.values.dtype == np.uint16:
-            return self.builder.constant(role, matrix.values.view(np.float16))
-        return self.builder.constant(role, float_matrix(matrix))
+        values = stored_matrix(self._source, role)
+        return self.builder.bfloat16(role, values) if values.dtype == np.int16 else self.builder.constant(role, values)
 
 
 def _name(role: str, layer: int | None) -> str:

@@ -3,21 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 
 from bitnet_numba.export.onnx.graph import INPUT, OUTPUT, build_model
-from bitnet_numba.export.portable import (
-    PROMPT,
-    Exported,
-    Floats,
-    checked_context,
-    compared,
-    engine_logits,
-    moved_on_success,
-    prompt_ids,
-)
+from bitnet_numba.export.portable import PROMPT, Exported, Floats, TokenIds, export_compared
 from bitnet_numba.model.source import ModelSource
 
 MAX_SINGLE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
@@ -30,26 +20,18 @@ def export_onnx(
     """Write a model as ONNX, run it in onnxruntime, and keep the file only if its logits are the engine's.
 
     The graph computes ``logits``, float32[n_tokens, vocab_size], of ``token_ids``, int64[n_tokens], without a KV cache.
-    Weights of more than 1.9 GB go to a second file, ``<name>.data``.
-
-    Parameters
-    ----------
-    max_context : int, optional
-        Largest number of tokens of one run; by default the context length of the training.
-    prompt : str
-        Text of the comparison.
+    Weights of more than 1.9 GB go to a second file, ``<name>.data``. ``max_context`` is the largest number of tokens of
+    one run, by default the context length of the training; ``prompt`` is the text of the comparison.
     """
-    with moved_on_success(out_path) as made:
-        context = checked_context(source, max_context)
-        ids = prompt_ids(source, prompt, context)
-        _save(build_model(source, context), made)
-        theirs = run_onnx(made, ids)
-        size = sum(file.stat().st_size for file in made.parent.iterdir())
-        runtime = f"onnxruntime {onnxruntime.__version__}"
-        return compared(out_path, size, runtime, engine_logits(source, ids), theirs)
+
+    def save(context: int, ids: TokenIds, path: Path) -> None:
+        _save(build_model(source, context), path)
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return export_compared(source, out_path, max_context, prompt, save, run_onnx, runtime)
 
 
-def run_onnx(path: Path, ids: npt.NDArray[np.int64]) -> Floats:
+def run_onnx(path: Path, ids: TokenIds) -> Floats:
     """Run an exported model over token ids int64[n_tokens]; return its logits, float32[n_tokens, vocab_size]."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
