@@ -32,20 +32,9 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
     """Open a file that appears at ``path``, complete and synced to disk, only if the block raises nothing.
 
     The bytes go to a temporary file in the same folder, which is synced and renamed. Temporary files that killed
-    processes left for the same path are removed.
-
-    Parameters
-    ----------
-    path : Path
-    before_rename : callable with a Path, optional
-        Called with the complete temporary file; if it raises, the file does not appear.
-
-    Raises
-    ------
-    BitNetError
-        If ``path`` is a symbolic link, its folder does not exist or is not writable, or writing fails.
-    ResourceError
-        If the disk is full.
+    processes left for the same path are removed. ``before_rename`` is called with the complete temporary file; if it
+    raises, the file does not appear. Raises a BitNetError if ``path`` is a symbolic link, its folder does not exist or
+    is not writable, or writing fails; a ResourceError if the disk is full.
     """
     if path.is_symlink():
         raise BitNetError(f"{path}: is a symbolic link; name the file that it points to")

@@ -79,7 +79,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the text, as soon as it is generated.
+    """A chunk of the text, as soon as it is generated.
 
     Attributes
     ----------

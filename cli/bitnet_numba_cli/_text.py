@@ -19,15 +19,10 @@ STDIN = "-"
 
 # ---- input -----------------------------------------------------------------------------------------------------------
 def read_text(argument: str | None, file: Path | None, what: str) -> str:
-    """Return the text of the argument, of the file, or of standard input.
+    """Return the text of the argument, of the file, or of standard input; ``what`` names it in messages: ``prompt``.
 
     Standard input is read if the argument or the file is ``-``, or if neither is given and standard input is no
     terminal. One newline at the end of a file or of standard input is dropped.
-
-    Parameters
-    ----------
-    what : str
-        Name of the text in messages: ``prompt``.
     """
     if argument is not None and file is not None:
         raise click.UsageError(f"The {what} is given twice, as an argument and with --file; give one")
