@@ -35,7 +35,7 @@ class Option:
 
     default: Any
     help: str  # whole sentences; ``{range}`` stands for the range
-    note: str = ""  # what the default does ("keeps all tokens"), or what None stands for ("one per core")
+    note: str = ""  # what the default does ("keeps all tokens"), or what is chosen for None ("one per core")
     low: float = 0
     high: float = sys.maxsize
     above_low: bool = False  # ``low`` itself is refused

@@ -213,8 +213,8 @@ class LanguageModel:
         vocab_size = self.config.vocab_size
         for index, token_id in enumerate(token_ids):
             if not _is_integer(token_id) or not 0 <= token_id < vocab_size:
-                told = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
-                raise ParameterError(f"token {index} is {told}: expected an id from 0 to {vocab_size - 1:,}")
+                shown = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
+                raise ParameterError(f"token {index} is {shown}: expected an id from 0 to {vocab_size - 1:,}")
         return [int(token_id) for token_id in token_ids]
 
 

@@ -21,7 +21,7 @@ class Bounds:
 
 
 DEFAULT_BOUNDS: Final = Bounds(0.50, 2.0)
-"""Of a norm that no rule of a ruleset is about."""
+"""Bounds of a norm that no rule matches."""
 UNBOUNDED: Final = Bounds(0.0, math.inf)
 
 

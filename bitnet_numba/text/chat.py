@@ -117,7 +117,7 @@ def encode_chat(
 
     Special tokens come from the template only: a message stays plain text, even if it holds ``<|eot_id|>``. The ids are
     those of the rendered text, but no token crosses the start of an answer, as none did when the answer was generated:
-    so a longer chat begins with the ids of a shorter one. The BOS token appears once if the model wants it, whether or
+    so a longer chat begins with the ids of a shorter one. The BOS token appears once if the model uses one, whether or
     not the template writes it. Raises as :meth:`ChatTemplate.render`, and a TemplateError if there is no template or a
     message changes which special tokens it writes.
     """

@@ -34,7 +34,7 @@ class Tokenizer:
     """A model's tokenizer; threads may share it.
 
     Special tokens (``special_ids``) are split off before the ``tokenizers`` package sees the text, and its vocabulary
-    does not hold them: text becomes a special token only where the caller asks for parsing. ``bos_id``, ``eos_id``,
+    does not hold them: text becomes a special token only where the caller requests it. ``bos_id``, ``eos_id``,
     ``eos_ids``, ``add_bos`` and ``notes`` are those of :class:`~bitnet_numba.text.vocabulary.TokenizerSpec`.
     """
 
@@ -73,7 +73,7 @@ class Tokenizer:
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Return the token ids of a text of at most 16 Mi characters.
 
-        ``add_bos`` puts ``bos_id`` first, if the model wants it and it is not there yet. ``parse_special`` recognises
+        ``add_bos`` puts ``bos_id`` first, if the model uses one and it is not there yet. ``parse_special`` recognises
         special tokens: only for text whose author may steer the model. Raises a ParameterError if the text is too long
         or holds half a surrogate pair, a FormatError if the vocabulary cannot spell it.
         """
@@ -82,7 +82,7 @@ class Tokenizer:
         return self.with_bos(ids) if add_bos else ids
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """Put ``bos_id`` first, if the model wants it and it is not there yet."""
+        """Put ``bos_id`` first, if the model uses one and it is not there yet."""
         if not self.add_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
             return ids
         return [self.bos_id, *ids]

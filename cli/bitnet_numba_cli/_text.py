@@ -98,16 +98,6 @@ def discard_buffer(stream: TextIO) -> None:
     os.close(null)
 
 
-def check_target(path: Path) -> None:
-    """Refuse a file that could not be written, before the work for it begins."""
-    if path.is_symlink() or path.is_dir():
-        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
-    if not path.parent.is_dir():
-        raise BitNetError(f"{path.parent}: no such folder; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise BitNetError(f"{path.parent}: not writable; choose another folder")
-
-
 @contextmanager
 def write_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears whole or not at all, also after SIGTERM."""

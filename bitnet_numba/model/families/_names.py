@@ -18,7 +18,7 @@ _LAYER = "(?P<layer>0|[1-9][0-9]{0,3})"  # as it is written, so that one layer h
 class TensorNames:
     """How the files of one format name a family's tensors."""
 
-    layer_prefix: str  # what stands before the names of a layer's tensors; ``{}`` is the layer's number
+    layer_prefix: str  # of the names of a layer's tensors; ``{}`` is the layer's number
     scale: str  # the last part of the name of a matrix's separate scale; that of all other tensors is ``weight``
     names: Mapping[str, str]  # by role, without prefix and last part; a role that is missing here has no tensor
     aliases: Mapping[str, str] = field(default_factory=dict)  # role by other names, which are read but never written
