@@ -35,7 +35,7 @@ _HOMES = {
 
 
 def load(model: str | Path | None = None, **options: "Unpack[LoadArguments]") -> "LanguageModel":
-    """Load a model.
+    """Load a model; close it, or use it in a ``with`` statement, to free its threads and memory.
 
     The first load on a machine compiles the kernels, which takes a while; later ones read them from a cache.
 
@@ -46,11 +46,6 @@ def load(model: str | Path | None = None, **options: "Unpack[LoadArguments]") ->
         ``BITNET_GGUF``, else the model that comes with the package.
     **options
         Fields of :class:`bitnet_numba.options.LoadOptions`, such as ``threads`` and ``kv_type``.
-
-    Returns
-    -------
-    LanguageModel
-        Close it, or use it in a ``with`` statement, to free its threads and memory.
 
     Raises
     ------

@@ -31,40 +31,19 @@ _TableT = TypeVar("_TableT")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: which values it takes, and what users are told about it.
-
-    Attributes
-    ----------
-    default : object
-    help : str
-        Whole sentences; ``{range}`` stands for the range.
-    note : str
-        What the default does ("keeps all tokens"), or what is chosen where it is None ("one per core").
-    low, high : int or float
-        Limits of numbers.
-    above_low : bool
-        Whether ``low`` itself is refused.
-    variable : str
-        Environment variable to read if no value is given.
-    metavar, short : str
-        Value and short flag on the command line; without a metavar the option exists in Python only.
-    kind : type
-        ``int``, ``float``, ``bool`` or ``str``; ``tuple`` for texts, ``dict`` for numbers by token id.
-    choices : tuple of str
-        The only values; empty: any.
-    """
+    """One option: which values it takes, and what users are told about it."""
 
     default: Any
-    help: str
-    note: str = ""
+    help: str  # whole sentences; ``{range}`` stands for the range
+    note: str = ""  # what the default does ("keeps all tokens"), or what is chosen for None ("one per core")
     low: float = 0
     high: float = sys.maxsize
-    above_low: bool = False
-    variable: str = ""
-    metavar: str = ""
-    short: str = ""
-    kind: type = str
-    choices: tuple[str, ...] = ()
+    above_low: bool = False  # ``low`` itself is refused
+    variable: str = ""  # environment variable to read if no value is given
+    metavar: str = ""  # value on the command line; without it the option exists in Python only
+    short: str = ""  # short flag on the command line
+    kind: type = str  # int, float, bool or str; tuple for texts, dict for numbers by token id
+    choices: tuple[str, ...] = ()  # the only values; empty: any
 
     @property
     def range(self) -> str:

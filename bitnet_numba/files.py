@@ -27,30 +27,26 @@ def fingerprint_of(sha256: str) -> str:
     return f"sha256-{sha256}"
 
 
+def check_target(path: Path) -> None:
+    """Refuse a file that could not be written, before the work for it begins."""
+    if path.is_symlink() or path.is_dir():
+        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
+    if not path.parent.is_dir():
+        raise BitNetError(f"{path.parent}: no such directory; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise BitNetError(f"{path.parent}: takes no files; choose another folder")
+
+
 @contextmanager
 def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """Open a file that appears at ``path``, complete and synced to disk, only if the block raises nothing.
 
     The bytes go to a temporary file in the same folder, which is synced and renamed. Temporary files that killed
-    processes left for the same path are removed.
-
-    Parameters
-    ----------
-    path : Path
-    before_rename : callable with a Path, optional
-        Called with the complete temporary file; if it raises, the file does not appear.
-
-    Raises
-    ------
-    BitNetError
-        If ``path`` is a symbolic link, its folder does not exist or is not writable, or writing fails.
-    ResourceError
-        If the disk is full.
+    processes left for the same path are removed. ``before_rename`` is called with the complete temporary file; if it
+    raises, the file does not appear. Raises as :func:`check_target`, a BitNetError if writing fails, and a
+    ResourceError if the disk is full.
     """
-    if path.is_symlink():
-        raise BitNetError(f"{path}: is a symbolic link; name the file that it points to")
-    if not path.parent.is_dir():
-        raise BitNetError(f"{path.parent}: no such directory; create it first")
+    check_target(path)
     _remove_abandoned(path)
     temporary, file = _new_file(path)
     try:

@@ -91,7 +91,7 @@ class LoadOptions:
         check(self)
 
     def context_of(self, trained: int) -> int:
-        """Return the longest sequence of a model that was trained for ``trained`` positions; at most as many."""
+        """Return the context length in positions; ParameterError if it is longer than the ``trained`` one."""
         context = trained if self.max_context is None else self.max_context
         if context > trained:
             raise ParameterError(f"max_context={context}: the model holds 1 to {trained:,} positions; ask for fewer")

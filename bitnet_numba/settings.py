@@ -1,4 +1,4 @@
-"""The BITNET_* environment variables, read in this one place."""
+"""The BITNET_* environment variables; no other module reads them."""
 
 import os
 from dataclasses import dataclass
@@ -39,13 +39,7 @@ class Settings:
 
 
 def read_settings() -> Settings:
-    """Read the environment as it is now.
-
-    Raises
-    ------
-    ParameterError
-        If a variable holds a value that it does not take.
-    """
+    """Read the environment as it is now; ParameterError if a variable holds a value that it does not take."""
     cache_dir, policy = _text("BITNET_CACHE_DIR"), _text("BITNET_CORRECTION_POLICY")
     return Settings(
         isa=_text("BITNET_ISA"),

@@ -122,3 +122,15 @@ def test_a_folder_that_takes_no_files_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(BitNetError, match="takes no files"), atomic_write(tmp_path / "file"):
         pass
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("folder", "name a plain file"), ("link", "name a plain file"), ("missing/file", "no such directory")],
+)
+def test_a_target_that_cannot_be_written_is_refused_at_once(name: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(BitNetError, match=problem), atomic_write(tmp_path / name):
+        raise AssertionError("the block ran")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +11,13 @@ from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
-from bitnet_numba.generate.sequence import StreamDecoder
 from bitnet_numba.model.config import ModelConfig
 from bitnet_numba.options import SamplingArguments, SamplingParams
 from bitnet_numba.settings import read_settings
+from bitnet_numba.text.tokenizer import Tokenizer
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 Messages = Sequence[Mapping[str, str]]
-
-
-class Tokenizer(Protocol):
-    """Text to token ids and back."""
-
-    @property
-    def eos_ids(self) -> frozenset[int]: ...
-
-    def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]: ...
-    def decode(self, ids: Sequence[int], /) -> str: ...
-    def stream_decoder(self) -> StreamDecoder: ...
 
 
 class LanguageModel:
@@ -37,17 +26,6 @@ class LanguageModel:
     Python threads may share one model, and several streams may be open at once: their sequences share the engine's
     steps. Use it in a ``with`` statement, or call :meth:`close`.
 
-    Parameters
-    ----------
-    engine : Engine
-        Closed together with this object.
-    tokenizer : Tokenizer
-    encode_chat : callable
-        Renders messages with the chat template, to token ids that end where the answer starts.
-    notes : sequence of str
-    info : mapping of str to mapping
-        Facts about the model by section, as :meth:`info` returns them.
-
     Attributes
     ----------
     load_ms : float
@@ -55,7 +33,7 @@ class LanguageModel:
     notes : tuple of str
         What the user should know about how the model was read.
     corrections : list of dict
-        Corrections made to the weights at load, if the environment asked for them and allowed them.
+        Corrections made to the weights at load, if the environment requested and allowed them.
     """
 
     def __init__(
@@ -67,6 +45,7 @@ class LanguageModel:
         notes: Sequence[str] = (),
         info: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
+        """Take over the engine; ``encode_chat`` renders messages to token ids that end where the answer starts."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._encode_chat = encode_chat
@@ -110,10 +89,6 @@ class LanguageModel:
         **sampling
             Fields of :class:`SamplingParams`. Without a ``seed``, ``BITNET_SEED`` counts where the environment sets it.
 
-        Returns
-        -------
-        GenerationResult
-
         Raises
         ------
         ParameterError
@@ -128,67 +103,33 @@ class LanguageModel:
     ) -> list[GenerationResult]:
         """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
 
-        Together they take far less time than one after the other: a step reads the weights once for all of them.
-
-        Parameters
-        ----------
-        prompts : sequence of str or of sequences of int
-        **sampling
-            As for :meth:`generate`; the same for each.
-
-        Returns
-        -------
-        list of GenerationResult
-            In the order of the prompts. Where steps were shared, ``kernels`` counts each one's calls in full, and
-            speeds are those of the one sequence.
-
-        Raises
-        ------
-        ParameterError, ResourceError
-            As :meth:`generate`, before anything is computed.
+        Together they take far less time than one after the other: a step reads the weights once for all of them. Takes
+        and raises what :meth:`generate` does, before anything is computed. Results are in the order of the prompts.
+        Where steps were shared, ``kernels`` counts each one's calls in full, and speeds are those of the one sequence.
         """
         if isinstance(prompts, str):
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
         return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
 
     def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
-        """Continue a prompt piece by piece.
+        """Continue a prompt chunk by chunk.
 
-        Takes and raises what :meth:`generate` does, at once. A stream may be left at any time.
-
-        Returns
-        -------
-        iterator of Chunk
-            Their ``text`` together is the text of the whole; the last one also has the ``result``.
+        Takes and raises what :meth:`generate` does, at once. A stream may be left at any time. The ``text`` of all
+        chunks together is the text of the whole; the last one also has the ``result``.
         """
         return self._engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
 
     def chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
         """Answer the last turn of a conversation.
 
-        Parameters
-        ----------
-        messages : sequence of mappings
-            Each with a ``"role"`` (``"system"``, ``"user"`` or ``"assistant"``) and its ``"content"``, in which
-            special tokens are plain text.
-        **sampling
-            As for :meth:`generate`.
-
-        Returns
-        -------
-        GenerationResult
-
-        Raises
-        ------
-        TemplateError
-            If the chat template cannot write these messages.
-        ParameterError, ResourceError
-            As :meth:`generate`.
+        Each message has a ``"role"`` (``"system"``, ``"user"`` or ``"assistant"``) and its ``"content"``, in which
+        special tokens are plain text. Takes and raises what :meth:`generate` does, and a TemplateError if the chat
+        template cannot write these messages.
         """
         return self._engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
 
     def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
-        """Answer the last turn of a conversation piece by piece: to :meth:`chat` what :meth:`stream` is to generate."""
+        """Answer the last turn of a conversation chunk by chunk: to :meth:`chat` what :meth:`stream` is to generate."""
         return self._engine.stream(self._sequence(self.chat_ids(messages), sampling))
 
     def chat_ids(self, messages: Messages) -> list[int]:
@@ -201,18 +142,12 @@ class LanguageModel:
         return ids
 
     def logits(self, token_ids: TokenIds, chunk_size: int | None = None) -> NDArray[np.float32]:
-        """Compute what the model expects after each token.
+        """Compute the logits after each of T tokens, at least one, as float32[T, vocab_size].
 
         Parameters
         ----------
-        token_ids : sequence of int
-            T ids, at least one.
         chunk_size : int, optional
             Read that many tokens a step; 1 is how an answer is generated. The result does not depend on it.
-
-        Returns
-        -------
-        float32[T, vocab_size]
 
         Raises
         ------
@@ -230,29 +165,13 @@ class LanguageModel:
     def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
 
-        Parameters
-        ----------
-        text : str
-        add_bos : bool
-            Begin with the beginning-of-sequence token, if the model uses one.
-        parse_special : bool
-            Read the names of special tokens, such as ``<|eot_id|>``, as these tokens. Never do that with a stranger's
-            text.
-
-        Returns
-        -------
-        list of int
+        ``add_bos`` begins with the beginning-of-sequence token, if the model uses one. ``parse_special`` reads the
+        names of special tokens, such as ``<|eot_id|>``, as these tokens: never do that with a stranger's text.
         """
         return self._tokenizer.encode(text, add_bos=add_bos, parse_special=parse_special)
 
     def detokenize(self, ids: TokenIds) -> str:
-        """Turn token ids into text; special tokens have none.
-
-        Raises
-        ------
-        ParameterError
-            If an id is not in the vocabulary.
-        """
+        """Turn token ids into text; special tokens have none. ParameterError if an id is not in the vocabulary."""
         return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
 
     def info(self) -> dict[str, dict[str, Any]]:
@@ -294,8 +213,8 @@ class LanguageModel:
         vocab_size = self.config.vocab_size
         for index, token_id in enumerate(token_ids):
             if not _is_integer(token_id) or not 0 <= token_id < vocab_size:
-                told = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
-                raise ParameterError(f"token {index} is {told}: expected an id from 0 to {vocab_size - 1:,}")
+                shown = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
+                raise ParameterError(f"token {index} is {shown}: expected an id from 0 to {vocab_size - 1:,}")
         return [int(token_id) for token_id in token_ids]
 
 

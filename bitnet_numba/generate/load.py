@@ -25,22 +25,10 @@ def load_model(
     backend: BackendName = "cpu",
     started: float | None = None,
 ) -> LanguageModel:
-    """Load a model from its opened files.
+    """Load a model from its opened files, with or without corrections; BitNetError if it cannot be read or served.
 
-    Parameters
-    ----------
-    source : ModelSource
-        As :func:`bitnet_numba.model.open.open_source` opens it, with or without corrections.
-    options : LoadOptions, optional
-    backend : {"cpu", "numpy"}
-        The NumPy backend is the slow oracle of the tests.
-    started : float, optional
-        When loading began, in seconds of ``time.perf_counter``; by default now.
-
-    Raises
-    ------
-    BitNetError
-        If the model cannot be read or served.
+    The NumPy backend is the slow oracle of the tests. ``started`` is when loading began, in seconds of
+    ``time.perf_counter``; by default now.
     """
     started = time.perf_counter() if started is None else started
     options = options or LoadOptions()

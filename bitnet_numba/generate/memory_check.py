@@ -21,21 +21,10 @@ def check_memory(
 ) -> dict[str, Any]:
     """Compare the peak memory of this process with what its model needs.
 
-    Parameters
-    ----------
-    facts : mapping of str to mapping
-        As ``model.info()`` returns them.
-    n_positions : int
-        Length of the sequence that was run.
-    prefix_bytes : int
-        Size of the prefix cache before it.
-    compiled : bool
-        Whether kernels were compiled in this process: the plan has no room for the compiler.
-
-    Returns
-    -------
-    dict of str to object
-        Parts of the plan, their sum ``allowed`` and ``peak`` in bytes; ``holds`` is None if it cannot be told.
+    ``facts`` are those of ``model.info()``, ``n_positions`` is the length of the sequence that was run, and
+    ``prefix_bytes`` the size of the prefix cache before it. ``compiled`` tells whether this process compiled kernels:
+    the plan has no room for the compiler. Returns the parts of the plan, their sum ``allowed`` and ``peak`` in bytes;
+    ``holds`` is None if that is unknown.
     """
     memory = facts["memory"]
     touched = touched_bytes(Path(facts["model"]["path"]))
@@ -50,8 +39,8 @@ def check_memory(
     }
     allowed = sum(value or 0 for value in parts.values())
     peak = round(peak_memory_mb() * 1e6)
-    can_tell = touched is not None and not compiled
-    return {**parts, "allowed": allowed, "peak": peak, "holds": peak <= allowed if can_tell else None}
+    is_known = touched is not None and not compiled
+    return {**parts, "allowed": allowed, "peak": peak, "holds": peak <= allowed if is_known else None}
 
 
 def touched_bytes(path: Path) -> int | None:

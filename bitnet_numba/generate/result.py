@@ -35,8 +35,8 @@ class GenerationResult:
         Milliseconds that the steps of the prompt took, until the first token was sampled.
     load_ms : float
         Milliseconds that loading the model took.
-    peak_memory_mb : float or None
-        The process's peak resident size so far, in 10**6 bytes; None where the system does not tell.
+    peak_memory_mb : float
+        The process's peak resident size so far, in 10**6 bytes.
     kernels : dict of str to int
         Calls of each kernel during this generation, counted by the kernels.
     threads : int
@@ -63,7 +63,7 @@ class GenerationResult:
     generation_tps: float
     first_token_ms: float
     load_ms: float
-    peak_memory_mb: float | None
+    peak_memory_mb: float
     kernels: dict[str, int]
     threads: int
     isa: str
@@ -79,7 +79,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the text, as soon as it is generated.
+    """A chunk of the text, as soon as it is generated.
 
     Attributes
     ----------

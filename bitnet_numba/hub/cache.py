@@ -1,10 +1,7 @@
 """The Hugging Face cache on disk, shared with transformers and other programs; nothing is downloaded here.
 
 A repository is a folder ``models--org--name``: ``blobs`` holds contents by ETag, ``snapshots`` has a folder of links to
-them for each commit, and ``refs`` the last known commit of each branch or tag.
-
-References
-----------
+them for each commit, and ``refs`` the last known commit of each branch or tag; see
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 """
 
@@ -53,10 +50,10 @@ class RepositoryCache:
         """Return the folder of a commit."""
         return self.folder / "snapshots" / commit
 
-    def make_folders(self, etag: str) -> None:
+    def make_folders(self) -> None:
         """Make the folders that a download writes to."""
-        self.blob(etag).parent.mkdir(parents=True, exist_ok=True)
-        self.lock(etag).parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder / "blobs", self._locks):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def link(self, commit: str, name: str, etag: str) -> Path:
         """Link a file of a commit to its content, and return the link's path."""
@@ -77,13 +74,7 @@ class RepositoryCache:
             file.write(commit.encode())
 
     def find(self, reference: HubReference) -> list[Path]:
-        """Return the cached files of a model; empty if it was never downloaded.
-
-        Raises
-        ------
-        BitNetError
-            If the repository has several cached models, and the reference does not say which.
-        """
+        """Return the cached files of a model, empty if it was never downloaded; raises as :func:`choose_files`."""
         commit = reference.revision
         if not _COMMIT.fullmatch(commit):
             ref = self.folder / "refs" / commit
@@ -99,13 +90,7 @@ class RepositoryCache:
 
 
 def cached_model(name: str) -> Path | None:
-    """Return the path of a cached model, or None for a name that is no hub id.
-
-    Raises
-    ------
-    BitNetError
-        If the name is a hub id that is not cached.
-    """
+    """Return the path of a cached model, or None for a name that is no hub id; BitNetError if it is not cached."""
     reference = parse_reference(name)
     if reference is None:
         return None
@@ -126,12 +111,8 @@ def path_to_open(files: Sequence[Path]) -> Path:
 def choose_files(names: Sequence[str], place: str) -> list[str]:
     """Choose the model among a repository's file names: one GGUF file, a Hugging Face directory's files, or nothing.
 
-    Of several GGUF files, the one with ``i2_s`` in its name is taken. ``place`` names the repository in errors.
-
-    Raises
-    ------
-    BitNetError
-        If there is more than one model.
+    Of several GGUF files, the one with ``i2_s`` in its name is taken. ``place`` names the repository in the BitNetError
+    for more than one model.
     """
     ggufs = [name for name in names if name.endswith(".gguf")]
     if len(ggufs) > 1:

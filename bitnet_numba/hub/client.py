@@ -104,13 +104,7 @@ class HubClient:
 
     @contextmanager
     def open(self, remote: RemoteFile, start: int) -> Iterator[Body]:
-        """Stream a file from byte ``start`` on; the server may send the whole file instead.
-
-        Raises
-        ------
-        RangeRefusedError
-            If the file has no bytes there.
-        """
+        """Stream a file from byte ``start`` on; the server may send the whole file, or raise a RangeRefusedError."""
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"

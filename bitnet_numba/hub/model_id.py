@@ -38,13 +38,7 @@ def parse_reference(text: str) -> HubReference | None:
 
 
 def checked_reference(text: str, *, revision: str | None = None, file: str | None = None) -> HubReference:
-    """Parse a hub id together with options that name its revision or file.
-
-    Raises
-    ------
-    ParameterError
-        If the text is no hub id, or an option contradicts it.
-    """
+    """Parse a hub id; ParameterError if it is none, or contradicts the options for its revision and file."""
     base = parse_reference(text)
     if base is None:
         raise ParameterError(f"{text!r}: not a model on the hub; write org/name, org/name@revision or org/name:file")

@@ -47,57 +47,36 @@ class Pulled:
         return sum(file.size for file in self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the user expects: the SHA-256 of the one file, and the minimum bytes of all files."""
-
-    sha256: str | None = None
-    min_size: int = 0
-
-
 def pull(
     reference: HubReference,
-    expected: Expected | None = None,
     *,
+    sha256: str | None = None,
+    min_size: int = 0,
     offline: bool = False,
     report: Report = lambda progress: None,
     say: Say = lambda text: None,
 ) -> Pulled:
     """Download a model unless it is cached, and verify it.
 
-    Parameters
-    ----------
-    reference : HubReference
-        Without a file: the repository's only model.
-    expected : Expected, optional
-        A known SHA-256 is checked in any case, unless this states another.
-    offline : bool
-        Use the cache only, as with ``BITNET_OFFLINE`` or ``HF_HUB_OFFLINE``.
-    report : callable
-        Receives the progress after each chunk.
-    say : callable
-        Receives a line before each retry.
-
-    Raises
-    ------
-    BitNetError
-        If there is no such model, or more than one; a subclass for network, access, disk space and integrity.
+    A known SHA-256 is checked in any case, unless ``sha256`` states another for the one file. All files have at least
+    ``min_size`` bytes together. ``offline`` uses the cache only, as ``BITNET_OFFLINE`` and ``HF_HUB_OFFLINE`` do.
+    ``report`` receives the progress after each chunk, ``say`` a line before each retry. Raises a BitNetError if there
+    is no such model, or more than one; a subclass for network, access, disk space and integrity.
     """
-    expected = expected or Expected()
     cache = RepositoryCache(reference.repo)
     if offline or read_settings().offline or constants.is_offline_mode():
         paths = cache.find(reference)
         if not paths:
             raise NetworkError(f"{reference}: not in the cache, and this is offline mode; pull it once online")
-        files = [_verified(path, _expected_sha256(reference, path.name, expected)) for path in paths]
+        files = [_verified(path, _expected_sha256(reference, path.name, sha256)) for path in paths]
     else:
         policy = RetryPolicy(timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         with _disk_errors(cache.folder):
-            files = _Pull(HubClient(policy.timeout), cache, policy, report, say).run(reference, expected)
+            files = _Pull(HubClient(policy.timeout), cache, policy, report, say).run(reference, sha256)
     pulled = Pulled(path_to_open([file.path for file in files]), files)
-    if pulled.size < expected.min_size:
+    if pulled.size < min_size:
         raise IntegrityError(
-            f"{reference}: has {pulled.size:,} bytes, expected at least {expected.min_size:,}; it may be another model"
+            f"{reference}: has {pulled.size:,} bytes, expected at least {min_size:,}; it may be another model"
         )
     return pulled
 
@@ -112,7 +91,7 @@ class _Pull:
     report: Report
     say: Say
 
-    def run(self, reference: HubReference, expected: Expected) -> list[PulledFile]:
+    def run(self, reference: HubReference, sha256: str | None) -> list[PulledFile]:
         pinned, names = reference, [reference.file or ""]
         if reference.file is None:
             commit, listed = self._retry(lambda: self.client.list_files(reference))
@@ -121,10 +100,10 @@ class _Pull:
                 raise BitNetError(
                     f"{reference}: holds no .gguf file, and no config.json with model.safetensors; take another model"
                 )
-        if len(names) > 1 and expected.sha256 is not None:
+        if len(names) > 1 and sha256 is not None:
             raise ParameterError(f"{reference}: one --sha256, but the model has {len(names)} files; name the file")
         remotes = [self._retry(partial(self.client.describe, replace(pinned, file=name))) for name in names]
-        files = [self._fetch(remote, _expected_sha256(reference, remote.name, expected)) for remote in remotes]
+        files = [self._fetch(remote, _expected_sha256(reference, remote.name, sha256)) for remote in remotes]
         self.cache.write_ref(reference.revision, remotes[0].commit)
         return files
 
@@ -141,7 +120,7 @@ class _Pull:
                 f"{remote.reference}: the hub states the SHA-256 {remote.sha256}, expected {expected};"
                 " name the revision you meant, or state its SHA-256 with --sha256"
             )
-        self.cache.make_folders(remote.etag)
+        self.cache.make_folders()
         with WeakFileLock(self.cache.lock(remote.etag)):
             found = None if blob.exists() else self._download(remote, expected)
             path = self.cache.link(remote.commit, remote.name, remote.etag)
@@ -170,7 +149,7 @@ def manual_download(reference: HubReference, sha256: str | None) -> str:
             "    bitnet-numba run -m PATH"
         )
     name = reference.file.rpartition("/")[2]
-    digest = _expected_sha256(reference, reference.file, Expected(sha256))
+    digest = _expected_sha256(reference, reference.file, sha256)
     return (
         "To bring it here by hand, on a machine with a network:\n"
         f"    curl -fL -C - -o {name} {reference.url(constants.ENDPOINT)}\n"
@@ -196,10 +175,10 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _expected_sha256(reference: HubReference, name: str, expected: Expected) -> str | None:
+def _expected_sha256(reference: HubReference, name: str, sha256: str | None) -> str | None:
     """Return the SHA-256 from the user, else the known one of the default revision; the hub ignores case in names."""
     is_default = reference.revision == DEFAULT_REVISION
-    return expected.sha256 or (_KNOWN_SHA256.get((reference.repo.lower(), name)) if is_default else None)
+    return sha256 or (_KNOWN_SHA256.get((reference.repo.lower(), name)) if is_default else None)
 
 
 def _verified(path: Path, sha256: str | None) -> PulledFile:

@@ -14,27 +14,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to retry.
+    """When to retry; times in seconds."""
 
-    Attributes
-    ----------
-    attempts : int
-        Attempts before a failure is final; counted anew whenever bytes arrived.
-    first_wait : float
-        Seconds before the second attempt; each later wait is twice as long.
-    longest_wait : float
-        Seconds, where the server sends no ``Retry-After``.
-    longest_retry_after : float
-        Seconds, where it does; a longer one makes the failure final.
-    timeout : float
-        Seconds without a byte from the server before an attempt fails.
-    """
-
-    attempts: int = 6
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
-    longest_retry_after: float = 300.0
-    timeout: float = 10.0
+    attempts: int = 6  # before a failure is final; counted anew whenever bytes arrived
+    first_wait: float = 1.0  # before the second attempt; each later wait is twice as long
+    longest_wait: float = 60.0  # where the server sends no ``Retry-After``
+    longest_retry_after: float = 300.0  # where it does; a longer one makes the failure final
+    timeout: float = 10.0  # without a byte from the server before an attempt fails
 
     def wait(self, failures: int) -> float:
         """Return the seconds to wait after this number of failures in a row."""
@@ -54,10 +40,7 @@ class TransientError(Exception):
 def with_retries(action: Callable[[], Result], policy: RetryPolicy, say: Say) -> Result:
     """Call ``action`` until it raises no :class:`TransientError`, and tell ``say`` of each retry.
 
-    Raises
-    ------
-    BitNetError
-        The last failure's.
+    Raises the error of the last failure.
     """
     failures = 0
     while True:

@@ -16,24 +16,12 @@ SPACE_MARGIN = 50 << 20  # bytes that stay free
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress of a download.
+    """Progress of a download, in bytes."""
 
-    Attributes
-    ----------
-    name : str
-        The file.
-    done : int
-        Bytes on the disk, those of earlier attempts included.
-    total : int or None
-        Bytes of the whole file.
-    rate : float
-        Bytes per second in this attempt; 0 before the first byte.
-    """
-
-    name: str
-    done: int
+    name: str  # of the file
+    done: int  # on the disk, those of earlier attempts included
     total: int | None
-    rate: float
+    rate: float  # a second in this attempt; 0 before the first byte
 
     @property
     def seconds_left(self) -> float | None:
@@ -47,14 +35,8 @@ Report = Callable[[Progress], None]
 def download(client: HubClient, remote: RemoteFile, partial: Path, report: Report) -> None:
     """Continue the download of a file into ``partial``, which is kept on failure and on interruption.
 
-    Raises
-    ------
-    DiskSpaceError
-        If the rest of the file and a margin do not fit.
-    BitNetError
-        If the server refuses.
-    TransientError
-        If another attempt may succeed.
+    Raises a DiskSpaceError if the rest of the file and a margin do not fit, a BitNetError if the server refuses, a
+    TransientError if another attempt may succeed.
     """
     have = partial.stat().st_size if partial.exists() else 0
     if have and have == remote.size:

@@ -15,43 +15,30 @@ _T = TypeVar("_T")
 
 MAX_LAYERS = 512
 MAX_CONTEXT = (1 << 24) - 1
-MAX_SIZE = 1 << 19  # of any one dimension, and of the attention heads together: what int32 sums of a row can hold
+MAX_SIZE = 1 << 19  # of each of SIZES, and of the attention heads together: what int32 sums of a row can hold
+SIZES = ("n_layers", "hidden_size", "intermediate_size", "n_heads", "n_kv_heads", "head_dim")
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """Parameters of RoPE scaling, which divides frequencies for a context longer than the original training's.
 
-    Attributes
-    ----------
-    factor : float
-        Largest divisor.
-    bands : (float, float, int) or None
-        Kind llama3, which keeps high frequencies: ``low_freq_factor``, ``high_freq_factor`` and
-        ``original_max_position_embeddings``. None: kind linear, which divides all frequencies.
+    Kind llama3 keeps high frequencies, outside its ``bands``: ``low_freq_factor``, ``high_freq_factor`` and
+    ``original_max_position_embeddings``. Kind linear (None) divides all frequencies.
     """
 
-    factor: float
+    factor: float  # largest divisor
     bands: tuple[float, float, int] | None = None
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.factor) and self.factor > 0, f"rope scaling factor is {self.factor}, not positive")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The hyper-parameters of a model.
+    """The hyper-parameters of a model."""
 
-    Attributes
-    ----------
-    architecture : str
-        GGUF's name of the family; see :data:`~bitnet_numba.model.families.FAMILIES`.
-    max_seq_len : int
-        Context length of the training, in tokens.
-    activation, sub_norms
-        See :class:`~bitnet_numba.model.families.Family`; ``config.json`` can state another activation.
-    adjacent_pairs : bool
-        Whether this file has the rows of q and k for RoPE pairs (2i, 2i + 1) instead of (i, i + head_dim / 2).
-    """
-
-    architecture: str
+    architecture: str  # GGUF's name of the family
     name: str
     n_layers: int
     hidden_size: int
@@ -60,16 +47,16 @@ class ModelConfig:
     n_kv_heads: int
     head_dim: int
     vocab_size: int
-    max_seq_len: int
+    max_seq_len: int  # context length of the training, in tokens
     rms_norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
-    activation: Activation
+    activation: Activation  # the family's, unless ``config.json`` states another
     sub_norms: bool
-    adjacent_pairs: bool
+    adjacent_pairs: bool  # this file has the rows of q and k for RoPE pairs (2i, 2i + 1), not (i, i + head_dim / 2)
 
     def __post_init__(self) -> None:
-        for size in ("n_layers", "hidden_size", "intermediate_size", "n_heads", "n_kv_heads", "head_dim"):
+        for size in SIZES:
             _require(1 <= getattr(self, size) <= MAX_SIZE, f"{size} is {getattr(self, size)}, not 1 to {MAX_SIZE}")
         _require(self.n_layers <= MAX_LAYERS, f"n_layers is {self.n_layers}, more than {MAX_LAYERS}")
         _require(1 <= self.vocab_size < 2**31, f"vocab_size is {self.vocab_size}")
@@ -169,8 +156,7 @@ def _gguf_rope_scaling(keys: _Keys) -> RopeScaling | None:
 
 
 def _linear(factor: float) -> RopeScaling | None:
-    _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
-    return RopeScaling(factor) if factor != 1 else None
+    return None if factor == 1 else RopeScaling(factor)
 
 
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -253,6 +239,5 @@ def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     low, high = keys.number("low_freq_factor"), keys.number("high_freq_factor")
     context = keys.get("original_max_position_embeddings", int)
     _require(0 < low < high < math.inf, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")
-    _require(math.isfinite(factor) and factor > 0, f"rope scaling factor is {factor}, not positive")
     _require(1 <= context <= MAX_CONTEXT, f"original_max_position_embeddings is {context}, not 1 to {MAX_CONTEXT}")
     return RopeScaling(factor, (low, high, context))

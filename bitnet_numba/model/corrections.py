@@ -36,12 +36,9 @@ class NormRescale:
 
 @dataclass(frozen=True, slots=True)
 class ScaleOverride:
-    """Multiply the scale of ternary matrices by ``k``, after inverting it if ``inv``.
+    """Multiply the scale of ternary matrices by ``k``, after inverting it if ``inv``."""
 
-    ``tensors`` are ends of their GGUF or Hugging Face names.
-    """
-
-    tensors: tuple[str, ...]
+    tensors: tuple[str, ...]  # ends of their GGUF or Hugging Face names
     inv: bool
     k: float
 

@@ -4,19 +4,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from bitnet_numba.model.config import SIZES
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.source import ModelSource, expected_shapes
-
-_SIZES = (
-    "n_layers",
-    "hidden_size",
-    "intermediate_size",
-    "n_heads",
-    "n_kv_heads",
-    "head_dim",
-    "vocab_size",
-    "max_seq_len",
-)
 
 
 def model_facts(source: ModelSource, chat_template: str | None) -> dict[str, Any]:
@@ -30,7 +20,7 @@ def model_facts(source: ModelSource, chat_template: str | None) -> dict[str, Any
         "architecture": config.architecture,
         "parameters": sum(sizes.values()),
         "ternary_parameters": sum(size for role, size in sizes.items() if role.name in LINEAR_ROLES),
-        **{name: getattr(config, name) for name in _SIZES},
+        **{name: getattr(config, name) for name in (*SIZES, "vocab_size", "max_seq_len")},
         "activation": config.activation,
         "tied_head": source.tied,
         "chat_template": chat_template,

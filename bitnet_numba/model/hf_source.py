@@ -28,7 +28,7 @@ from bitnet_numba.model.source import (
     ternary_from_floats,
 )
 from bitnet_numba.text.chat import read_directory_template
-from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_directory, tokenizer_from_file
+from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_file
 
 
 class HuggingFaceSource:
@@ -85,9 +85,7 @@ class HuggingFaceSource:
         return None
 
     def tokenizer(self) -> Tokenizer:
-        if self._tokenizer is not None:
-            return tokenizer_from_file(self._tokenizer)
-        return tokenizer_from_directory(self.path)
+        return tokenizer_from_file(self._tokenizer or self.path / "tokenizer.json")
 
     def tensor_types(self) -> Mapping[str, int]:
         return Counter(entry.dtype for entry in self.checkpoint.tensors.values())

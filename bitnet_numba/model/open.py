@@ -1,5 +1,6 @@
 """Opener of models by name: a path, a model of the hub in the cache, or the embedded one."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from bitnet_numba.demo import demo_model_path
@@ -12,15 +13,10 @@ from bitnet_numba.settings import read_settings
 
 
 def open_source(model: str | Path | None, tokenizer: Path | None = None) -> ModelSource:
-    """Open a model by name, without loading its weights.
+    """Open a model by name, without loading its weights; ``tokenizer`` is a file to use instead of the model's own.
 
-    Parameters
-    ----------
-    model : str, Path or None
-        A GGUF file, a Hugging Face directory, ``org/name[@revision][:file]`` for a model of the hub that lies in the
-        cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
-    tokenizer : Path, optional
-        A ``tokenizer.json`` to use instead of the model's own.
+    The name is a GGUF file, a Hugging Face directory, ``org/name[@revision][:file]`` for a model of the hub that lies
+    in the cache, ``demo``, or None: what ``BITNET_GGUF`` names, else the embedded model.
     """
     path = model_path(model)
     return HuggingFaceSource(path, tokenizer) if path.is_dir() else GGUFSource(path, tokenizer)
@@ -31,21 +27,12 @@ def model_path(model: str | Path | None) -> Path:
     name = model if model is not None else read_settings().model
     if name is None or str(name) == "demo":
         return demo_model_path()
-    path = _expanded(Path(name))
-    return path if path.exists() else _in_cache(str(name))
-
-
-def _in_cache(name: str) -> Path:
-    path = cached_model(name)
-    if path is None:
+    path = Path(name)
+    with suppress(RuntimeError):  # "~user" of a user that does not exist
+        path = path.expanduser()
+    found = path if path.exists() else cached_model(str(name))
+    if found is None:
         raise BitNetError(
             f"{name}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"
         )
-    return path
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # "~user" of a user that does not exist
-        return path
+    return found

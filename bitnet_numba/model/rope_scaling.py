@@ -44,24 +44,13 @@ def stretch_llama3(
 ) -> Doubles:
     """Return float64[pairs] frequencies scaled as llama3 does: the longer a wave, the closer to ``1 / factor``.
 
-    Parameters
-    ----------
-    inverse_frequency : float64[pairs]
-    factor : float
-        Divisor of the lowest frequencies.
-    low_freq_factor, high_freq_factor : float
-        Waves in ``original_max_seq_len`` at and below which a frequency is divided fully, and at and above which it is
-        left alone; interpolated in between.
-    original_max_seq_len : int
-        Context length of the original training.
-
-    References
-    ----------
-    transformers, ``modeling_rope_utils.py``, ``_compute_llama3_parameters``.
+    With at most ``low_freq_factor`` waves in the ``original_max_seq_len`` tokens of the training a frequency is divided
+    by ``factor``, with at least ``high_freq_factor`` it is left alone; interpolated in between. Source: transformers,
+    ``modeling_rope_utils.py``, ``_compute_llama3_parameters``.
     """
     waves = original_max_seq_len * inverse_frequency / (2 * np.pi)
-    kept = np.clip((waves - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
-    return np.asarray((1 - kept) * inverse_frequency / factor + kept * inverse_frequency)
+    unscaled = np.clip((waves - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
+    return np.asarray((1 - unscaled) * inverse_frequency / factor + unscaled * inverse_frequency)
 
 
 def llama3_factors(

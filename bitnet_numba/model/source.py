@@ -24,19 +24,15 @@ from bitnet_numba.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRecord:
-    """A correction that was made to a tensor, as receipts store it.
+    """A correction that was made to a tensor, as receipts store it."""
 
-    ``layer`` is the tensor's GGUF name, ``policy_fingerprint`` that of the policy or the name of the variable, and
-    ``metadata`` has the parameters of the correction.
-    """
-
-    layer: str
+    layer: str  # the tensor's GGUF name
     correction_type: str
     rms_before: float
     rms_after: float
     factor: float
-    policy_fingerprint: str
-    metadata: dict[str, Any]
+    policy_fingerprint: str  # that of the policy, or the name of the variable
+    metadata: dict[str, Any]  # parameters of the correction
 
 
 class ModelSource(Protocol):

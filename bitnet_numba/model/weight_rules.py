@@ -21,7 +21,7 @@ class Bounds:
 
 
 DEFAULT_BOUNDS: Final = Bounds(0.50, 2.0)
-"""Of a norm that no rule of a ruleset is about."""
+"""Bounds of a norm that no rule matches."""
 UNBOUNDED: Final = Bounds(0.0, math.inf)
 
 
@@ -62,22 +62,12 @@ class Ruleset:
 
 @dataclass(frozen=True, slots=True)
 class InspectionRules:
-    """The rulesets of a family.
-
-    Attributes
-    ----------
-    floats, ternary : Ruleset
-        For files whose linear layers are floats, and ternary.
-    by_gguf_name : bool
-        Whether rules know the tensors of a Hugging Face checkpoint by their GGUF names.
-    relatives : tuple of str
-        An architecture of no family is inspected by these rules if its name contains one of these texts.
-    """
+    """The rulesets of a family, for files whose linear layers are floats, and ternary."""
 
     floats: Ruleset
     ternary: Ruleset
-    by_gguf_name: bool = False
-    relatives: tuple[str, ...] = ()
+    by_gguf_name: bool = False  # rules know the tensors of a Hugging Face checkpoint by their GGUF names
+    relatives: tuple[str, ...] = ()  # an architecture of no family has these rules if its name contains one of these
 
 
 GENERIC_RULES: Final = Ruleset("generic", (rule("norm", 0.80, 1.20),))

@@ -33,12 +33,8 @@ class ChatTemplate:
     ) -> str:
         """Return the chat as one text.
 
-        Raises
-        ------
-        ParameterError
-            If the messages are invalid, too many or too long.
-        TemplateError
-            If the template fails, or uses what is not allowed.
+        Raises a ParameterError if the messages are invalid, too many or too long, a TemplateError if the template fails
+        or uses what is not allowed.
         """
         from bitnet_numba.text.sandbox.environment import render_template  # here, because it imports jinja2
 
@@ -73,6 +69,7 @@ NAMED_TEMPLATES: Final = {
         "raw": "{% for message in messages %}{{ message.content }}{% endfor %}",
     }.items()
 }
+_NO_TEMPLATE: Final = f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}"
 
 
 def choose_template(
@@ -80,20 +77,8 @@ def choose_template(
 ) -> ChatTemplate | None:
     """Choose the chat template of a model, or None if nothing is requested and it has none.
 
-    Parameters
-    ----------
-    requested : str or None
-        None: the family's template, else the model's. ``"model"``: the model's. Else a name of
-        :data:`NAMED_TEMPLATES`, or a file.
-    family_template : str or None
-        A name of :data:`NAMED_TEMPLATES`.
-    model_template : str or None
-        Source of the template in the model's files.
-
-    Raises
-    ------
-    TemplateError
-        If there is no such template.
+    ``requested`` is a name of :data:`NAMED_TEMPLATES`, a file, ``"model"`` (the template in the model's files, whose
+    source is ``model_template``), or None: the family's, else the model's. TemplateError if there is no such template.
     """
     if requested is None and family_template is not None:
         return NAMED_TEMPLATES[family_template]
@@ -101,7 +86,7 @@ def choose_template(
         return None
     if requested is None or requested == "model":
         if model_template is None:
-            raise TemplateError(f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}")
+            raise TemplateError(_NO_TEMPLATE)
         return ChatTemplate("model", model_template)
     return NAMED_TEMPLATES.get(requested) or _template_from_file(requested)
 
@@ -109,12 +94,8 @@ def choose_template(
 def read_directory_template(directory: Path) -> str | None:
     """Return the chat template of a Hugging Face model directory, or None if it has none.
 
-    It stands in ``chat_template.jinja``, or in ``tokenizer_config.json``: as text, or as a list of named ones.
-
-    Raises
-    ------
-    FormatError
-        If the file that holds it is malformed.
+    It stands in ``chat_template.jinja``, or in ``tokenizer_config.json``: as text, or as a list of named ones. Raises a
+    FormatError if that file is malformed.
     """
     own_file = directory / "chat_template.jinja"
     if own_file.is_file():
@@ -136,18 +117,12 @@ def encode_chat(
 
     Special tokens come from the template only: a message stays plain text, even if it holds ``<|eot_id|>``. The ids are
     those of the rendered text, but no token crosses the start of an answer, as none did when the answer was generated:
-    so a longer chat begins with the ids of a shorter one. The BOS token appears once if the model wants it, whether or
-    not the template writes it.
-
-    Raises
-    ------
-    ParameterError
-        If the messages are invalid, too many or too long.
-    TemplateError
-        If there is no template, it fails, or a message changes which special tokens it writes.
+    so a longer chat begins with the ids of a shorter one. The BOS token appears once if the model uses one, whether or
+    not the template writes it. Raises as :meth:`ChatTemplate.render`, and a TemplateError if there is no template or a
+    message changes which special tokens it writes.
     """
     if template is None:
-        raise TemplateError(f"the model brings no chat template; choose one of {', '.join(NAMED_TEMPLATES)}")
+        raise TemplateError(_NO_TEMPLATE)
     render = partial(
         template.render,
         add_generation_prompt=add_generation_prompt,

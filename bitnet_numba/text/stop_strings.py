@@ -6,21 +6,11 @@ from collections.abc import Iterable
 class StopScanner:
     """Pass text through up to the stop string that begins first, as :meth:`str.find` on the whole text would find it.
 
-    Text that may begin a stop string is held back until it is decided.
-
-    Parameters
-    ----------
-    stops : iterable of str
-        None of them empty.
-
-    Attributes
-    ----------
-    stopped : bool
-        Whether a stop string was found; all later text is dropped.
+    Text that may begin a stop string is held back until it is decided. No stop string may be empty.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self.stopped = False
+        self.stopped = False  # whether a stop string was found; all later text is dropped
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""

@@ -5,15 +5,7 @@ from collections.abc import Callable
 
 
 class StreamDecoder:
-    """Turn token ids into text one by one.
-
-    Parameters
-    ----------
-    bytes_of : callable
-        Returns the bytes of a token id.
-    drops_space : bool
-        Whether to drop a space at the very start, which encoding added.
-    """
+    """Turn token ids into text one by one; ``drops_space`` drops a space at the very start, which encoding added."""
 
     def __init__(self, bytes_of: Callable[[int], bytes], drops_space: bool = False) -> None:
         self._bytes_of = bytes_of

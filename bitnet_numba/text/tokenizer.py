@@ -33,17 +33,9 @@ class SpecialSpan(NamedTuple):
 class Tokenizer:
     """A model's tokenizer; threads may share it.
 
-    Special tokens are split off before the ``tokenizers`` package sees the text, and its vocabulary does not hold them:
-    text becomes a special token only where the caller asks for parsing.
-
-    Attributes
-    ----------
-    vocab_size : int
-        One more than the largest token id.
-    bos_id, eos_id, eos_ids, add_bos, notes
-        As in :class:`~bitnet_numba.text.vocabulary.TokenizerSpec`.
-    special_ids : frozenset of int
-        Tokens that text becomes only where special tokens are parsed.
+    Special tokens (``special_ids``) are split off before the ``tokenizers`` package sees the text, and its vocabulary
+    does not hold them: text becomes a special token only where the caller requests it. ``bos_id``, ``eos_id``,
+    ``eos_ids``, ``add_bos`` and ``notes`` are those of :class:`~bitnet_numba.text.vocabulary.TokenizerSpec`.
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
@@ -79,30 +71,18 @@ class Tokenizer:
         return self._vocabulary.token_bytes(token_id)
 
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
-        """Return the token ids of a text.
+        """Return the token ids of a text of at most 16 Mi characters.
 
-        Parameters
-        ----------
-        text : str
-            At most 16 Mi characters.
-        add_bos : bool
-            Begin with ``bos_id``, if the model wants it and it is not there yet.
-        parse_special : bool
-            Recognise special tokens in the text. Only for text whose author may steer the model.
-
-        Raises
-        ------
-        ParameterError
-            If the text is too long, or holds half a surrogate pair.
-        FormatError
-            If the vocabulary cannot spell the text.
+        ``add_bos`` puts ``bos_id`` first, if the model uses one and it is not there yet. ``parse_special`` recognises
+        special tokens: only for text whose author may steer the model. Raises a ParameterError if the text is too long
+        or holds half a surrogate pair, a FormatError if the vocabulary cannot spell it.
         """
         _check_text(text)
         ids = self.encode_spans(text, self.find_special(text) if parse_special else [])
         return self.with_bos(ids) if add_bos else ids
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """Put ``bos_id`` first, if the model wants it and it is not there yet."""
+        """Put ``bos_id`` first, if the model uses one and it is not there yet."""
         if not self.add_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
             return ids
         return [self.bos_id, *ids]
@@ -132,12 +112,7 @@ class Tokenizer:
     def stream_decoder(self, *, skip_special: bool = True, at_start: bool = False) -> StreamDecoder:
         """Return a decoder for tokens that arrive one by one.
 
-        Parameters
-        ----------
-        skip_special : bool
-            Leave special tokens out of the text.
-        at_start : bool
-            The tokens begin a text: drop the space that some tokenizers put before it.
+        ``at_start`` says that they begin a text: the space that some tokenizers put before it is dropped.
         """
         hidden = self.special_ids if skip_special else frozenset()
 
@@ -202,11 +177,6 @@ def tokenizer_from_file(path: Path) -> Tokenizer:
     return Tokenizer(spec_from_file(path))
 
 
-def tokenizer_from_directory(path: Path) -> Tokenizer:
-    """Build the tokenizer of a Hugging Face model directory."""
-    return tokenizer_from_file(path / "tokenizer.json")
-
-
 def _bpe_model(spec: TokenizerSpec) -> models.BPE:
     try:
         return models.BPE(
@@ -228,17 +198,11 @@ def _encoder(
     model: models.BPE, normalizer: dict[str, Any] | None, pre_tokenizer: dict[str, Any] | None
 ) -> tokenizers.Tokenizer:
     """Return an encoder of plain text: without any added token, padding or truncation."""
-    empty_model = {"type": "BPE", "vocab": {}, "merges": []}
-    pipeline = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "model": empty_model}
-    unused: dict[str, Any] = {
-        "added_tokens": [],
-        "post_processor": None,
-        "decoder": None,
-        "truncation": None,
-        "padding": None,
-    }
+    pipeline: dict[str, Any] = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
+    pipeline["model"] = {"type": "BPE", "vocab": {}, "merges": []}
+    pipeline |= {"added_tokens": [], **dict.fromkeys(("post_processor", "decoder", "truncation", "padding"))}
     try:
-        encoder = tokenizers.Tokenizer.from_str(json.dumps(pipeline | unused))
+        encoder = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
     # The package raises plain Exception for a stage that it does not know.
     except Exception as error:
         raise FormatError(f"tokenizer: {excerpt(str(error))}; the file is damaged: download it again") from error

@@ -31,12 +31,8 @@ _REMEDY: Final = "the file is damaged or badly converted: download or convert it
 def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
     """Read the ``tokenizer.ggml`` keys: byte-level BPE (``gpt2``) or SentencePiece (``llama``).
 
-    Raises
-    ------
-    FormatError
-        If arrays are missing, malformed, or disagree.
-    UnsupportedError
-        If the tokenizer or its pre-tokenizer is of another kind.
+    Raises a FormatError if arrays are missing, malformed, or disagree, an UnsupportedError if the tokenizer or its
+    pre-tokenizer is of another kind.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
@@ -94,7 +90,7 @@ def _sentencepiece_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK})
     return TokenizerSpec(
         vocabulary,
-        merges_from_scores(vocabulary.plain(None), scores),
+        _merges_from_scores(vocabulary.plain(None), scores),
         normalizer={"type": "Sequence", "normalizers": steps},
         byte_fallback=True,
         unknown=None if unknown_id is None else vocabulary.texts[unknown_id],
@@ -143,13 +139,13 @@ def _token_types(metadata: Mapping[str, Any], n_tokens: int) -> list[int]:
     key = "tokenizer.ggml.token_type"
     if key not in metadata:
         return [int(TokenType.NORMAL)] * n_tokens
-    types = _array(metadata, key, int)
+    types: list[int] = _array(metadata, key, int)
     if len(types) != n_tokens:
         raise FormatError(f"{key}: {len(types):,} types for {n_tokens:,} tokens; {_REMEDY}")
     unknown = set(types) - set(TokenType)
     if unknown:
         raise FormatError(f"{key}: type {min(unknown)} does not exist; {_REMEDY}")
-    return list(types)
+    return types
 
 
 def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -174,14 +170,11 @@ def _read_scores(metadata: Mapping[str, Any], n_tokens: int) -> list[float]:
     return [float(score) for score in scores]
 
 
-def merges_from_scores(plain: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+def _merges_from_scores(plain: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """Return the merges that a SentencePiece vocabulary implies, best score first.
 
-    Two neighbouring tokens merge if their joined text is a token, and the joined token's score ranks the merge.
-
-    References
-    ----------
-    Kudo and Richardson, "SentencePiece" (2018), and ``bpe_model.cc`` of its code.
+    Two neighbouring tokens merge if their joined text is a token, and the joined token's score ranks the merge: Kudo
+    and Richardson, "SentencePiece" (2018), ``bpe_model.cc`` of its code.
     """
     merges = []
     for text in sorted(plain, key=lambda text: -scores[plain[text]]):

@@ -23,25 +23,13 @@ Merge = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFile:
-    """The contents of a tokenizer.json; made by :func:`read_tokenizer_file`.
-
-    Attributes
-    ----------
-    document, model : JsonObject
-        The whole file, and its byte-pair encoding.
-    words : dict of str to int
-        Ids of the tokens of the model.
-    merges : list of (str, str)
-        In order of rank.
-    added : list of JsonObject
-        Tokens beside those of the model, ``id`` and ``content`` checked.
-    """
+    """The contents of a tokenizer.json; made by :func:`read_tokenizer_file`."""
 
     document: JsonObject
-    model: JsonObject
-    words: dict[str, int]
-    merges: list[Merge]
-    added: list[JsonObject]
+    model: JsonObject  # its byte-pair encoding
+    words: dict[str, int]  # ids of the tokens of the model
+    merges: list[Merge]  # in order of rank
+    added: list[JsonObject]  # tokens beside those of the model, ``id`` and ``content`` checked
 
     @property
     def place(self) -> str:
@@ -67,15 +55,7 @@ class TokenizerFile:
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 def read_tokenizer_file(path: Path) -> TokenizerFile:
-    """Read a tokenizer.json.
-
-    Raises
-    ------
-    FormatError
-        If the file is missing or malformed.
-    UnsupportedError
-        If the tokenizer is not a byte-pair encoding.
-    """
+    """Read a tokenizer.json; FormatError if it is missing or malformed, UnsupportedError if it is no BPE."""
     absent = "get it with the rest of the model; a tokenizer.model alone is not read"
     return tokenizer_file(read_json(path, max_bytes=MAX_FILE_BYTES, if_missing=absent))
 
@@ -138,12 +118,7 @@ def _read_added(document: JsonObject, words: dict[str, int]) -> list[JsonObject]
 def spec_from_file(path: Path) -> TokenizerSpec:
     """Read a tokenizer.json, with ``tokenizer_config.json``, ``generation_config.json`` and ``config.json`` beside it.
 
-    Raises
-    ------
-    FormatError
-        If a file is missing or malformed.
-    UnsupportedError
-        If the tokenizer is not byte-pair encoding, or splits text in a way that is not supported.
+    Raises as :func:`read_tokenizer_file`, and an UnsupportedError if text is split in a way that is not supported.
     """
     file = read_tokenizer_file(path)
     model = file.model
@@ -216,9 +191,8 @@ def _with_ends(spec: TokenizerSpec, file: TokenizerFile, path: Path) -> Tokenize
     for token_id in eos_ids if bos_id is None else eos_ids | {bos_id}:
         text = spec.vocabulary.texts.get(token_id)
         if text is None:
-            raise FormatError(
-                f"{path.parent}: begin or end token {token_id} is not in {path.name}; get the files again"
-            )
+            problem = f"begin or end token {token_id} is not in {path.name}"
+            raise FormatError(f"{path.parent}: {problem}; get the files again")
         added[text] = replace(added.get(text, AddedText(token_id, is_special=True)), is_special=True)
     notes = () if eos_ids else (f"{path}: no token is named that ends a text; generation stops at its length only",)
     # The tokenizer itself outranks its configuration, as in transformers.

@@ -27,39 +27,21 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class AddedText:
-    """A text that is one token wherever it is recognised.
-
-    Attributes
-    ----------
-    is_special : bool
-        Recognised only where special tokens are parsed; otherwise in every text.
-    takes_left, takes_right : bool
-        It swallows the white space on that side.
-    """
+    """A text that is one token wherever it is recognised."""
 
     token_id: int
-    is_special: bool
-    takes_left: bool = False
+    is_special: bool  # recognised only where special tokens are parsed; otherwise in every text
+    takes_left: bool = False  # it swallows the white space on that side
     takes_right: bool = False
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a model.
+    """The tokens of a model."""
 
-    Attributes
-    ----------
-    is_byte_level : bool
-        Tokens are spelled in the byte alphabet of GPT-2; otherwise as SentencePiece does, with ``▁`` and ``<0xNN>``.
-    texts : dict of int to str
-        Every token as the vocabulary spells it.
-    added : dict of str to AddedText
-        The texts that are split off before the rest is encoded.
-    """
-
-    is_byte_level: bool
-    texts: dict[int, str]
-    added: dict[str, AddedText]
+    is_byte_level: bool  # spelled in GPT-2's byte alphabet; otherwise as SentencePiece does, with ``▁`` and ``<0xNN>``
+    texts: dict[int, str]  # every token as the vocabulary spells it, by id
+    added: dict[str, AddedText]  # the texts that are split off before the rest is encoded
 
     @property
     def size(self) -> int:
@@ -94,9 +76,7 @@ class Vocabulary:
 def _byte_alphabet() -> str:
     """Return the 256 characters that spell bytes: printable ones themselves, the others from U+0100 upwards.
 
-    References
-    ----------
-    Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), ``bytes_to_unicode`` of its code.
+    Source: ``bytes_to_unicode`` in the code of Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
@@ -130,46 +110,22 @@ def byte_of_token(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The parts of a tokenizer, from a GGUF file or a tokenizer.json.
-
-    Attributes
-    ----------
-    merges : list of (str, str)
-        In order of rank.
-    normalizer, pre_tokenizer, later_pre_tokenizer : dict or None
-        In the form of a tokenizer.json; the last for text that follows a special token.
-    ignore_merges : bool
-        A word that is a token is taken whole.
-    byte_fallback : bool
-        Characters outside the vocabulary become ``<0xNN>`` tokens.
-    unknown : str or None
-        The token for text that cannot be spelled.
-    eos_id : int or None
-        The token that the model's files call the end of a text.
-    eos_ids : frozenset of int
-        Each of them ends a generation.
-    add_bos : bool
-        Whether texts begin with ``bos_id``.
-    drops_space : bool
-        Whether encoding puts a space before a text, which decoding removes.
-    notes : tuple of str
-        Assumptions about the file, a line each, for the user.
-    """
+    """The parts of a tokenizer, from a GGUF file or a tokenizer.json; pipeline stages in the form of the latter."""
 
     vocabulary: Vocabulary
-    merges: list[tuple[str, str]]
+    merges: list[tuple[str, str]]  # in order of rank
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
-    later_pre_tokenizer: dict[str, Any] | None = None
-    ignore_merges: bool = False
-    byte_fallback: bool = False
-    unknown: str | None = None
+    later_pre_tokenizer: dict[str, Any] | None = None  # for text that follows a special token
+    ignore_merges: bool = False  # a word that is a token is taken whole
+    byte_fallback: bool = False  # characters outside the vocabulary become ``<0xNN>`` tokens
+    unknown: str | None = None  # the token for text that cannot be spelled
     bos_id: int | None = None
-    eos_id: int | None = None
-    eos_ids: frozenset[int] = frozenset()
-    add_bos: bool = False
-    drops_space: bool = False
-    notes: tuple[str, ...] = ()
+    eos_id: int | None = None  # the token that the model's files call the end of a text
+    eos_ids: frozenset[int] = frozenset()  # each of them ends a generation
+    add_bos: bool = False  # texts begin with ``bos_id``
+    drops_space: bool = False  # encoding puts a space before a text, which decoding removes
+    notes: tuple[str, ...] = ()  # assumptions about the file, a line each, for the user
 
 
 def turn_ends(vocabulary: Vocabulary) -> set[int]:

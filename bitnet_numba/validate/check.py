@@ -59,7 +59,6 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serializable dict."""
-        statistics = None if self.inspection is None else self.inspection.statistics
         stages = [
             {"code": int(s), "meaning": meaning, "status": self.status(s), "findings": self.findings.get(s, [])}
             for s, meaning in MEANINGS.items()
@@ -67,7 +66,7 @@ class Validation:
         return {
             "model": self.model,
             "model_sha256": None if self.inspection is None else self.inspection.sha256,
-            "ruleset": None if statistics is None else statistics.ruleset.name,
+            "ruleset": None if self.inspection is None else self.inspection.statistics.ruleset.name,
             "status": "failed" if self.exit_code else "passed",
             "exit_code": self.exit_code,
             "stages": stages,
@@ -78,17 +77,8 @@ class Validation:
 def validate_model(model: str | Path | None = None, *, tokenizer: Path | None = None) -> Validation:
     """Check a model strictly, deterministically and without correction, from its bytes to its generated text.
 
-    Parameters
-    ----------
-    model : str, Path or None
-        As for :func:`bitnet_numba.load`.
-    tokenizer : Path, optional
-        A ``tokenizer.json`` to use instead of the model's.
-
-    Raises
-    ------
-    CorrectionRefusedError
-        If a correction variable is set in strict mode or under CI.
+    ``model`` is as for :func:`bitnet_numba.load`; ``tokenizer`` is a ``tokenizer.json`` to use instead of the model's.
+    Raises a CorrectionRefusedError if a correction variable is set in strict mode or under CI.
     """
     _refuse_corrections()
     validation = Validation(str(model or read_settings().model or "demo"))
@@ -100,8 +90,6 @@ def validate_model(model: str | Path | None = None, *, tokenizer: Path | None = 
     validation.inspection = inspection
     validation.findings[Stage.INSPECTION] = []
     statistics = inspection.statistics
-    if statistics is None:
-        raise RuntimeError("an inspection with statistics came without them")
     n_norms = len(statistics.of(LAYERNORM))
     validation.findings[Stage.NORMS] = _outside(statistics, LAYERNORM)
     validation.findings[Stage.NORMS_PRESENT] = [] if n_norms else [f"{inspection.files.path}: no norm tensors at all"]

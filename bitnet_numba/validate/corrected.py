@@ -1,4 +1,4 @@
-"""Open a model as the environment variables want it: as it is, or with runtime corrections of known bad weights."""
+"""Open a model as the environment variables state: as it is, or with runtime corrections of known bad weights."""
 
 from pathlib import Path
 
@@ -10,17 +10,11 @@ from bitnet_numba.settings import Settings, read_settings
 
 
 def open_corrected(model: str | Path | None) -> ModelSource:
-    """Open a model, corrected if the environment asks for that and allows it.
+    """Open a model, corrected if the environment requests and allows that.
 
     A policy applies where ``BITNET_CORRECTION_POLICY`` names it, ``BITNET_ALLOW_RUNTIME_CORRECTIONS`` is set, and it
-    has the model's fingerprint. ``BITNET_FIX_LN_SCALE`` needs the permission too.
-
-    Raises
-    ------
-    CorrectionRefusedError
-        If corrections are asked for and allowed, but in strict mode.
-    BitNetError
-        If the model or the policy cannot be read.
+    has the model's fingerprint. ``BITNET_FIX_LN_SCALE`` needs the permission too. Raises a CorrectionRefusedError if
+    corrections are requested and allowed, but in strict mode.
     """
     settings = read_settings()
     if settings.correction_policy is None and not settings.fixes_norm_scale:

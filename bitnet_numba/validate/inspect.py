@@ -5,7 +5,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bitnet_numba.errors import FormatError, ParameterError
 from bitnet_numba.files import sha256_file
@@ -17,7 +17,7 @@ from bitnet_numba.validate.rulesets import NO_RULES, auto_ruleset
 from bitnet_numba.validate.statistics import FLOAT_TYPES, root_mean_square
 
 Gate = Literal["none", "auto", "policy"]
-GATES: tuple[Gate, ...] = ("none", "auto", "policy")
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of an inspection; ``strict``: a suspicious tensor is an error."""
+    """The result of an inspection."""
 
     files: ModelFiles
     sha256: str
-    strict: bool
-    statistics: Statistics | None
+    strict: bool  # a suspicious tensor is an error
+    statistics: Statistics  # of no tensors unless they were requested
+    has_statistics: bool
 
     @property
     def status(self) -> Literal["ok", "warning", "failed"]:
         """Whether a tensor is suspicious, and whether that is an error."""
-        if self.statistics is None or all(tensor.status == "ok" for tensor in self.statistics.tensors):
+        if all(tensor.status == "ok" for tensor in self.statistics.tensors):
             return "ok"
         return "failed" if self.strict else "warning"
 
@@ -75,8 +76,8 @@ class Inspection:
             for t in self.files.tensors.values()
         ]
         facts: dict[str, Any] = {"model_sha256": self.sha256, "path": str(self.files.path)}
-        if self.statistics is not None:
-            facts |= self._statistics(self.statistics)
+        if self.has_statistics:
+            facts |= self._statistics()
         return facts | {
             "architecture": self.files.architecture,
             "header": self.files.header,
@@ -85,16 +86,15 @@ class Inspection:
             "tensor_table": table,
         }
 
-    def _statistics(self, statistics: Statistics) -> dict[str, Any]:
+    def _statistics(self) -> dict[str, Any]:
+        found = self.statistics
         totals = {
-            kind: {"total": len(statistics.of(kind)), "suspicious": len(statistics.of(kind, suspicious=True))}
+            kind: {"total": len(found.of(kind)), "suspicious": len(found.of(kind, suspicious=True))}
             for kind in (LAYERNORM, PROJECTION)
         }
-        tensors = [
-            asdict(tensor) | {"rms": tensor.rms if math.isfinite(tensor.rms) else None} for tensor in statistics.tensors
-        ]
+        tensors = [asdict(each) | {"rms": each.rms if math.isfinite(each.rms) else None} for each in found.tensors]
         verdict = {"strict_mode": self.strict, "tensors": tensors, "status": self.status}
-        return {"ruleset": statistics.ruleset.name, **totals, **verdict}
+        return {"ruleset": found.ruleset.name, **totals, **verdict}
 
 
 def inspect_model(
@@ -108,20 +108,9 @@ def inspect_model(
 ) -> Inspection:
     """Inspect a model's files without running it, with at most 1 MiB of a tensor in memory.
 
-    Parameters
-    ----------
-    model : str, Path or None
-        As :func:`bitnet_numba.load` takes it.
-    ln_stats : bool
-        Whether to compute the RMS of norms and projections, and to compare it with a ruleset.
-    gate : {"none", "auto", "policy"}
-        The ruleset: none, the model's family's, or one of a policy file.
-    policy : Path, optional
-        The policy file.
-    policy_key : str, optional
-        The ruleset's key in it; by default the model's architecture.
-    strict : bool, optional
-        Whether a suspicious tensor is an error; by default ``BITNET_STRICT_MODE``.
+    ``ln_stats`` computes the RMS of norms and projections, and compares it with a ruleset: by ``gate`` none, the
+    model's family's (``"auto"``), or that of ``policy_key`` (default: the architecture) in the file ``policy``.
+    ``strict`` makes a suspicious tensor an error; its default is ``BITNET_STRICT_MODE``.
     """
     if gate not in GATES:
         raise ParameterError(f"gate '{gate}': choose one of {', '.join(GATES)}")
@@ -133,11 +122,11 @@ def inspect_model(
     ruleset = _ruleset(files, gate, policy, policy_key)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(model_sha256, files)  # hashing leaves the interpreter to others
-        statistics = compute_statistics(files, ruleset) if ln_stats else None
-        return Inspection(files, digest.result(), is_strict, statistics)
+        statistics = _compute_statistics(files, ruleset) if ln_stats else Statistics(ruleset, (), {})
+        return Inspection(files, digest.result(), is_strict, statistics, ln_stats)
 
 
-def compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
+def _compute_statistics(files: ModelFiles, ruleset: Ruleset) -> Statistics:
     """Compute the RMS of every norm and projection, and compare it with a ruleset."""
     found, bounds_of = [], {}
     for tensor in files.tensors.values():

@@ -27,30 +27,16 @@ _MAX_ITEMS = 16  # length of the longest metadata list that is shown; a vocabula
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """An entry of a file's tensor table.
-
-    Attributes
-    ----------
-    type : str
-        The format's name of the storage type: ``I2_S``, ``BF16``, ``U8``, ...
-    shape : tuple of int
-        As stored, outermost dimension first.
-    offset : int
-        First byte, from the beginning of the file.
-    role : Role or None
-        None if no family has a tensor of this name.
-    rule_name : str
-        The name that rules are matched with.
-    """
+    """An entry of a file's tensor table."""
 
     name: str
-    type: str
-    shape: tuple[int, ...]
+    type: str  # the format's name of the storage type: ``I2_S``, ``BF16``, ``U8``, ...
+    shape: tuple[int, ...]  # as stored, outermost dimension first
     file: Path
-    offset: int
+    offset: int  # first byte, from the beginning of the file
     n_bytes: int
-    role: Role | None
-    rule_name: str
+    role: Role | None  # None if no family has a tensor of this name
+    rule_name: str  # the name that rules are matched with
 
     @property
     def kind(self) -> str:
@@ -71,32 +57,16 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's files, their headers read and checked.
-
-    Attributes
-    ----------
-    files : tuple of Path
-        Those with weights.
-    architecture : str
-        GGUF's name of the family; of a directory of no family, its ``model_type``.
-    file_type : int or None
-        ``general.file_type``, if the file states it.
-    header : dict of str to Any
-        Format, version, sizes.
-    metadata : dict of str to Any
-        Long lists as their length and type.
-    packed_scale_divides : bool
-        See :func:`~bitnet_numba.model.hf_source.scale_divides`.
-    """
+    """A model's files, their headers read and checked."""
 
     path: Path
-    files: tuple[Path, ...]
-    architecture: str
-    file_type: int | None
-    header: dict[str, Any]
-    metadata: dict[str, Any]
+    files: tuple[Path, ...]  # those with weights
+    architecture: str  # GGUF's name of the family; of a directory of no family, its ``model_type``
+    file_type: int | None  # ``general.file_type``, if the file states it
+    header: dict[str, Any]  # format, version, sizes
+    metadata: dict[str, Any]  # long lists as their length and type
     tensors: dict[str, StoredTensor]
-    packed_scale_divides: bool = False
+    packed_scale_divides: bool = False  # see :func:`~bitnet_numba.model.hf_source.scale_divides`
 
     @cached_property
     def of_role(self) -> Mapping[Role, StoredTensor]:

@@ -35,31 +35,16 @@ class CorrectionPolicy:
 
 
 def read_correction_policy(path: Path) -> CorrectionPolicy:
-    """Read a correction policy.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read; a FormatError if it is not a correction policy.
-    """
+    """Read a correction policy; FormatError if the file is none."""
     field, fingerprint = read_policy(path)
     return CorrectionPolicy(fingerprint, _corrections_by_model(field))
 
 
 def read_ruleset(path: Path, key: str) -> Ruleset:
-    """Read one ruleset of a policy file, and check all of them.
+    """Read one ruleset of a policy file, and check all of them; ParameterError if none has that key.
 
-    Parameters
-    ----------
-    path : Path
-        ``version: 1`` and ``rules``, a mapping of keys to rulesets: ``name``, ``ln`` (a list of ``pattern``, ``min``,
-        ``max``, ``description``), ``proj_weight_rms_min``, ``proj_weight_rms_max``, ``notes``.
-    key : str
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read; a FormatError if it has no valid rulesets, a ParameterError if none has that key.
+    The file has ``version: 1`` and ``rules``, a mapping of keys to rulesets: ``name``, ``ln`` (a list of ``pattern``,
+    ``min``, ``max``, ``description``), ``proj_weight_rms_min``, ``proj_weight_rms_max``, ``notes``.
     """
     found = _rulesets(read_policy(path)[0])
     if key not in found:
@@ -70,18 +55,9 @@ def read_ruleset(path: Path, key: str) -> Ruleset:
 
 
 def check_policy(path: Path) -> dict[str, Any]:
-    """Check a policy of either kind, and summarize it.
+    """Check a policy, and return its ``kind``, ``fingerprint`` and contents; FormatError if it is of neither kind.
 
-    Returns
-    -------
-    dict
-        ``kind`` (``corrections`` or ``rulesets``), ``fingerprint`` of the file, and either the number of ``models`` and
-        ``corrections``, or the ``rulesets`` by key.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read; a FormatError if it is neither kind.
+    For ``corrections`` these are the numbers of ``models`` and ``corrections``, for ``rulesets`` their keys.
     """
     field, fingerprint = read_policy(path)
     if "rules" in field.entries():

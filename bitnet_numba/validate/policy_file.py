@@ -90,10 +90,7 @@ class Field:
 def read_policy(path: Path) -> tuple[Field, str]:
     """Read a policy file: its content, not yet checked, and its fingerprint.
 
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read; a FormatError if it is too large, neither YAML nor JSON, or repeats a key.
+    Raises a FormatError if the file is too large, neither YAML nor JSON, or repeats a key.
     """
     try:
         with path.open("rb") as file:
@@ -133,7 +130,7 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _check_unique(node: Any, visited: set[int]) -> None:
-    """Refuse repeated keys, of which YAML takes the last, and aliases, which can grow without bound."""
+    """Refuse repeated keys (YAML takes the last) and aliases, which can grow without bound."""
     if not isinstance(node, yaml.CollectionNode):
         return
     line = node.start_mark.line + 1

@@ -38,11 +38,6 @@ def probe_model(model: "LanguageModel") -> Probe:
 
     Eight tokens do not reveal a damaged model, since residual connections carry a model past one bad layer. So it also
     continues stories, a function and the capitals of forty countries.
-
-    Raises
-    ------
-    BitNetError
-        If the model cannot generate.
     """
 
     def continued(prompts: Sequence[str], n_tokens: int) -> list[str]:

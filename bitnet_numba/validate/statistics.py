@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,58 +21,21 @@ TERNARY_TYPES = (*type_names(Kind.TERNARY), PACKED)
 Bytes = npt.NDArray[np.uint8]
 
 
-class _Squares(NamedTuple):
-    """The sum of squares of some weights, and how many they are."""
-
-    total: float
-    n_weights: int
-
-
 def root_mean_square(model: ModelFiles, tensor: StoredTensor) -> float:
-    """Return ``sqrt(mean(x**2))`` of a norm's or projection's weights, in float64.
+    """Return ``sqrt(mean(x**2))`` of a norm's or projection's weights, in float64; not finite where a weight is not.
 
-    Parameters
-    ----------
-    model : ModelFiles
-    tensor : StoredTensor
-        One of the model's.
-
-    Returns
-    -------
-    float
-        Not finite where a weight or the scale is not.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read.
-    FormatError
-        If codes or scales are none.
-    UnsupportedError
-        If the tensor is of a type that is not read here.
+    Raises a FormatError for invalid codes or scales, an UnsupportedError for a type that is not read here.
     """
-    squares = _packed(tensor) if tensor.type == PACKED else _squares(tensor)
-    mean = squares.total / squares.n_weights if squares.n_weights else math.nan
+    total, n_weights = _packed(tensor) if tensor.type == PACKED else _squares(tensor)
+    mean = total / n_weights if n_weights else math.nan
     return math.sqrt(mean) * abs(_separate_scale(model, tensor))
 
 
 # ---- chunks ----------------------------------------------------------------------------------------------------------
 def chunks(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Iterator[Bytes]:
-    """Yield a tensor's bytes in chunks of whole units, each valid until the next one.
+    """Yield a tensor's bytes, or the first ``n_bytes``, in chunks of whole units of ``unit`` bytes.
 
-    They are read, not mapped: mapped pages would count as this process's memory.
-
-    Parameters
-    ----------
-    unit : int
-        Bytes that stay together.
-    n_bytes : int, optional
-        Number of bytes to read; by default all.
-
-    Raises
-    ------
-    BitNetError
-        If the file cannot be read, or has become shorter.
+    A chunk is valid until the next one. They are read, not mapped: mapped pages would count as this process's memory.
     """
     left = tensor.n_bytes if n_bytes is None else n_bytes
     buffer = np.empty(min(left, CHUNK_BYTES // unit * unit), np.uint8)
@@ -108,8 +70,8 @@ def _format(tensor: StoredTensor) -> TensorFormat:
     return known
 
 
-def _squares(tensor: StoredTensor) -> _Squares:
-    """Sum the squares of the weights: from counts and scales where they are ternary."""
+def _squares(tensor: StoredTensor) -> tuple[float, int]:
+    """Return the sum of squares and the number of weights: from counts and scales where they are ternary."""
     known = _format(tensor)
     block, block_bytes, tail_bytes, _ = known.layout
     codec, ternary = known.codec, ternary_codec(known.type)
@@ -125,19 +87,19 @@ def _squares(tensor: StoredTensor) -> _Squares:
             totals.append(float(np.sum(values * values)))
         n_weights += n
     scale = i2s_scale(tensor) if tail_bytes else 1.0
-    return _Squares(math.fsum(totals) * scale * scale, n_weights)
+    return math.fsum(totals) * scale * scale, n_weights
 
 
-def _packed(tensor: StoredTensor) -> _Squares:
-    """Sum the squares of a packed Hugging Face matrix at a scale of 1."""
+def _packed(tensor: StoredTensor) -> tuple[float, int]:
+    """Return the sum of squares and the number of weights of a packed Hugging Face matrix, at a scale of 1."""
     counts = np.zeros(256, np.int64)
     for chunk in chunks(tensor, 1):
         counts += np.bincount(chunk, minlength=256)
-    return _Squares(two_bit_nonzeros(counts, tensor.place), 4 * tensor.n_bytes)
+    return two_bit_nonzeros(counts, tensor.place), 4 * tensor.n_bytes
 
 
 def _separate_scale(model: ModelFiles, tensor: StoredTensor) -> float:
-    """Return what a projection is multiplied by that keeps its scale in a tensor of its own; 1 for the others."""
+    """Return the scale of a projection that has it in a tensor of its own; 1 for the others."""
     role = tensor.role
     beside = None if role is None else model.of_role.get(Role(role.name, role.layer, "scale"))
     if beside is None or beside is tensor:

@@ -21,18 +21,10 @@ _HEADER = """\
 
 
 def suggest_policy(model: str | Path | None) -> str | None:
-    """Return a correction policy for a model as YAML, or None if it has nothing suspicious to correct.
-
-    Raises
-    ------
-    BitNetError
-        If the model cannot be inspected.
-    """
+    """Return a correction policy for a model as YAML, or None if it has nothing suspicious to correct."""
     inspection = inspect_model(model, ln_stats=True, strict=False)
     statistics = inspection.statistics
-    if statistics is None:
-        raise RuntimeError("an inspection with statistics came without them")
-    corrections = _norm_rescales(statistics) + _scale_overrides(inspection, statistics)
+    corrections = _norm_rescales(statistics) + _scale_overrides(inspection)
     if not corrections:
         return None
     entry = {
@@ -51,8 +43,9 @@ def _norm_rescales(statistics: Statistics) -> list[dict[str, Any]]:
     return [{"type": LN_GAMMA_RESCALE_RMS, "target_rms": 1.0, "clamp": list(FACTOR_CLAMP)}]
 
 
-def _scale_overrides(inspection: Inspection, statistics: Statistics) -> list[dict[str, Any]]:
+def _scale_overrides(inspection: Inspection) -> list[dict[str, Any]]:
     """Suggest the inverse for scales whose inverse is within bounds, and a factor for the others."""
+    statistics = inspection.statistics
     inverted: list[str] = []
     rescaled: dict[float, list[str]] = {}
     for tensor in statistics.of(PROJECTION, suspicious=True):

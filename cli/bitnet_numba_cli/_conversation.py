@@ -22,16 +22,7 @@ Ctrl-C        stop the answer"""
 
 
 class Conversation:
-    """The turns of a user and a model.
-
-    Parameters
-    ----------
-    model : LanguageModel
-    sampling : mapping of str to object
-        Arguments of every generation.
-    system : str or None
-        The system message.
-    """
+    """The turns of a user and a model, after a system message; ``sampling`` are the arguments of every generation."""
 
     def __init__(self, model: "LanguageModel", sampling: Mapping[str, Any], system: str | None) -> None:
         self._model = model

@@ -24,7 +24,8 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._terminal = _ui.stderr_is_terminal()
-        self._last = -LOG_INTERVAL
+        self.interval = TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL
+        self._last = -self.interval
         self._width = 0
 
     def __enter__(self) -> Self:
@@ -38,7 +39,7 @@ class ProgressLine:
     def show(self, text: str, *, is_last: bool = False) -> None:
         """Show the progress, at most once an interval and at the end."""
         now = time.monotonic()
-        if not is_last and now - self._last < (TERMINAL_INTERVAL if self._terminal else LOG_INTERVAL):
+        if not is_last and now - self._last < self.interval:
             return
         self._last = now
         if self._terminal:
@@ -82,12 +83,11 @@ def describe_download(progress: "Download") -> str:
 def writing(what: str) -> Iterator[Callable[["Writing"], None]]:
     """Give a callback that shows the progress of a writer; work that ends within an interval shows none."""
     started = time.monotonic()
-    interval = TERMINAL_INTERVAL if _ui.stderr_is_terminal() else LOG_INTERVAL
     with ProgressLine() as line:
 
         def report(progress: "Writing") -> None:
             seconds = time.monotonic() - started
-            if seconds >= interval:
+            if seconds >= line.interval:
                 line.show(describe_writing(what, progress, seconds))
 
         yield report

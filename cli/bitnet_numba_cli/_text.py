@@ -19,15 +19,10 @@ STDIN = "-"
 
 # ---- input -----------------------------------------------------------------------------------------------------------
 def read_text(argument: str | None, file: Path | None, what: str) -> str:
-    """Return the text of the argument, of the file, or of standard input.
+    """Return the text of the argument, of the file, or of standard input; ``what`` names it in messages: ``prompt``.
 
     Standard input is read if the argument or the file is ``-``, or if neither is given and standard input is no
     terminal. One newline at the end of a file or of standard input is dropped.
-
-    Parameters
-    ----------
-    what : str
-        Name of the text in messages: ``prompt``.
     """
     if argument is not None and file is not None:
         raise click.UsageError(f"The {what} is given twice, as an argument and with --file; give one")
@@ -101,16 +96,6 @@ def discard_buffer(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
-
-
-def check_target(path: Path) -> None:
-    """Refuse a file that could not be written, before the work for it begins."""
-    if path.is_symlink() or path.is_dir():
-        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
-    if not path.parent.is_dir():
-        raise BitNetError(f"{path.parent}: no such folder; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise BitNetError(f"{path.parent}: not writable; choose another folder")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
 
 if TYPE_CHECKING:
-    from bitnet_numba.validate.inspect import Inspection, Statistics
+    from bitnet_numba.validate.inspect import Gate, Inspection, Statistics
 
 MAX_SHOWN = 100  # characters of a metadata value; a chat template has thousands
 
@@ -38,24 +38,23 @@ Examples:
 @click.option("--policy-key", metavar="KEY", help="The ruleset in it. Default: the model's architecture.")
 @JSON_OPTION
 def command(
-    model: str | None, ln_stats: bool, gate: str | None, policy: Path | None, policy_key: str | None, as_json: bool
+    model: str | None, ln_stats: bool, gate: "Gate | None", policy: Path | None, policy_key: str | None, as_json: bool
 ) -> None:
     """Show header, metadata, tensors, sizes and SHA-256 of MODEL, without loading or running it.
 
     With --ln-stats, also the root mean square of every norm and projection, exact for ternary tensors. A value outside
     the ruleset is suspicious: a warning, or exit status 8 with BITNET_STRICT_MODE. A quantized norm is an error.
     """
-    from bitnet_numba.validate.inspect import GATES, inspect_model  # here, because it imports numpy
+    from bitnet_numba.validate.inspect import inspect_model  # here, because it imports numpy
 
-    [chosen] = [each for each in GATES if each == (gate or "auto")]
     is_checked = ln_stats or gate is not None
-    inspection = inspect_model(model, ln_stats=is_checked, gate=chosen, policy=policy, policy_key=policy_key)
+    inspection = inspect_model(model, ln_stats=is_checked, gate=gate or "auto", policy=policy, policy_key=policy_key)
     _text.write(inspection.to_dict() if as_json else _report(inspection))
     _report_verdict(inspection)
 
 
 def _report_verdict(inspection: "Inspection") -> None:
-    if inspection.status == "ok" or inspection.statistics is None:
+    if inspection.status == "ok":
         return
     suspicious = [tensor.name for tensor in inspection.statistics.tensors if tensor.status == "suspicious"]
     message = (
@@ -82,7 +81,7 @@ def _report(inspection: "Inspection") -> str:
         },
         "Sizes": dict(sizes),
     }
-    if inspection.statistics is not None:
+    if inspection.has_statistics:
         sections |= _statistics(inspection.statistics)
         sections["Verdict"] |= {"strict mode": _value(inspection.strict), "status": inspection.status}
     return _ui.tables(sections)

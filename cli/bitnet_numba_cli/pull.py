@@ -81,13 +81,13 @@ def command(
     offline, 130 stopped.
     """
     from bitnet_numba.hub.model_id import checked_reference
-    from bitnet_numba.hub.pull import Expected, manual_download, pull  # here, so that the help text does not pay for it
+    from bitnet_numba.hub.pull import manual_download, pull  # here, so that the help text does not pay for it
 
     reference = checked_reference(model_id, revision=revision, file=file)
     with ProgressLine() as line:
+        show = partial(show_download, line)
         try:
-            expected = Expected(sha256, min_size)
-            pulled = pull(reference, expected, offline=offline, report=partial(show_download, line), say=line.say)
+            pulled = pull(reference, sha256=sha256, min_size=min_size, offline=offline, report=show, say=line.say)
         except NetworkError:
             line.say(manual_download(reference, sha256))
             raise

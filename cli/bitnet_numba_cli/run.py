@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitnet_numba.files import check_target
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._model import loaded
 from bitnet_numba_cli._options import (
@@ -64,7 +65,7 @@ def command(
     """
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     if dump_logits is not None:
-        _text.check_target(dump_logits)
+        check_target(dump_logits)
     text = _text.read_text(prompt, file, "prompt")
     with loaded(loading) as model:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)

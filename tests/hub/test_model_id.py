@@ -78,7 +78,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RepositoryCache:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     cache = RepositoryCache("org/model")
-    cache.make_folders("content")
+    cache.make_folders()
     cache.blob("content").symlink_to(demo_model_path())
     cache.link(COMMIT, "demo.gguf", "content")
     cache.write_ref("main", COMMIT)

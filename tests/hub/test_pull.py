@@ -22,7 +22,7 @@ from bitnet_numba.errors import (
 )
 from bitnet_numba.hub.cache import RepositoryCache
 from bitnet_numba.hub.model_id import HubReference
-from bitnet_numba.hub.pull import Expected, Pulled, pull
+from bitnet_numba.hub.pull import Pulled, pull
 from bitnet_numba.hub.retry import RetryPolicy
 from bitnet_numba.hub.transfer import Progress
 from tests.hub.conftest import CONTENT, FAST, NAME
@@ -45,8 +45,8 @@ FILE = HubReference(REPO, file=NAME)
 HALF = len(CONTENT) // 2
 
 
-def fetch(reference: HubReference = FILE, expected: Expected | None = None, **options: Any) -> Pulled:
-    return pull(reference, expected, **options)
+def fetch(reference: HubReference = FILE, **options: Any) -> Pulled:
+    return pull(reference, **options)
 
 
 def partial() -> Path:
@@ -189,7 +189,7 @@ def test_an_interruption_keeps_the_received_bytes(cache: Path, hub: FakeHub) -> 
 def test_a_partial_file_is_resumed(
     left: bytes, fault: Fault | None, asked: list[str | None], cache: Path, hub: FakeHub
 ) -> None:
-    RepositoryCache(REPO).make_folders(SHA256)
+    RepositoryCache(REPO).make_folders()
     partial().write_bytes(left)
     hub.fail(*[fault] * (fault is not None))
     assert fetch().path.read_bytes() == CONTENT
@@ -293,7 +293,7 @@ def test_bytes_that_differ_are_removed(cache: Path, hub: FakeHub) -> None:
 
 def test_an_unexpected_file_is_not_downloaded(cache: Path, hub: FakeHub) -> None:
     with pytest.raises(IntegrityError, match=f"the hub states the SHA-256 {SHA256}, expected 00"):
-        fetch(expected=Expected("0" * 64))
+        fetch(sha256="0" * 64)
     assert hub.asked("GET") == []
 
 
@@ -302,27 +302,27 @@ def test_a_known_sha256_is_checked_by_default(cache: Path, hub: FakeHub, monkeyp
     with pytest.raises(IntegrityError, match="expected 11"):
         fetch()
     assert fetch(HubReference(REPO, COMMIT, NAME)).files[0].sha256 == SHA256
-    assert fetch(expected=Expected(SHA256)).files[0].sha256 == SHA256
+    assert fetch(sha256=SHA256).files[0].sha256 == SHA256
 
 
 def test_a_damaged_file_in_the_cache_is_found(cache: Path) -> None:
     path = fetch().path
     path.resolve().write_bytes(b"damaged")
-    for expected in (Expected(SHA256), None):  # the hub states it too
+    for expected in (SHA256, None):  # the hub states it too
         with pytest.raises(IntegrityError, match=r"delete /.*/blobs/.* and pull it again"):
-            fetch(expected=expected)
+            fetch(sha256=expected)
 
 
 def test_a_model_that_is_too_small(cache: Path) -> None:
-    assert fetch(expected=Expected(min_size=len(CONTENT))).size == len(CONTENT)
+    assert fetch(min_size=len(CONTENT)).size == len(CONTENT)
     with pytest.raises(IntegrityError, match=r"has 256,000 bytes, expected at least 256,001"):
-        fetch(expected=Expected(min_size=len(CONTENT) + 1))
+        fetch(min_size=len(CONTENT) + 1)
 
 
 def test_one_digest_is_not_that_of_many_files(cache: Path, hub: FakeHub) -> None:
     hub.files = {"config.json": b"{}", "model.safetensors": b"x"}
     with pytest.raises(ParameterError, match="the model has 2 files; name the file"):
-        fetch(HubReference(REPO), Expected(SHA256))
+        fetch(HubReference(REPO), sha256=SHA256)
 
 
 @pytest.mark.parametrize("missing", [1, 0])

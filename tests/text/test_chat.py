@@ -18,10 +18,10 @@ from bitnet_numba.text.chat import (
     encode_chat,
     read_directory_template,
 )
-from bitnet_numba.text.tokenizer import tokenizer_from_directory, tokenizer_from_gguf
+from bitnet_numba.text.tokenizer import tokenizer_from_file, tokenizer_from_gguf
 from tests.text.vocabularies import DEMO_DIRECTORY, demo_metadata
 
-TOKENIZER = tokenizer_from_directory(DEMO_DIRECTORY)
+TOKENIZER = tokenizer_from_file(DEMO_DIRECTORY / "tokenizer.json")
 BEGIN, EOT = 4092, 4094
 DEMO_TEMPLATE = json.loads((DEMO_DIRECTORY / "tokenizer_config.json").read_text())["chat_template"]
 MESSAGES = [

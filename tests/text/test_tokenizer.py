@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, UnsupportedError
 from bitnet_numba.text.tokenizer import (
     MAX_TEXT_LENGTH,
-    tokenizer_from_directory,
     tokenizer_from_file,
     tokenizer_from_gguf,
 )
 from tests.text.vocabularies import DEMO_DIRECTORY, demo_metadata
 
-FROM_JSON = tokenizer_from_directory(DEMO_DIRECTORY)
+FROM_JSON = tokenizer_from_file(DEMO_DIRECTORY / "tokenizer.json")
 FROM_GGUF = tokenizer_from_gguf(demo_metadata())
 PACKAGE = tokenizers.Tokenizer.from_file(str(DEMO_DIRECTORY / "tokenizer.json"))
 
@@ -234,7 +233,7 @@ def test_broken_documents(tmp_path: Path, change: tuple[Any, ...], reason: str) 
     set_path(document, *change)
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(BitNetError) as caught:
-        tokenizer_from_directory(tmp_path)
+        tokenizer_from_file(tmp_path / "tokenizer.json")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -243,12 +242,12 @@ def test_broken_documents(tmp_path: Path, change: tuple[Any, ...], reason: str) 
 def test_files_that_are_no_tokenizers(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(FormatError, match=r"tokenizer\.json"):
-        tokenizer_from_directory(tmp_path)
+        tokenizer_from_file(tmp_path / "tokenizer.json")
 
 
 def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such file"):
-        tokenizer_from_directory(tmp_path)
+        tokenizer_from_file(tmp_path / "tokenizer.json")
 
 
 def test_the_files_beside_it(tmp_path: Path) -> None:

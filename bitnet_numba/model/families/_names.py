@@ -16,27 +16,13 @@ _LAYER = "(?P<layer>0|[1-9][0-9]{0,3})"  # as it is written, so that one layer h
 
 @dataclass(frozen=True, eq=False)
 class TensorNames:
-    """How the files of one format name a family's tensors.
+    """How the files of one format name a family's tensors."""
 
-    Attributes
-    ----------
-    layer_prefix : str
-        What stands before the names of a layer's tensors; ``{}`` is the layer's number.
-    scale : str
-        The last part of the name of a matrix's separate scale; that of all other tensors is ``weight``.
-    names : mapping of str to str
-        By role, without prefix and last part. Roles that are not here have no tensor in this format.
-    aliases : mapping of str to str
-        Role by other names that are read but never written.
-    ignored : tuple of str
-        Ends of names of tensors that say nothing new.
-    """
-
-    layer_prefix: str
-    scale: str
-    names: Mapping[str, str]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
+    layer_prefix: str  # of the names of a layer's tensors; ``{}`` is the layer's number
+    scale: str  # the last part of the name of a matrix's separate scale; that of all other tensors is ``weight``
+    names: Mapping[str, str]  # by role, without prefix and last part; a role that is missing here has no tensor
+    aliases: Mapping[str, str] = field(default_factory=dict)  # role by other names, which are read but never written
+    ignored: tuple[str, ...] = ()  # ends of names of tensors that say nothing new
 
     def renamed(self, **names: str) -> "TensorNames":
         """Return these names with others for some roles."""
@@ -57,8 +43,7 @@ class TensorNames:
         if match is None:
             return None
         layer = None if match["layer"] is None else int(match["layer"])
-        found = self._roles.get(match["name"], "")
-        role = Role(found, layer, "weight" if match["part"] == "weight" else "scale")
+        role = Role(self._roles.get(match["name"], ""), layer, "weight" if match["part"] == "weight" else "scale")
         return role if exists(role) else None
 
     @cached_property

@@ -19,40 +19,19 @@ Shape = tuple[int, ...]
 class Family:
     """An architecture that differs from the others in names, flags and defaults.
 
-    Attributes
-    ----------
-    architectures : tuple of str
-        Values of ``general.architecture`` in GGUF files; an export writes the first.
-    hf_classes : tuple of str
-        Values of ``architectures`` in ``config.json``.
-    requires_quant_method : bool
-        Whether ``config.json`` must state ``quant_method: bitnet``, because these classes have float models, too.
-    activation : {"relu2", "silu"}
-        Of the gate in the feed-forward network.
-    sub_norms : bool
-        Whether an RMSNorm stands before the output and the down projection.
-    adjacent_pairs : bool
-        Whether GGUF files have the rows of q and k in the order of RoPE pairs (2i, 2i + 1); loading reads them so, and
-        export reorders them. Hugging Face checkpoints always have pairs (i, i + head_dim / 2).
-    rope_theta : float
-        RoPE's base where the file does not state it.
-    chat_template : str or None
-        Name of the built-in template that is used by default; None: the model's own.
-    inspection : InspectionRules
-        Healthy ranges of norms and projections.
-    gguf, hugging_face : TensorNames
-        Tensor names of both formats.
+    With ``adjacent_pairs``, GGUF files have the rows of q and k in the order of RoPE pairs (2i, 2i + 1); loading reads
+    them so, and export reorders them. Hugging Face checkpoints always have pairs (i, i + head_dim / 2).
     """
 
-    architectures: tuple[str, ...]
-    hf_classes: tuple[str, ...]
-    requires_quant_method: bool = False
-    activation: Activation
-    sub_norms: bool
+    architectures: tuple[str, ...]  # values of ``general.architecture`` in GGUF files; an export writes the first
+    hf_classes: tuple[str, ...]  # values of ``architectures`` in ``config.json``
+    requires_quant_method: bool = False  # ``config.json`` must state ``bitnet``, as these classes have float models too
+    activation: Activation  # of the gate in the feed-forward network
+    sub_norms: bool  # an RMSNorm stands before the output projection, and one before the down projection
     adjacent_pairs: bool = False
-    rope_theta: float
-    chat_template: str | None = None
-    inspection: InspectionRules = GENERIC_INSPECTION
+    rope_theta: float  # RoPE's base where the file does not state it
+    chat_template: str | None = None  # name of the built-in template that is the default; None: the model's own
+    inspection: InspectionRules = GENERIC_INSPECTION  # healthy ranges of norms and projections
     gguf: TensorNames = GGUF_NAMES
     hugging_face: TensorNames = HUGGING_FACE_NAMES
 

@@ -30,11 +30,8 @@ _FILE_NAME: Final = "<chat template>"
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
     """Render an untrusted template of at most 64 KiB with plain values: text, numbers, booleans, lists, mappings.
 
-    Raises
-    ------
-    TemplateError
-        If the template is malformed, calls ``raise_exception``, uses what is not allowed, or needs more than 50,000
-        steps or 2**20 characters of output.
+    Raises a TemplateError if the template is malformed, calls ``raise_exception``, uses what is not allowed, or needs
+    more than 50,000 steps or 2**20 characters of output.
     """
     if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise TemplateError(
