@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.backends.chunk_checks import checked_chunks
+from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.batch import batch_indices
 from bitnet_numba.backends.cpu.candidates import candidate_queries, read_candidates
 from bitnet_numba.backends.cpu.forward.arrays import (
@@ -51,19 +52,8 @@ _HEAD_KERNELS = {
 class CPUBackend(CPUSampling):
     """A model on the CPU; fulfils :class:`bitnet_numba.backends.protocol.Backend`.
 
-    Steps of several Python threads run one after the other.
-
-    Parameters
-    ----------
-    sizes : PaddedSizes
-    weights : Weights
-        Without an int8 copy of the head, all logits are always computed.
-    threads : int
-        Number of threads that share each step.
-    kv_type : {"f16", "f32", "int8"}
-        Number format of the KV caches.
-    max_context : int
-    head : {"exact", "full"}
+    Steps of several Python threads run one after the other, each shared by ``threads`` threads. Without an int8 copy of
+    the head in the weights, all logits are always computed.
     """
 
     def __init__(
@@ -106,13 +96,8 @@ class CPUBackend(CPUSampling):
         """Append each chunk to its cache and return its logits, one :class:`Candidates` a position.
 
         Candidates come from steps of at most 16 logits that all have a partial query; other steps return all logits.
-
-        Raises
-        ------
-        ParameterError
-            If a chunk is out of range or from another model, two share a cache, or there are too many tokens.
-        ResourceError
-            If a cache is too small.
+        ParameterError if a chunk is out of range or from another model, two share a cache, or there are too many
+        tokens; ResourceError if a cache is too small.
         """
         chunks = self._checked(chunks)
         queries = [chunk.query for chunk in chunks for _ in range(chunk.n_logits)]
@@ -232,7 +217,7 @@ def _shape(sizes: PaddedSizes, weights: Weights) -> Shape:
     )
 
 
-def _copied(config: ModelConfig, values: npt.NDArray[np.generic], scales: npt.NDArray[np.float32]) -> int:
+def _copied(config: ModelConfig, values: npt.NDArray[np.generic], scales: Floats) -> int:
     """Return the bytes of a matrix that was converted or padded; any other one is the file's own pages."""
     in_file = scales.size == 0 and values.shape[1] == config.hidden_size
     return 0 if in_file else values.nbytes + scales.nbytes

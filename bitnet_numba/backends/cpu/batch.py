@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Int32s
 from bitnet_numba.backends.cpu.forward.arrays import QUERY_TILE
 from bitnet_numba.backends.cpu.kv_cache import KVCache
 from bitnet_numba.backends.protocol import TokenChunk
-
-Int32s = npt.NDArray[np.int32]
 
 
 class BatchIndices(NamedTuple):

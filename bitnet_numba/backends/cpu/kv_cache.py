@@ -3,8 +3,8 @@
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Int64s
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.memory import allocate, available_bytes
 from bitnet_numba.errors import ParameterError, ResourceError
@@ -17,20 +17,11 @@ KV_DTYPES: dict[str, type[np.generic]] = {  # Numba has no float16: uint16 holds
     "int8": np.int8,
 }
 
-Page = npt.NDArray[np.uint8]
-
 
 class KVCache:
     """Keys and values of one sequence, in pages of ``POSITIONS_PER_BLOCK`` positions of all layers and heads.
 
-    Parameters
-    ----------
-    n_layers, n_kv_heads, head_dim : int
-        ``head_dim`` is padded.
-    capacity : int
-        Number of positions.
-    kv_type : {"f16", "f32", "int8"}
-        Number format; int8 has one scale per position and head.
+    ``head_dim`` is padded; int8 has one scale per position and head. ResourceError if memory is short.
 
     Attributes
     ----------
@@ -41,11 +32,6 @@ class KVCache:
     pages : list of uint8[page_bytes]
     addresses : int64[1, n_pages]
         Addresses of the pages, valid as long as ``pages`` is alive.
-
-    Raises
-    ------
-    ResourceError
-        If memory is short.
     """
 
     _n_shared: int  # number of leading pages that other caches may read
@@ -74,23 +60,10 @@ class KVCache:
         self.length = length
 
     def fork(self, capacity: int | None = None, length: int | None = None) -> Self:
-        """Return a cache that starts with the first positions of this one; later writes are not shared.
+        """Return a cache that starts with the first ``length`` positions of this one (default: all that are filled).
 
-        Whole pages are shared, the last one is copied.
-
-        Parameters
-        ----------
-        capacity : int, optional
-            Default: that of this cache.
-        length : int, optional
-            Number of positions to start with; default: all that are filled.
-
-        Raises
-        ------
-        ParameterError
-            If ``length`` exceeds what is filled, or the capacity.
-        ResourceError
-            If memory is short.
+        Whole pages are shared, the last one is copied; later writes are not shared. ParameterError if ``length``
+        exceeds what is filled, or the capacity; ResourceError if memory is short.
         """
         length = self.length if length is None else length
         capacity = self.capacity if capacity is None else capacity
@@ -109,12 +82,7 @@ class KVCache:
     def resize(self, capacity: int) -> None:
         """Make room for ``capacity`` positions, or give pages back; if it raises, nothing has changed.
 
-        Raises
-        ------
-        ParameterError
-            If more positions are filled.
-        ResourceError
-            If memory is short.
+        ParameterError if more positions are filled; ResourceError if memory is short.
         """
         if capacity < self.length:
             raise ParameterError(f"cache: {self.length} positions are filled, it cannot hold {capacity}")
@@ -123,12 +91,12 @@ class KVCache:
         self.capacity = capacity
         self._set_pages(self.pages[:n_pages] + added, min(self._n_shared, n_pages))
 
-    def _set_pages(self, pages: list[Page], n_shared: int = 0) -> None:
+    def _set_pages(self, pages: list[Bytes], n_shared: int = 0) -> None:
         self.pages = pages
         self._n_shared = n_shared
         self.addresses = np.array([[page.ctypes.data for page in pages]], np.int64)
 
-    def _allocate(self, n_pages: int, capacity: int) -> list[Page]:
+    def _allocate(self, n_pages: int, capacity: int) -> list[Bytes]:
         n_layers, n_kv_heads, head_dim, kv_type = self.form
         page_bytes = n_layers * n_kv_heads * head_block_bytes(head_dim, KV_DTYPES[kv_type])
         needed, available = n_pages * page_bytes, available_bytes()
@@ -145,7 +113,7 @@ def _n_pages(capacity: int) -> int:
     return -(-capacity // POSITIONS_PER_BLOCK)
 
 
-def page_table(caches: list[KVCache]) -> npt.NDArray[np.int64]:
+def page_table(caches: list[KVCache]) -> Int64s:
     """Return the page addresses of several sequences, int64[n_sequences, most pages], padded with zeros."""
     if len(caches) == 1:
         return caches[0].addresses

@@ -26,10 +26,7 @@ _COPY_HEADER = 16  # bytes of such a copy's row, besides its codes
 def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
     """Return a backend whose kernels are compiled.
 
-    Raises
-    ------
-    BitNetError
-        If the context is too long for the model, a tensor cannot be read, or memory is short.
+    BitNetError if the context is too long for the model, a tensor cannot be read, or memory is short.
     """
     context, threads = options.context_of(source.config.max_seq_len), choose_threads(options)
     with_int8_copy = options.head == "exact"

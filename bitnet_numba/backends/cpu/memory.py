@@ -26,17 +26,7 @@ Allocate = Callable[[tuple[int, ...], npt.DTypeLike, str], npt.NDArray[np.generi
 def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.NDArray[np.generic]:
     """Return a zeroed C-contiguous array, aligned to 2 MB if it is that large.
 
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : dtype
-    purpose : str
-        Begins the error message.
-
-    Raises
-    ------
-    ResourceError
-        If the system does not grant the memory.
+    ResourceError, whose message begins with the purpose, if the system does not grant the memory.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     try:
@@ -57,10 +47,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, purpose: str) -> npt.
 class Reserve:
     """Memory that a background thread page-faults before it is used.
 
-    Parameters
-    ----------
-    n_bytes : int
-        An estimate. Nothing is reserved if it is less than ``MIN_RESERVE``, or more than is available.
+    ``n_bytes`` is an estimate. Nothing is reserved if it is less than ``MIN_RESERVE``, or more than is available.
     """
 
     def __init__(self, n_bytes: int) -> None:

@@ -6,13 +6,11 @@ Weights and activations are zero in the padding, so sums do not change.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Int64s
 from bitnet_numba.backends.cpu.packed_sizes import RUN
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.model.config import ModelConfig
-
-RowIndex = npt.NDArray[np.int64]
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -22,26 +20,14 @@ def round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PaddedSizes:
-    """Padded sizes of a model, and the padded index of each row and column.
-
-    Attributes
-    ----------
-    hidden, ffn : int
-        ``hidden_size`` and ``intermediate_size``, padded to a multiple of ``RUN`` columns.
-    half : int
-        Half of ``head_dim``, padded to a multiple of 16: each half of a head is padded separately.
-    head_dim : int
-        ``2 * half``.
-    attended : int
-        Size of the attention output of all heads, padded to a multiple of ``RUN``.
-    """
+    """Padded sizes of a model, and the padded index of each row and column."""
 
     config: ModelConfig
-    hidden: int
-    ffn: int
-    half: int
-    head_dim: int
-    attended: int
+    hidden: int  # hidden_size, padded to a multiple of RUN columns
+    ffn: int  # intermediate_size, likewise
+    half: int  # half of head_dim, padded to a multiple of 16: each half of a head is padded separately
+    head_dim: int  # 2 * half
+    attn: int  # size of the attention output of all heads, padded to a multiple of RUN
 
     @classmethod
     def of(cls, config: ModelConfig) -> "PaddedSizes":
@@ -53,7 +39,7 @@ class PaddedSizes:
             ffn=round_up(config.intermediate_size, RUN),
             half=half,
             head_dim=2 * half,
-            attended=round_up(config.n_heads * 2 * half, RUN),
+            attn=round_up(config.n_heads * 2 * half, RUN),
         )
 
     @property
@@ -61,7 +47,7 @@ class PaddedSizes:
         """Rows of the query, key and value projections together."""
         return (self.config.n_heads + 2 * self.config.n_kv_heads) * self.head_dim
 
-    def head_indices(self, n_heads: int, *, adjacent: bool = False) -> RowIndex:
+    def head_indices(self, n_heads: int, *, adjacent: bool = False) -> Int64s:
         """Return the padded index of each element of ``n_heads`` heads, int64[n_heads * config.head_dim].
 
         ``adjacent``: the source stores the two elements of a RoPE pair side by side.

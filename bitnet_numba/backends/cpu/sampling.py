@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Doubles, Int64s
 from bitnet_numba.backends.cpu.kernels import softmax
 from bitnet_numba.backends.cpu.kernels.registry import KERNEL_IDS, new_counts
 from bitnet_numba.backends.cpu.kernels.sampling import exponential_race_worker, mark_favoured_worker
@@ -27,14 +27,12 @@ class CPUSampling:
     def exp(self, x: Logits, counts: Counts) -> Logits:
         return softmax.exp(x, counts)
 
-    def mark_favoured(self, random_offset: int, sample_time: float, marks: npt.NDArray[np.uint8]) -> None:
+    def mark_favoured(self, random_offset: int, sample_time: float, marks: Bytes) -> None:
         # (k + 0.5) / 2**52 >= 1 - sample_time, solved for the whole number k; exact, in multiples of 0.5
         least_bits = math.ceil((1 - sample_time) * 2**52 - 0.5)
         mark_favoured_worker(np.uint64(random_offset), np.uint64(least_bits), marks)
 
-    def exponential_race(
-        self, weights: npt.NDArray[np.float64], ids: npt.NDArray[np.int64] | None, random_offset: int
-    ) -> Rivals:
+    def exponential_race(self, weights: Doubles, ids: Int64s | None, random_offset: int) -> Rivals:
         if ids is not None and ids.size != weights.size:
             raise ValueError(f"ids: expected one for each of {weights.size} weights, got {ids.size}")
         indices, uniforms = np.empty(weights.size, np.int64), np.empty(weights.size)

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.array_check import check_array
+from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int64s, Numbers, Words, check_array
 from bitnet_numba.backends.cpu.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, int8_copy_shape, quantize_rows
 from bitnet_numba.backends.cpu.kernels.rope import rope_table
 from bitnet_numba.backends.cpu.kernels.ternary import pack
 from bitnet_numba.backends.cpu.memory import Allocate, allocate, available_bytes
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, packed_size
-from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes, RowIndex
+from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool
 from bitnet_numba.errors import ResourceError
@@ -27,9 +26,6 @@ _ZERO_CODES = 0b01_01_01_01  # four weights of zero
 _I2S_TAIL = 32  # bytes of an I2_S tensor after its codes
 _ROPE_BYTES = 32  # peak memory per element of a RoPE table while it is computed in float64
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-
 
 def load_weights(
     source: ModelSource,
@@ -40,44 +36,27 @@ def load_weights(
     threads: int = 1,
     allocate: Allocate = allocate,
 ) -> Weights:
-    """Pack and pad every tensor of a model.
+    """Pack and pad every tensor of a model on ``threads`` threads; the RoPE table has ``max_context`` positions.
 
-    Parameters
-    ----------
-    source : ModelSource
-    sizes : PaddedSizes
-    max_context : int
-        Number of positions in the RoPE table.
-    with_int8_copy : bool
-        Whether the head gets an int8 copy for the candidate filter.
-    threads : int
-        Number of threads that pack.
-    allocate : callable
-        Returns the memory of packed weights and of the int8 copy.
-
-    Raises
-    ------
-    BitNetError
-        If a value is no valid weight, scale or norm.
-    ResourceError
-        If memory is short.
+    The memory of packed weights and of the head's int8 copy, if it gets one, comes from ``allocate``. BitNetError if a
+    value is no valid weight, scale or norm; ResourceError if memory is short.
     """
     config = source.config
     n_layers = config.n_layers
     packer = _Packer(source, sizes, threads, allocate)
     embedding = _padded_matrix(source.matrix("token_embd"), sizes.hidden)
     head = embedding if source.tied else _padded_matrix(source.matrix("output"), sizes.hidden)
-    attended = sizes.head_indices(config.n_heads)
+    attn = sizes.head_indices(config.n_heads)
     sub_norms = n_layers if config.sub_norms else 0
     weights = Weights(
         qkv=packer.stack(packer.qkv, sizes.qkv_rows, sizes.hidden),
-        attn_output=packer.stack(packer.attn_output, sizes.hidden, sizes.attended),
+        attn_output=packer.stack(packer.attn_output, sizes.hidden, sizes.attn),
         gate_up=packer.stack(packer.gate_up, 2 * sizes.ffn, sizes.hidden),
         down=packer.stack(packer.down, sizes.hidden, sizes.ffn),
         scales=packer.scales,
         attn_norm=_norms(source, "attn_norm", n_layers, sizes.hidden),
         ffn_norm=_norms(source, "ffn_norm", n_layers, sizes.hidden),
-        attn_sub_norm=_norms(source, "attn_sub_norm", sub_norms, sizes.attended, attended),
+        attn_sub_norm=_norms(source, "attn_sub_norm", sub_norms, sizes.attn, attn),
         ffn_sub_norm=_norms(source, "ffn_sub_norm", sub_norms, sizes.ffn),
         output_norm=_padded(source.norm("output_norm", None), sizes.hidden),
         embedding=embedding.values,
@@ -93,25 +72,22 @@ def load_weights(
 
 
 def check_weights(weights: Weights, sizes: PaddedSizes, max_context: int) -> None:
-    """Check that all weights are as kernels, which check no index, assume them: memory safety rests on it.
+    """Raise ValueError unless dtypes, shapes and memory layouts are as :class:`Weights` states.
 
-    Raises
-    ------
-    ValueError
-        If an array's dtype, shape or memory layout differs from what :class:`Weights` states.
+    Kernels check no index: memory safety rests on this.
     """
-    config, hidden, attended, ffn = sizes.config, sizes.hidden, sizes.attended, sizes.ffn
+    config, hidden, attn, ffn = sizes.config, sizes.hidden, sizes.attn, sizes.ffn
     n_layers, n_sub_norms = config.n_layers, config.n_layers if config.sub_norms else 0
     int8_shape = int8_copy_shape(config.vocab_size, hidden) if weights.head_int8.size else _no_copy().shape
     expected: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
         "qkv": (np.uint8, (n_layers, packed_size(sizes.qkv_rows, hidden))),
-        "attn_output": (np.uint8, (n_layers, packed_size(hidden, attended))),
+        "attn_output": (np.uint8, (n_layers, packed_size(hidden, attn))),
         "gate_up": (np.uint8, (n_layers, packed_size(2 * ffn, hidden))),
         "down": (np.uint8, (n_layers, packed_size(hidden, ffn))),
         "scales": (np.float32, (n_layers, 7)),
         "attn_norm": (np.float32, (n_layers, hidden)),
         "ffn_norm": (np.float32, (n_layers, hidden)),
-        "attn_sub_norm": (np.float32, (n_sub_norms, attended)),
+        "attn_sub_norm": (np.float32, (n_sub_norms, attn)),
         "ffn_sub_norm": (np.float32, (n_sub_norms, ffn)),
         "output_norm": (np.float32, (hidden,)),
         "head_int8": (np.uint32, int8_shape),
@@ -144,7 +120,7 @@ class _Packer:
         self._queries = sizes.head_indices(config.n_heads, adjacent=config.adjacent_pairs)
         self._keys = sizes.head_indices(config.n_kv_heads, adjacent=config.adjacent_pairs)
         self._values = sizes.head_indices(config.n_kv_heads)
-        self._attended = sizes.head_indices(config.n_heads)
+        self._attn = sizes.head_indices(config.n_heads)
         self._hidden = np.arange(config.hidden_size)
         self._ffn = np.arange(config.intermediate_size)
 
@@ -173,7 +149,7 @@ class _Packer:
 
     def attn_output(self, layer: int) -> Iterable[Bytes]:
         matrix = self._matrix("attn_output", layer, OUTPUT)
-        yield _padded_i2s(matrix, self._hidden, self._sizes.hidden, self._attended, self._sizes.attended)
+        yield _padded_i2s(matrix, self._hidden, self._sizes.hidden, self._attn, self._sizes.attn)
 
     def gate_up(self, layer: int) -> Iterable[Bytes]:
         yield self._rows("ffn_gate", layer, GATE, self._ffn, self._sizes.ffn)
@@ -183,7 +159,7 @@ class _Packer:
         matrix = self._matrix("ffn_down", layer, DOWN)
         yield _padded_i2s(matrix, self._hidden, self._sizes.hidden, self._ffn, self._sizes.ffn)
 
-    def _rows(self, role: str, layer: int, scale: int, rows: RowIndex, n_rows: int) -> Bytes:
+    def _rows(self, role: str, layer: int, scale: int, rows: Int64s, n_rows: int) -> Bytes:
         """Return a projection of the hidden state as I2_S bytes with padded rows."""
         matrix = self._matrix(role, layer, scale)
         return _padded_i2s(matrix, rows, n_rows, self._hidden, self._sizes.hidden)
@@ -194,7 +170,7 @@ class _Packer:
         return matrix
 
 
-def _padded_i2s(matrix: TernaryMatrix, rows: RowIndex, n_rows: int, columns: RowIndex, n_columns: int) -> Bytes:
+def _padded_i2s(matrix: TernaryMatrix, rows: Int64s, n_rows: int, columns: Int64s, n_columns: int) -> Bytes:
     """Return I2_S bytes, uint8[n_rows, n_columns // 4], with a matrix's rows and columns at these indices."""
     if matrix.i2s is not None and _in_order(columns, n_columns):
         if _in_order(rows, n_rows):
@@ -209,11 +185,11 @@ def _padded_i2s(matrix: TernaryMatrix, rows: RowIndex, n_rows: int, columns: Row
     return pack_i2s(weights, 1.0)[:-_I2S_TAIL].reshape(n_rows, n_columns // 4)
 
 
-def _in_order(indices: RowIndex, n: int) -> bool:
+def _in_order(indices: Int64s, n: int) -> bool:
     return indices.size == n and bool((np.diff(indices) == 1).all())
 
 
-def _norms(source: ModelSource, role: str, n_layers: int, length: int, indices: RowIndex | None = None) -> Floats:
+def _norms(source: ModelSource, role: str, n_layers: int, length: int, indices: Int64s | None = None) -> Floats:
     """Return a norm of every layer, float32[n_layers, length]."""
     stacked = np.zeros((n_layers, length), np.float32)
     for layer in range(n_layers):
@@ -221,7 +197,7 @@ def _norms(source: ModelSource, role: str, n_layers: int, length: int, indices: 
     return stacked
 
 
-def _padded(values: Floats, length: int, indices: RowIndex | None = None) -> Floats:
+def _padded(values: Floats, length: int, indices: Int64s | None = None) -> Floats:
     """Return values at these indices (default: the first ones), and zeros elsewhere."""
     padded = np.zeros(length, np.float32)
     padded[slice(values.size) if indices is None else indices] = values
@@ -242,25 +218,11 @@ def _padded_matrix(matrix: Matrix, hidden: int) -> Matrix:
 
 
 # ---- int8 copy of the head -------------------------------------------------------------------------------------------
-def int8_copy(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = allocate) -> npt.NDArray[np.uint32]:
-    """Make the int8 copy of a head that the candidate filter reads, if one would be smaller and the filter exact.
+def int8_copy(matrix: Numbers, threads: int, allocate: Allocate = allocate) -> Words:
+    """Make the int8 copy of a head, [vocab_size, hidden_size], that the candidate filter reads: see ``quantize_rows``.
 
-    Parameters
-    ----------
-    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
-    threads : int
-        Number of threads that quantize.
-    allocate : callable
-
-    Returns
-    -------
-    uint32[n_blocks, 4 + hidden_size // 4, 16]
-        As ``quantize_rows`` writes it; no blocks for an int8 head and for a hidden size above ``MAX_HIDDEN``.
-
-    Raises
-    ------
-    ResourceError
-        If memory is short.
+    No blocks for an int8 head, where it would not be smaller, and for a hidden size above ``MAX_HIDDEN``, where the
+    filter would not be exact. ResourceError if memory is short.
     """
     if matrix.dtype == np.int8 or matrix.shape[1] > MAX_HIDDEN:
         return _no_copy()
@@ -279,7 +241,7 @@ def int8_copy(matrix: npt.NDArray[Any], threads: int, allocate: Allocate = alloc
     return copy
 
 
-def _no_copy() -> npt.NDArray[np.uint32]:
+def _no_copy() -> Words:
     return np.zeros((0, *int8_copy_shape(0, 0)[1:]), np.uint32)
 
 

@@ -21,11 +21,11 @@ def test_sizes_suit_the_kernels(pairs: int, n_kv_heads: int, group: int, hidden_
     heads = {"n_heads": n_kv_heads * group, "n_kv_heads": n_kv_heads, "head_dim": 2 * pairs}
     model = toy_model(n_layers=1, hidden_size=hidden_size, intermediate_size=3, **heads)
     sizes = PaddedSizes.of(model.config)
-    assert sizes.hidden % 128 == sizes.ffn % 128 == sizes.attended % 128 == 0
+    assert sizes.hidden % 128 == sizes.ffn % 128 == sizes.attn % 128 == 0
     assert sizes.qkv_rows % 32 == 0
     assert sizes.half % 16 == 0
     assert sizes.half >= pairs
-    assert sizes.attended >= model.config.n_heads * sizes.head_dim
+    assert sizes.attn >= model.config.n_heads * sizes.head_dim
 
 
 @pytest.mark.parametrize("adjacent", [False, True])

@@ -34,7 +34,7 @@ def test_every_weight_is_at_its_padded_index(tmp_path: Path) -> None:
     model = toy_model(**ODD)
     sizes, weights = loaded(model, tmp_path)
     heads, kv = sizes.head_indices(5), sizes.head_indices(1)
-    assert (sizes.hidden, sizes.ffn, sizes.head_dim, sizes.attended) == (256, 640, 32, 256)
+    assert (sizes.hidden, sizes.ffn, sizes.head_dim, sizes.attn) == (256, 640, 32, 256)
     for layer in range(2):
         of_layer = {role: ternary for (role, at), (ternary, _) in model.linears.items() if at == layer}
         qkv = np.zeros((7 * 32, 256), np.int8)

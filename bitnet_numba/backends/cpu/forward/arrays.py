@@ -1,19 +1,14 @@
 """The arguments of the forward pass: model sizes, weights, scratch memory and step input, as tuples of arrays."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int8s, Int32s, Int64s, Numbers, Words
 from bitnet_numba.backends.cpu.kernels.attention import Results, Scratch
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.cpu.kernels.ternary import GemmScratch
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Int32s = npt.NDArray[np.int32]
-Int8s = npt.NDArray[np.int8]
 
 FULL_HEAD, CANDIDATE_HEAD = range(2)
 """Head modes: compute all logits, or only those that a query needs."""
@@ -26,82 +21,41 @@ QUERY_TILE = 16  # tokens whose queries share each tile of keys and values that 
 
 
 class Weights(NamedTuple):
-    """Read-only arrays, padded as ``Layout`` says.
+    """Read-only arrays, padded as ``PaddedSizes`` says."""
 
-    Attributes
-    ----------
-    qkv : uint8[n_layers, packed_size(qkv_rows, hidden)]
-        Query, key and value projections, one below the other, from ``pack``.
-    attn_output : uint8[n_layers, packed_size(hidden, attn)]
-        The output projection.
-    gate_up : uint8[n_layers, packed_size(2 * ffn, hidden)]
-        Gate projection, then up projection.
-    down : uint8[n_layers, packed_size(hidden, ffn)]
-    scales : float32[n_layers, 7]
-        Scale of each matrix; columns ``Q`` to ``DOWN``.
-    attn_norm, ffn_norm : float32[n_layers, hidden]
-    attn_sub_norm : float32[n_layers, attn]
-        No layers where the family has no sub-norms.
-    ffn_sub_norm : float32[n_layers, ffn]
-        Likewise.
-    output_norm : float32[hidden]
-    embedding, embedding_scales : see :class:`bitnet_numba.model.source.Matrix`
-        ``[vocab_size, hidden]``.
-    head, head_scales
-        The same arrays as the embedding where the head is tied to it.
-    head_int8 : uint32[n_blocks, 4 + hidden // 4, 16]
-        The head's int8 copy, from ``quantize_rows``; no blocks where there is none.
-    rope : float32[max_context, head_dim]
-        Cosines and sines of each position.
-    """
-
-    qkv: Bytes
-    attn_output: Bytes
-    gate_up: Bytes
-    down: Bytes
-    scales: Floats
-    attn_norm: Floats
-    ffn_norm: Floats
-    attn_sub_norm: Floats
-    ffn_sub_norm: Floats
-    output_norm: Floats
-    embedding: npt.NDArray[Any]
+    qkv: Bytes  # [n_layers, packed_size(qkv_rows, hidden)]: query, key and value projections, one below the other
+    attn_output: Bytes  # [n_layers, packed_size(hidden, attn)]: the output projection
+    gate_up: Bytes  # [n_layers, packed_size(2 * ffn, hidden)]: gate projection, then up projection
+    down: Bytes  # [n_layers, packed_size(hidden, ffn)]
+    scales: Floats  # [n_layers, 7]: scale of each matrix, columns Q to DOWN
+    attn_norm: Floats  # [n_layers, hidden]
+    ffn_norm: Floats  # [n_layers, hidden]
+    attn_sub_norm: Floats  # [n_layers, attn]; no layers where the family has no sub-norms
+    ffn_sub_norm: Floats  # [n_layers, ffn]; likewise
+    output_norm: Floats  # [hidden]
+    embedding: Numbers  # [vocab_size, hidden]: with its scales a bitnet_numba.model.source.Matrix
     embedding_scales: Floats
-    head: npt.NDArray[Any]
+    head: Numbers  # the embedding's arrays where the head is tied to it
     head_scales: Floats
-    head_int8: npt.NDArray[np.uint32]
-    rope: Floats
+    head_int8: Words  # [n_blocks, 4 + hidden // 4, 16]: the head's int8 copy, or no blocks
+    rope: Floats  # [max_context, head_dim]: cosines, then sines of each position
 
 
 class Shape(NamedTuple):
-    """A model's sizes and flags as the step uses them; padded lengths are those of the arrays.
-
-    Attributes
-    ----------
-    n_layers, n_heads, n_kv_heads, head_dim : int
-        ``head_dim`` is padded.
-    hidden_size, attn_size, ffn_size : float32
-        The true lengths, over which norms take their means.
-    rms_norm_eps, query_scale : float32
-        ``query_scale`` is 1 / sqrt(true head_dim).
-    relu2, sub_norms : bool
-        Whether the activation is squared ReLU, not SiLU, and whether norms precede output and down projections.
-    head_kernel : int
-        ``Kernel`` of the full head.
-    """
+    """A model's sizes and flags as the step uses them; padded lengths are those of the arrays."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
-    head_dim: int
-    hidden_size: np.float32
-    attn_size: np.float32
-    ffn_size: np.float32
+    head_dim: int  # padded
+    hidden_size: np.float32  # true length, over which norms take their mean
+    attn_size: np.float32  # likewise
+    ffn_size: np.float32  # likewise
     rms_norm_eps: np.float32
-    query_scale: np.float32
-    relu2: bool
-    sub_norms: bool
-    head_kernel: int
+    query_scale: np.float32  # 1 / sqrt(true head_dim)
+    relu2: bool  # the activation is squared ReLU, not SiLU
+    sub_norms: bool  # norms precede output and down projections
+    head_kernel: int  # ``Kernel`` of the full head
 
 
 class RunState(NamedTuple):
@@ -109,111 +63,55 @@ class RunState(NamedTuple):
 
     A slot is the index of a token in a buffer. A step of a single token uses a slot for each thread: every thread
     computes what is small on its own copy, which is faster than waiting for another.
-
-    Attributes
-    ----------
-    counts : int64[n_kernels]
-        How often each kernel has run.
-    x : float32[slots, hidden]
-        The residual stream.
-    normed : float32[slots, hidden]
-    scale, q_sum : float32[slots], int32[slots]
-        Of the activations quantized last.
-    q_hidden, q_attn, q_ffn : int8[slots, ...]
-        Quantized inputs of the linear layers.
-    qkv, attn_output, gate_up, down : int32[chunk, ...]
-        Accumulators of the linear layers.
-    query : float32[n]
-        Rotated queries, ``[n_kv_heads][slots][n_heads / n_kv_heads][head_dim]``, padded for a register tile after the
-        last.
-    attn : float32[slots, attn]
-        Attention outputs of all heads.
-    gated : float32[slots, ffn]
-    key, value : float32[n_threads, head_dim]
-        On their way to the cache.
-    attention : Scratch
-        For the queries of a tile of tokens, or of a single token.
-    blocks : Results
-        A single token's attention results, for each block of positions.
-    gemm : GemmScratch
-    head_filter : FilterState
-        For the logits of up to ``MAX_CANDIDATE_TOKENS``.
     """
 
-    counts: npt.NDArray[np.int64]
-    x: Floats
-    normed: Floats
-    scale: Floats
-    q_sum: Int32s
-    q_hidden: Int8s
-    q_attn: Int8s
-    q_ffn: Int8s
-    qkv: Int32s
-    attn_output: Int32s
-    gate_up: Int32s
-    down: Int32s
-    query: Floats
-    attn: Floats
-    gated: Floats
-    key: Floats
-    value: Floats
-    attention: Scratch
-    blocks: Results
+    counts: Int64s  # [n_kernels]: how often each kernel has run
+    x: Floats  # [slots, hidden]: the residual stream
+    normed: Floats  # [slots, hidden]
+    scale: Floats  # [slots]: of the activations quantized last
+    q_sum: Int32s  # [slots]: their sum
+    q_hidden: Int8s  # [slots, hidden]: quantized inputs of the linear layers, as are q_attn and q_ffn
+    q_attn: Int8s  # [slots, attn]
+    q_ffn: Int8s  # [slots, ffn]
+    qkv: Int32s  # [chunk, qkv_rows]: accumulators of the linear layers, as are the next three
+    attn_output: Int32s  # [chunk, hidden]
+    gate_up: Int32s  # [chunk, 2 * ffn]
+    down: Int32s  # [chunk, hidden]
+    query: Floats  # rotated, [n_kv_heads][slots][n_heads / n_kv_heads][head_dim]; then padding for a register tile
+    attn: Floats  # [slots, attn]: attention outputs of all heads
+    gated: Floats  # [slots, ffn]
+    key: Floats  # [n_threads, head_dim]: on its way to the cache
+    value: Floats  # likewise
+    attention: Scratch  # for the queries of a tile of tokens, or of a single token
+    blocks: Results  # a single token's attention results, for each block of positions
     gemm: GemmScratch
-    head_filter: FilterState
+    head_filter: FilterState  # for the logits of up to MAX_CANDIDATE_TOKENS
 
 
 class StepInput(NamedTuple):
     """Input of one forward pass: its tokens, their positions and KV cache pages, and which logits to return.
 
-    The tokens may be of several sequences; those of one sequence are neighbours, in their order.
-
-    Attributes
-    ----------
-    shape : Shape
-    pages : int64[n_sequences, n_pages]
-        Addresses of the KV cache pages of each sequence. A page holds 256 positions of every layer and head: one
-        ``HeadBlock`` after the other, ``[n_layers][n_kv_heads]``.
-    tokens, positions, sequences : int32[n_tokens]
-        Each token's id, its position in its sequence, and that sequence's row in ``pages``.
-    tiles : int32[n_tiles, 4]
-        Neighbouring tokens of one sequence, at most ``QUERY_TILE``, whose queries attend together: the first token,
-        the number of tokens, the index of that sequence's first tile, and its number of tiles.
-    wanted : int32[n_logits]
-        The tokens whose logits are returned.
-    head_mode : int
-        ``FULL_HEAD`` or ``CANDIDATE_HEAD``.
-    queries : CandidateQueries
-        For ``CANDIDATE_HEAD``.
-    logits : float32[n_logits, vocab_size]
-        Output of ``FULL_HEAD``; empty for ``CANDIDATE_HEAD``, whose output is in ``RunState.head_filter``.
+    The tokens may be of several sequences; those of one sequence are neighbours, in their order. A page holds 256
+    positions of every layer and head: one ``HeadBlock`` after the other, ``[n_layers][n_kv_heads]``. A tile is at most
+    ``QUERY_TILE`` neighbouring tokens of one sequence, whose queries attend together.
     """
 
     shape: Shape
-    pages: npt.NDArray[np.int64]
-    tokens: Int32s
-    positions: Int32s
-    sequences: Int32s
-    tiles: Int32s
-    wanted: Int32s
-    head_mode: int
-    queries: CandidateQueries
-    logits: Floats
+    pages: Int64s  # [n_sequences, n_pages]: addresses of each sequence's KV cache pages
+    tokens: Int32s  # [n_tokens]: token ids
+    positions: Int32s  # [n_tokens]: position in the sequence
+    sequences: Int32s  # [n_tokens]: the sequence's row in pages
+    tiles: Int32s  # [n_tiles, 4]: first token, number of tokens; the sequence's first tile, and its number of tiles
+    wanted: Int32s  # [n_logits]: the tokens whose logits are returned
+    head_mode: int  # FULL_HEAD or CANDIDATE_HEAD
+    queries: CandidateQueries  # for CANDIDATE_HEAD
+    logits: Floats  # [n_logits, vocab_size] from FULL_HEAD; empty for CANDIDATE_HEAD, which writes to head_filter
 
 
 class Step(NamedTuple):
-    """All arguments of one step.
-
-    Attributes
-    ----------
-    weights : Weights
-    element : float32, uint16 or int8 [0]
-        Its dtype is the number format of the KV cache.
-    state : RunState
-    inputs : StepInput
-    """
+    """All arguments of one step."""
 
     weights: Weights
-    element: npt.NDArray[Any]
+    element: Numbers  # [0]: its dtype is the number format of the KV cache
     state: RunState
     inputs: StepInput

@@ -1,8 +1,6 @@
 """Attention of one layer: rotate queries and keys, store keys and values in the KV cache, attend over it."""
 
-import numpy as np
-import numpy.typing as npt
-
+from bitnet_numba.backends.cpu.array_types import Floats, Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.forward.arrays import K, Q, Step, V
 from bitnet_numba.backends.cpu.kernels.attention.block import attend_block, scratch_of
@@ -24,9 +22,6 @@ from bitnet_numba.backends.cpu.kernels.registry import Kernel
 from bitnet_numba.backends.cpu.kernels.residual import scale
 from bitnet_numba.backends.cpu.kernels.rope import rope
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, claim
-
-Accumulators = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
 
 
 @jit_inline
@@ -141,7 +136,7 @@ def queries_of(step: Step, kv_head: int, slot: int) -> Floats:
 
 
 @jit_inline
-def rotate_queries(step: Step, layer: int, slot: int, acc: Accumulators, position: int) -> None:
+def rotate_queries(step: Step, layer: int, slot: int, acc: Int32s, position: int) -> None:
     """Rotate every query head, and divide it by the square root of the head size."""
     shape, weights, state = step.inputs.shape, step.weights, step.state
     factor = weights.scales[layer, Q] / state.scale[slot] * shape.query_scale
@@ -158,7 +153,7 @@ def store_kv(
     step: Step,
     layer: int,
     slot: int,
-    acc: Accumulators,
+    acc: Int32s,
     kv_head: int,
     block: HeadBlock,
     position: int,

@@ -4,11 +4,9 @@ Matrices and attention are shared among the threads by tasks. What is small is d
 one token by every thread on its own copy, for many tokens by one thread each, after which the threads meet.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int8s, Int32s, Numbers
 from bitnet_numba.backends.cpu.compiler.by_reference import by_reference
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.forward.arrays import (
@@ -34,18 +32,13 @@ from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemm, ternary_gemv
 from bitnet_numba.backends.cpu.threads.command_buffer import CommandBuffer, begin, finish, next_input, wait_for_call
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier, barrier_if_many, slots_end
 
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
-Int8s = npt.NDArray[np.int8]
-Accumulators = npt.NDArray[np.int32]
-
 
 @jit
 def forward(
     ctx: ThreadContext,
     buffer: CommandBuffer,
     weights: Weights,
-    element: npt.NDArray[Any],
+    element: Numbers,
     state: RunState,
     inputs: StepInput,
 ) -> None:
@@ -165,7 +158,7 @@ def quantize(state: RunState, slot: int, x: Floats, out: Int8s) -> None:
 
 
 @jit_inline
-def linear(ctx: ThreadContext, step: Step, weights: Bytes, q: Int8s, out: Accumulators) -> None:
+def linear(ctx: ThreadContext, step: Step, weights: Bytes, q: Int8s, out: Int32s) -> None:
     """BitLinear up to its int32 accumulators, whose readers multiply them by the scales; a barrier before and after."""
     state, n_tokens = step.state, step.inputs.tokens.size
     barrier_if_many(ctx, n_tokens)
@@ -189,7 +182,7 @@ def gate(step: Step, layer: int, slot: int, out: Floats) -> None:
 
 
 @jit_inline
-def add_residual(ctx: ThreadContext, step: Step, acc: Accumulators, scale: np.float32) -> None:
+def add_residual(ctx: ThreadContext, step: Step, acc: Int32s, scale: np.float32) -> None:
     state, n_tokens = step.state, step.inputs.tokens.size
     for slot in slots(ctx, n_tokens):
         add_scaled(acc[min(slot, n_tokens - 1)], scale / state.scale[slot], state.x[slot])

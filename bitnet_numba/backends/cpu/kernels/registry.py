@@ -6,11 +6,11 @@ A whole step is one jitted call, so Python cannot see which kernels ran; the ker
 import enum
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Int64s
 from bitnet_numba.backends.cpu.simd import cpu
 
-Counts = npt.NDArray[np.int64]
+Counts = Int64s
 
 
 class Kernel(enum.IntEnum):

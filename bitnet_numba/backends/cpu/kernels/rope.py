@@ -1,15 +1,12 @@
 """Rotary position embedding, for pairs half a head apart."""
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Doubles, Floats, Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import load_f32, load_i32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.simd.vector import add_f32, broadcast_f32, mul_f32, sub_f32, to_f32
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 
 # pi / 2 in three parts: the first two have 27 bits less than a float64, so that integer multiples of them are exact
 _HALF_PI = (1.5707963109016418, 1.5893254712295857e-08, 6.123233995736766e-17)
@@ -18,22 +15,10 @@ _COSINE = tuple((-1.0) ** k / np.prod(np.arange(1.0, 2 * k + 1)) for k in range(
 
 
 def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Floats:
-    """Return the cosines and sines of every position's angles.
+    """Return the cosines, then the sines of every position's angles, float32[n_positions, 2 * half].
 
-    They are computed in float64 from additions and products alone, so that every system has the same table.
-
-    Parameters
-    ----------
-    inverse_frequency : float64[pairs]
-    n_positions : int
-        Positions 0 to ``n_positions - 1``.
-    half : int
-        ``pairs`` padded to a multiple of 16; padding is not rotated.
-
-    Returns
-    -------
-    float32[n_positions, 2 * half]
-        Cosines, then sines.
+    They are computed in float64 from additions and products alone, so that every system has the same table. ``half`` is
+    the number of frequencies padded to a multiple of 16; padding is not rotated.
     """
     pairs = inverse_frequency.size
     angle = np.arange(n_positions, dtype=np.float64)[:, None] * inverse_frequency
@@ -57,22 +42,13 @@ def _polynomial(terms: tuple[float, ...], x: Doubles) -> Doubles:
 
 
 @jit
-def rope(acc: npt.NDArray[np.int32], scale: np.float32, table: Floats, out: Floats) -> None:
+def rope(acc: Int32s, scale: np.float32, table: Floats, out: Floats) -> None:
     """Rotate one head: pair i is ``(head[i], head[half + i])``, rotated by the position's angle i.
 
-    Parameters
-    ----------
-    acc : int32[2 * half]
-        The head as its projection leaves it; ``half`` is a multiple of 16.
-    scale : float32
-        The head is ``acc * scale``.
-    table : float32[2 * half]
-        The position's row of :func:`rope_table`.
-    out : float32[2 * half]
+    The head is ``acc * scale``; ``table`` is the position's row of :func:`rope_table`. All are of length ``2 * half``.
 
-    References
-    ----------
-    Su et al., "RoFormer", 2021; the half-split pairing is that of Hugging Face transformers' ``rotate_half``.
+    References: Su et al., "RoFormer", 2021; the half-split pairing is that of Hugging Face transformers'
+    ``rotate_half``.
     """
     half = table.size // 2
     factor = broadcast_f32(scale)

@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Doubles, Int64s
 from bitnet_numba.backends.cpu.compiler.jit import jit
 
 # SplitMix64, as backends/protocol.py has it
@@ -17,9 +17,6 @@ _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _DROPPED_BITS = np.uint64(12)
 _SLACK = 1 + 1e-9  # for the roundings of a sample time's bounds
-
-Doubles = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
 
 
 @jit
@@ -31,7 +28,7 @@ def _random_bits(state: Any) -> Any:
 
 
 @jit
-def mark_favoured_worker(random_offset: Any, least_bits: Any, marks: npt.NDArray[np.uint8]) -> None:
+def mark_favoured_worker(random_offset: Any, least_bits: Any, marks: Bytes) -> None:
     """Set the marks of the tokens whose random bits are at least ``least_bits``."""
     state = random_offset
     for token in range(marks.size):  # without a branch and with one addition a token, it is vectorized best
@@ -40,7 +37,9 @@ def mark_favoured_worker(random_offset: Any, least_bits: Any, marks: npt.NDArray
 
 
 @jit
-def exponential_race_worker(weights: Doubles, ids: Ids, random_offset: Any, indices: Ids, uniforms: Doubles) -> int:
+def exponential_race_worker(
+    weights: Doubles, ids: Int64s, random_offset: Any, indices: Int64s, uniforms: Doubles
+) -> int:
     """Write the index and random number of each token that may have the smallest sample time; return how many.
 
     A sample time -ln(u) / w lies between (1 - u) / w and (1 - u) / sqrt(u) / w, so no logarithm is needed here.

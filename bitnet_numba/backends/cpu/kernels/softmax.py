@@ -6,28 +6,13 @@ The C libraries' exponentials differ between systems in the last bit; this one h
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.array_check import check_array
+import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Floats, Int64s, check_array
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Kernel, new_counts
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
-from bitnet_numba.backends.cpu.simd.vector import (
-    WHOLE,
-    add_f32,
-    add_to_exponent,
-    broadcast_f32,
-    fma_f32,
-    largest_f32,
-    max_f32,
-    min_f32,
-    mul_f32,
-    sub_f32,
-    sum_f32,
-    where_greater,
-    zero_f32,
-)
 
 LOWEST = np.float32(-64)
 """Below it exp is exactly 0: beside a largest term of 1 it cannot count, and denormals are fifty times slower."""
@@ -36,10 +21,8 @@ _LOG2_E = np.float32(1.4426950408889634)
 _LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # high part: few bits, so n * high is exact
 _TERMS = tuple(np.float32(1.0 / factor) for factor in (5040, 720, 120, 24, 6, 2))  # Taylor, for |r| <= ln(2) / 2
 
-Floats = npt.NDArray[np.float32]
 
-
-def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None) -> None:
+def softmax(x: Floats, out: Floats, counts: Int64s | None = None) -> None:
     """Write ``exp(x - max(x)) / sum(exp(x - max(x)))`` to ``out``.
 
     Both are C-contiguous float32[n], n from 1, and may be the same array, or ValueError is raised. Terms below e**-64
@@ -54,7 +37,7 @@ def softmax(x: Floats, out: Floats, counts: npt.NDArray[np.int64] | None = None)
     out[:] = padded[: x.size]
 
 
-def exp(x: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+def exp(x: Floats, counts: Int64s) -> Floats:
     """Return the exponentials of ``float32[n]`` numbers up to 0; counts as a softmax, whose numerators they are."""
     check_array("x", x, np.float32, (x.size,))
     padded = _padded(x, np.float32(0))
@@ -72,52 +55,52 @@ def _padded(x: Floats, filler: np.float32) -> Floats:
 @jit
 def exp_f32(x: Any) -> Any:
     """Compute 16 exponentials: relative error below 2e-7, exactly 0 up to -64, and exp(88) from 88 on."""
-    return _exp_of(x, min_f32(max_f32(x, broadcast_f32(LOWEST)), broadcast_f32(_HIGHEST)))
+    return _exp_of(x, v.min_f32(v.max_f32(x, v.broadcast_f32(LOWEST)), v.broadcast_f32(_HIGHEST)))
 
 
 @jit
 def exp_to_1(x: Any) -> Any:
     """Compute 16 exponentials of numbers up to 0, with the bits of :func:`exp_f32`."""
-    return _exp_of(x, max_f32(x, broadcast_f32(LOWEST)))
+    return _exp_of(x, v.max_f32(x, v.broadcast_f32(LOWEST)))
 
 
 @jit
 def _exp_of(x: Any, y: Any) -> Any:
     """Return the exponentials of y, which is x within bounds, and 0 where x is too low."""
-    shifted = add_f32(mul_f32(y, broadcast_f32(_LOG2_E)), broadcast_f32(WHOLE))
-    n = sub_f32(shifted, broadcast_f32(WHOLE))
-    r = fma_f32(n, broadcast_f32(-_LN_2_HIGH), y)
-    r = fma_f32(n, broadcast_f32(-_LN_2_LOW), r)
+    shifted = v.add_f32(v.mul_f32(y, v.broadcast_f32(_LOG2_E)), v.broadcast_f32(v.WHOLE))
+    n = v.sub_f32(shifted, v.broadcast_f32(v.WHOLE))
+    r = v.fma_f32(n, v.broadcast_f32(-_LN_2_HIGH), y)
+    r = v.fma_f32(n, v.broadcast_f32(-_LN_2_LOW), r)
     t5040, t720, t120, t24, t6, t2 = _TERMS
-    p = fma_f32(broadcast_f32(t5040), r, broadcast_f32(t720))
-    p = fma_f32(p, r, broadcast_f32(t120))
-    p = fma_f32(p, r, broadcast_f32(t24))
-    p = fma_f32(p, r, broadcast_f32(t6))
-    p = fma_f32(p, r, broadcast_f32(t2))
-    p = add_f32(fma_f32(mul_f32(r, r), p, r), broadcast_f32(np.float32(1)))
-    return where_greater(x, broadcast_f32(LOWEST), add_to_exponent(p, shifted), zero_f32())
+    p = v.fma_f32(v.broadcast_f32(t5040), r, v.broadcast_f32(t720))
+    p = v.fma_f32(p, r, v.broadcast_f32(t120))
+    p = v.fma_f32(p, r, v.broadcast_f32(t24))
+    p = v.fma_f32(p, r, v.broadcast_f32(t6))
+    p = v.fma_f32(p, r, v.broadcast_f32(t2))
+    p = v.add_f32(v.fma_f32(v.mul_f32(r, r), p, r), v.broadcast_f32(np.float32(1)))
+    return v.where_greater(x, v.broadcast_f32(LOWEST), v.add_to_exponent(p, shifted), v.zero_f32())
 
 
 @jit
-def softmax_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+def softmax_worker(counts: Int64s, x: Floats) -> None:
     """Replace x by its softmax."""
     counts[Kernel.SOFTMAX] += 1
     largest = load_f32(x, 0)
     for i in range(LANES, x.size, LANES):
-        largest = max_f32(load_f32(x, i), largest)
-    offset = broadcast_f32(largest_f32(largest))
-    total = zero_f32()
+        largest = v.max_f32(load_f32(x, i), largest)
+    offset = v.broadcast_f32(v.largest_f32(largest))
+    total = v.zero_f32()
     for i in range(0, x.size, LANES):
-        e = exp_to_1(sub_f32(load_f32(x, i), offset))
-        total = add_f32(total, e)
+        e = exp_to_1(v.sub_f32(load_f32(x, i), offset))
+        total = v.add_f32(total, e)
         store_f32(x, i, e)
-    share = broadcast_f32(np.float32(1) / sum_f32(total))
+    share = v.broadcast_f32(np.float32(1) / v.sum_f32(total))
     for i in range(0, x.size, LANES):
-        store_f32(x, i, mul_f32(load_f32(x, i), share))
+        store_f32(x, i, v.mul_f32(load_f32(x, i), share))
 
 
 @jit
-def _exp_worker(counts: npt.NDArray[np.int64], x: Floats) -> None:
+def _exp_worker(counts: Int64s, x: Floats) -> None:
     """Replace x, of numbers up to 0, by its exponentials."""
     counts[Kernel.SOFTMAX] += 1
     for i in range(0, x.size, LANES):

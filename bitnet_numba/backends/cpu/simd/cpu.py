@@ -107,13 +107,8 @@ def isa() -> str:
     """Choose the instruction set: the one that ``BITNET_ISA`` forces, or the fastest that this CPU has.
 
     A forced one also becomes Numba's compilation target, so that it behaves as on a CPU that has no more.
-
-    Raises
-    ------
-    ParameterError
-        If ``BITNET_ISA`` is unknown.
-    UnsupportedError
-        If this CPU lacks what ``BITNET_ISA`` forces, Linux refuses its tiles, or the system is not Linux.
+    ParameterError if it is unknown; UnsupportedError if this CPU lacks it, Linux refuses its tiles, or the system is
+    not Linux.
     """
     if sys.platform != "linux":
         raise UnsupportedError(f"{sys.platform}: the kernels need Linux; run them in a Linux container")

@@ -18,15 +18,18 @@ from bitnet_numba.backends.cpu.simd.operation import (
     I8,
     I16,
     I32,
+    Access,
     Builder,
     Value,
     address,
     array_op,
     call,
+    load_op,
     splat,
     spread,
+    store_op,
 )
-from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64, VectorType
+from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64
 
 _I16x16 = ir.VectorType(I16, 16)
 _F16x16 = ir.VectorType(F16, 16)
@@ -117,98 +120,64 @@ def lanes_at(b: Builder, array: types.Array, at: Value) -> Value:
 
 
 # ---- float32 lanes ---------------------------------------------------------------------------------------------------
-@array_op
-def load_f32(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def load_f32(array: types.Array) -> Access:
     """Load sixteen elements from ``array[index:]`` as float32."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], lane_type(array))
-        return lanes_at(b, array, at)
-
-    return F32x16(array, types.intp), lower
+    return F32x16, lane_type(array), lambda b, at: lanes_at(b, array, at)
 
 
-@array_op
-def store_f32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+@store_op(F32x16)
+def store_f32(array: types.Array) -> Access:
     """Store the lanes to ``array[index:]`` in the array's format."""
     lane, convert = _FROM_F32[array.dtype]
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], ir.VectorType(lane, 16))
-        b.store(convert(b, args[2]), at, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, F32x16), lower
+    return types.void, ir.VectorType(lane, 16), lambda b, at, lanes: b.store(convert(b, lanes), at, align=1)
 
 
-@array_op
-def store_column(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+@store_op(F32x16)
+def store_column(array: types.Array) -> Access:
     """Store lane i to ``array[index + 16 * i]`` in the array's format: one column of 16 x 16 elements."""
     lane, convert = _FROM_F32[array.dtype]
 
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        converted = convert(b, args[2])
-        first = address(context, b, signature.args[0], args[0], args[1], lane)
+    def emit(b: Builder, first: Value, lanes: Value) -> None:
+        converted = convert(b, lanes)
         for i in range(16):
             at = b.gep(first, [ir.Constant(I32, _COLUMN_STRIDE * i)])
             b.store(b.extract_element(converted, ir.Constant(I32, i)), at)
-        return context.get_dummy_value()
 
-    return types.void(array, types.intp, F32x16), lower
+    return types.void, lane, emit
 
 
-@array_op
-def broadcast_from(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def broadcast_from(array: types.Array) -> Access:
     """Copy the float32 ``array[index]`` to every lane."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], F32)
-        return spread(b, b.load(at), F32x16.llvm)
-
-    return F32x16(array, types.intp), lower
+    return F32x16, F32, lambda b, at: spread(b, b.load(at), F32x16.llvm)
 
 
 # ---- int32 lanes and bytes -------------------------------------------------------------------------------------------
-def _load(vector: VectorType) -> Any:
-    """Make an operation ``(array, index)`` that loads a vector from ``array[index:]``."""
-
-    def load(_: Any, array: types.Array, index: types.Integer) -> Any:
-        def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-            return b.load(address(context, b, signature.args[0], args[0], args[1], vector.llvm), align=1)
-
-        return vector(array, types.intp), lower
-
-    return array_op(load)
+@load_op
+def load_i32(array: types.Array) -> Access:
+    """Load sixteen int32 from ``array[index:]``."""
+    return I32x16, I32x16.llvm, lambda b, at: b.load(at, align=1)
 
 
-load_i32 = _load(I32x16)
-load_bytes = _load(U8x64)
+@load_op
+def load_bytes(array: types.Array) -> Access:
+    """Load 64 bytes from ``array[index:]``."""
+    return U8x64, U8x64.llvm, lambda b, at: b.load(at, align=1)
 
 
-@array_op
-def store_i32(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+@store_op(I32x16)
+def store_i32(array: types.Array) -> Access:
     """Store int32 lanes to ``array[index:]``; an array of bytes takes their low bytes."""
     lane = {types.int32: I32, types.int8: I8, types.uint8: I8}[array.dtype]
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        vector = ir.VectorType(lane, 16)
-        at = address(context, b, signature.args[0], args[0], args[1], vector)
-        b.store(args[2] if lane is I32 else b.trunc(args[2], vector), at, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, I32x16), lower
+    vector = ir.VectorType(lane, 16)
+    return types.void, vector, lambda b, at, x: b.store(x if lane is I32 else b.trunc(x, vector), at, align=1)
 
 
-@array_op
-def store_bytes(_: Any, array: types.Array, index: types.Integer, lanes: VectorType) -> Any:
+@store_op(U8x64)
+def store_bytes(array: types.Array) -> Access:
     """Store 64 bytes to ``array[index:]``."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], U8x64.llvm)
-        b.store(args[2], at, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, U8x64), lower
+    return types.void, U8x64.llvm, lambda b, at, x: b.store(x, at, align=1)
 
 
 @array_op
@@ -223,15 +192,10 @@ def copy_word(_: Any, source: types.Array, index: types.Integer, target: types.A
     return types.void(source, types.intp, target, types.intp), lower
 
 
-@array_op
-def broadcast_word(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def broadcast_word(array: types.Array) -> Access:
     """Copy the four bytes ``array[index : index + 4]`` to all sixteen words of a vector."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        word = b.load(address(context, b, signature.args[0], args[0], args[1], I32), align=1)
-        return b.bitcast(spread(b, word, I32x16.llvm), U8x64.llvm)
-
-    return U8x64(array, types.intp), lower
+    return U8x64, I32, lambda b, at: b.bitcast(spread(b, b.load(at, align=1), I32x16.llvm), U8x64.llvm)
 
 
 def emit_prefetch(b: Builder, at: Value) -> None:
@@ -240,12 +204,7 @@ def emit_prefetch(b: Builder, at: Value) -> None:
     call(b, "llvm.prefetch.p0", ir.VoidType(), b.bitcast(at, I8.as_pointer()), read, keep, data)
 
 
-@array_op
-def prefetch(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def prefetch(array: types.Array) -> Access:
     """Prefetch the cache line of ``array[index]``; any index is allowed, also one past the end."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        emit_prefetch(b, address(context, b, signature.args[0], args[0], args[1], I8))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), lower
+    return types.void, I8, emit_prefetch

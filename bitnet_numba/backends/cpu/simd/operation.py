@@ -51,6 +51,40 @@ def literal_op(typing: Callable[..., Any]) -> Any:
     return intrinsic(prefer_literal=True)(typing)
 
 
+Access = tuple[types.Type, Any, Emit]  # type of the result, LLVM type at the address, code for builder and address
+
+
+def load_op(typing: Callable[[types.Array], Access]) -> Any:
+    """Turn a function that says how to access an array type into an operation ``(array, index)``, unchecked."""
+
+    def operation(_: Any, array: types.Array, index: types.Integer) -> Any:
+        return _accessing(typing(array), array)
+
+    return intrinsic(operation)
+
+
+def store_op(stored: types.Type) -> Callable[[Callable[[types.Array], Access]], Any]:
+    """Like :func:`load_op`, for an operation ``(array, index, value)`` on values of a type."""
+
+    def decorate(typing: Callable[[types.Array], Access]) -> Any:
+        def operation(_: Any, array: types.Array, index: types.Integer, value: Any) -> Any:
+            return _accessing(typing(array), array, stored)
+
+        return intrinsic(operation)
+
+    return decorate
+
+
+def _accessing(access: Access, array: types.Array, *stored: types.Type) -> Any:
+    returns, pointee, emit = access
+
+    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
+        value = emit(b, address(context, b, signature.args[0], args[0], args[1], pointee), *args[2:])
+        return context.get_dummy_value() if returns is types.void else value
+
+    return returns(array, types.intp, *stored), lower
+
+
 def address(context: Any, b: Builder, array_type: types.Array, array: Value, index: Value, pointee: Any) -> Value:
     """Return the address of ``array[index]`` as a pointer to ``pointee``, unchecked."""
     element = b.gep(context.make_array(array_type)(context, b, array).data, [index])

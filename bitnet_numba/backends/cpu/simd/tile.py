@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 
+from bitnet_numba.backends.cpu.array_types import Bytes
 from bitnet_numba.backends.cpu.simd import cpu, emulated_tile
 from bitnet_numba.backends.cpu.simd.operation import I8, I64, Builder, Value, address, call, literal_op
 
@@ -24,7 +24,7 @@ N_TILES = 8
 _CONFIGURATION = 64  # bytes: a table of each tile's rows, and of the bytes in them
 
 
-def new_tiles(n_threads: int) -> npt.NDArray[np.uint8]:
+def new_tiles(n_threads: int) -> Bytes:
     """Return each thread's tile configuration and memory for emulated tiles, uint8[n_threads, ...]."""
     tiles = np.zeros((n_threads, _CONFIGURATION + emulated_tile.STATE_BYTES), np.uint8)
     tiles[:, 0] = 1  # the palette of eight tiles

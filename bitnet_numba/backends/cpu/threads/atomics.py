@@ -9,7 +9,19 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from bitnet_numba.backends.cpu.simd import cpu
-from bitnet_numba.backends.cpu.simd.operation import I32, I64, Builder, Value, address, array_op, call, vector_op
+from bitnet_numba.backends.cpu.simd.operation import (
+    I32,
+    I64,
+    Access,
+    Builder,
+    Value,
+    address,
+    array_op,
+    call,
+    load_op,
+    store_op,
+    vector_op,
+)
 
 LINE = 8  # int64s in a cache line; threads write to separate lines
 
@@ -19,38 +31,22 @@ _ALL_WAITERS = 2**31 - 1
 
 
 # ---- atomics ---------------------------------------------------------------------------------------------------------
-@array_op
-def fetch_add(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def fetch_add(array: types.Array) -> Access:
     """Add one to ``array[index]``, sequentially consistent, and return the old value."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        return b.atomic_rmw("add", at, ir.Constant(I64, 1), "seq_cst")
-
-    return types.int64(array, types.intp), lower
+    return types.int64, I64, lambda b, at: b.atomic_rmw("add", at, ir.Constant(I64, 1), "seq_cst")
 
 
-@array_op
-def load_acquire(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def load_acquire(array: types.Array) -> Access:
     """Load ``array[index]`` with acquire ordering."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        return b.load_atomic(at, "acquire", 8)
-
-    return types.int64(array, types.intp), lower
+    return types.int64, I64, lambda b, at: b.load_atomic(at, "acquire", 8)
 
 
-@array_op
-def store_release(_: Any, array: types.Array, index: types.Integer, value: types.Integer) -> Any:
+@store_op(types.int64)
+def store_release(array: types.Array) -> Access:
     """Store to ``array[index]`` with release ordering."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        b.store_atomic(args[2], at, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.int64), lower
+    return types.void, I64, lambda b, at, value: b.store_atomic(value, at, "release", 8)
 
 
 # ---- waiting, shortest first -----------------------------------------------------------------------------------------
@@ -88,16 +84,11 @@ def sleep_while(
     return types.void(array, types.intp, types.int64, types.int64), lower
 
 
-@array_op
-def wake_all(_: Any, array: types.Array, index: types.Integer) -> Any:
+@load_op
+def wake_all(array: types.Array) -> Access:
     """Wake every thread that sleeps on ``array[index]``."""
-
-    def lower(context: Any, b: Builder, signature: Any, args: list[Value]) -> Value:
-        at = address(context, b, signature.args[0], args[0], args[1], I64)
-        _futex(b, at, _PRIVATE_WAKE, ir.Constant(I64, _ALL_WAITERS), ir.Constant(I64, 0))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), lower
+    everyone, no_timeout = ir.Constant(I64, _ALL_WAITERS), ir.Constant(I64, 0)
+    return types.void, I64, lambda b, at: _futex(b, at, _PRIVATE_WAKE, everyone, no_timeout)
 
 
 def _futex(b: Builder, at: Value, operation: int, value: Value, timeout: Value) -> None:

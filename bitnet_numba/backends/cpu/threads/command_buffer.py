@@ -8,11 +8,11 @@ import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 from numba.extending import register_jitable
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Int64s
 from bitnet_numba.backends.cpu.simd.operation import I64, Builder, Value, address, array_op
 from bitnet_numba.backends.cpu.threads.atomics import (
     LINE,
@@ -33,17 +33,12 @@ _SLEEP_MICROSECONDS = 60_000_000
 class CommandBuffer(NamedTuple):
     """Memory that the caller and the workers share.
 
-    Attributes
-    ----------
-    words : int64[3 * 8]
-        A cache line each. ``SEQUENCE`` is twice the number of calls so far, plus one when the buffer is closed;
-        ``DONE`` counts finished calls of all threads together; ``TYPE`` is the :func:`type_id` of inputs.
-    input_slot : uint8[INPUT_BYTES]
-        The input of the last call.
+    ``SEQUENCE`` is twice the number of calls so far, plus one when the buffer is closed; ``DONE`` counts finished calls
+    of all threads together; ``TYPE`` is the :func:`type_id` of inputs.
     """
 
-    words: npt.NDArray[np.int64]
-    input_slot: npt.NDArray[np.uint8]
+    words: Int64s  # [3 * 8]: a cache line each
+    input_slot: Bytes  # [INPUT_BYTES]: the input of the last call
 
 
 def new_command_buffer(sequence: int) -> CommandBuffer:

@@ -46,18 +46,9 @@ def _close(buffer: CommandBuffer) -> None:
 class PersistentWorkers:
     """A jitted function that every thread of a pool runs once a call, without returning to Python in between.
 
-    Python threads must call it one at a time.
-
-    Parameters
-    ----------
-    pool : ThreadPool
-        Runs nothing else while the workers stay in the function.
-    serve : callable
-        Takes a :class:`ThreadContext`, a :class:`CommandBuffer`, the fixed arguments and the input of the first call.
-        It begins with ``begin``, calls ``finish`` after each call, and continues with ``next_input`` while
-        ``wait_for_call`` returns True.
-    *fixed
-        Arguments that are the same in all calls.
+    Python threads must call it one at a time; the pool runs nothing else meanwhile. ``serve`` takes a
+    :class:`ThreadContext`, a :class:`CommandBuffer`, the ``fixed`` arguments and the input of the first call. It begins
+    with ``begin``, calls ``finish`` after each call, and continues with ``next_input`` while ``wait_for_call`` is True.
     """
 
     def __init__(self, pool: ThreadPool, serve: Callable[..., None], *fixed: Any) -> None:
@@ -69,21 +60,10 @@ class PersistentWorkers:
         self._in_use: object = None
 
     def call(self, step_input: tuple[Any, ...], in_use: object = None) -> None:
-        """Run the function on every thread, and return when all are done.
+        """Run the function on every thread, and return when all are done; RuntimeError if the thread pool is closed.
 
+        The input, and the owner of memory that it refers to by address, ``in_use``, are kept alive until the next call.
         KeyboardInterrupt ends the waiting at once, not the work; the next call first waits for that work.
-
-        Parameters
-        ----------
-        step_input : tuple
-            Of types that Numba knows. It is kept alive until the next call.
-        in_use : object, optional
-            Owner of memory that the input refers to by address; kept alive as long.
-
-        Raises
-        ------
-        RuntimeError
-            If the thread pool is closed.
         """
         with prompt_return:
             self._wait_for_interrupted()

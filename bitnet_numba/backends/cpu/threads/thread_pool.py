@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba.extending import register_jitable
 
+from bitnet_numba.backends.cpu.array_types import Int64s
 from bitnet_numba.backends.cpu.threads.atomics import LINE, fetch_add, load_acquire, pause, yield_core
 
 SPINS = 500  # about 20 us before the core is yielded: most barriers take less, a preempted thread takes longer
@@ -22,17 +22,12 @@ _WAIT_SECONDS = 0.1  # longest delay of a signal that comes just before the call
 class ThreadContext(NamedTuple):
     """A thread's view of the pool inside jitted code.
 
-    Attributes
-    ----------
-    sync : int64[2 + 3 * n_threads, 8]
-        One cache line a row: row 0 counts arrivals at barriers; then two banks of ``n_threads`` task counters, used by
-        alternate phases; then each thread's own phase number. A phase ends at a barrier.
-    thread, n_threads : int
-        Index of this thread, and number of threads.
+    ``sync`` has one cache line a row: row 0 counts arrivals at barriers; then two banks of ``n_threads`` task counters,
+    used by alternate phases; then each thread's own phase number. A phase ends at a barrier.
     """
 
-    sync: npt.NDArray[np.int64]
-    thread: int
+    sync: Int64s  # [2 + 3 * n_threads, 8]
+    thread: int  # index of this thread
     n_threads: int
 
 
@@ -92,7 +87,7 @@ def barrier_if_many(ctx: ThreadContext, n_tokens: int) -> None:
 
 
 # ---- outside ---------------------------------------------------------------------------------------------------------
-def _new_sync(n_threads: int) -> npt.NDArray[np.int64]:
+def _new_sync(n_threads: int) -> Int64s:
     return np.zeros((2 + 3 * n_threads, LINE), np.int64)
 
 
@@ -116,10 +111,6 @@ class ThreadPool:
 
     The caller is not one of them: Python raises KeyboardInterrupt only in the main thread, so it never takes a thread
     away from a barrier where others wait for it.
-
-    Parameters
-    ----------
-    n_threads : int
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -137,12 +128,8 @@ class ThreadPool:
     def run(self, work: Callable[[ThreadContext], None]) -> None:
         """Call ``work`` on every thread, and return when all are done; raise what one of them raised.
 
-        KeyboardInterrupt ends the waiting at once, not the work; the next run starts after that work.
-
-        Parameters
-        ----------
-        work : callable
-            Takes a :class:`ThreadContext`. Every thread must reach the same barriers in it.
+        Every thread must reach the same barriers in it. KeyboardInterrupt ends the waiting at once, not the work; the
+        next run starts after that work.
         """
         job = self.start(work)
         while not job.finished.acquire(timeout=_WAIT_SECONDS):

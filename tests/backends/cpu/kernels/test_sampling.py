@@ -9,7 +9,7 @@ from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.numpy import sampling as reference
 from tests.backends.cpu.kernels.inputs import SEEDS
 
-CPU = CPUSampling()
+CPU, TWIN = CPUSampling(), reference.NumPySampling()
 OFFSETS = st.integers(0, 2**64 - 1)
 
 
@@ -33,7 +33,7 @@ def test_marks_are_those_of_the_twin(n: int, offset: int, sample_time: float) ->
     marks = (np.arange(n) % 97 == 0).astype(np.uint8)  # set before, and not reset
     expected = marks.copy()
     CPU.mark_favoured(offset, sample_time, marks)
-    reference.mark_favoured(offset, sample_time, expected)
+    TWIN.mark_favoured(offset, sample_time, expected)
     np.testing.assert_array_equal(marks, expected)
 
 
@@ -62,7 +62,7 @@ def test_rivals_hold_those_of_the_twin(
     weights = np.exp(-spread * rng.random(n)) * (rng.random(n) >= zeros)
     weights[rng.integers(n)] = 1.0
     ids = np.sort(rng.choice(200_000, n, replace=False)) if has_ids else None
-    actual, expected = CPU.exponential_race(weights, ids, offset), reference.exponential_race(weights, ids, offset)
+    actual, expected = CPU.exponential_race(weights, ids, offset), TWIN.exponential_race(weights, ids, offset)
     assert set(expected.indices) <= set(actual.indices)
     assert (np.diff(actual.indices) > 0).all()
     assert (weights[actual.indices] > 0).all()

@@ -7,31 +7,18 @@ positions up to the causal limit, both in ascending order. So no bit depends on 
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Floats, Numbers
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, causal_limit, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import MASKED, Results, new_results, results_of
-from bitnet_numba.backends.cpu.kernels.attention.store import (
-    POSITIONS_PER_BLOCK,
-    POSITIONS_PER_TILE,
-    HeadBlock,
-)
+from bitnet_numba.backends.cpu.kernels.attention.store import POSITIONS_PER_BLOCK, POSITIONS_PER_TILE, HeadBlock
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.float_tile import add_to_rows, load_rows, load_vectors, store_rows, zero_rows
 from bitnet_numba.backends.cpu.simd.memory import broadcast_from, load_f32, prefetch, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
-from bitnet_numba.backends.cpu.simd.vector import (
-    add_f32,
-    keep_first,
-    largest_f32,
-    max_f32,
-    mul_f32,
-    sub_f32,
-    sum_f32,
-    zero_f32,
-)
 
 QUERIES_PER_TILE = 4  # of a register tile
 VECTORS = 4 if cpu.vector_isa() == "avx512_vnni" else 1  # of each query: more accumulators would not fit the registers
@@ -39,28 +26,15 @@ WIDTH = VECTORS * LANES
 FEW_POSITIONS = WIDTH // 2  # in the last tile: up to this many are scored sixteen at a time, and the others not read
 UNPACKED_QUERIES = 8  # for more queries a tile of keys or values is converted to float32 once, not for every four
 
-Floats = npt.NDArray[np.float32]
-
 
 class Scratch(NamedTuple):
-    """Scratch memory for the attention of up to ``n`` queries, a multiple of four; or that of several threads.
+    """Scratch memory for the attention of up to ``n`` queries, a multiple of four; or that of several threads."""
 
-    Attributes
-    ----------
-    unpacked : float32[..., 64 * head_dim]
-        A tile of keys or values.
-    scores : float32[..., n * 256]
-    block, merged : Results
-        Of the current block, and of all blocks so far.
-    factors : float32[..., 2, n + 16]
-        For :func:`merge_block`.
-    """
-
-    unpacked: Floats
-    scores: Floats
-    block: Results
-    merged: Results
-    factors: Floats
+    unpacked: Floats  # [..., 64 * head_dim]: a tile of keys or values
+    scores: Floats  # [..., n * 256]
+    block: Results  # of the current block
+    merged: Results  # of all blocks so far
+    factors: Floats  # [..., 2, n + 16]: for merge_block
 
 
 def attention_scratch(n_threads: int, n_queries: int, head_dim: int) -> Scratch:
@@ -88,46 +62,23 @@ def scratch_of(scratch: Scratch, thread: int) -> Scratch:
 
 
 class Tile(NamedTuple):
-    """The keys or values of 64 positions.
+    """The keys or values of 64 positions."""
 
-    Attributes
-    ----------
-    numbers : float32, uint16 or int8 [n]
-        The tile, or the whole block.
-    at : int
-        Index of the tile's first number.
-    prefetch_distance : int or None
-        In elements; ``None`` where the tile is in the L1 cache already.
-    first : int
-        Index of its first position in the block.
-    head_dim : int
-    """
-
-    numbers: npt.NDArray[Any]
-    at: int
-    prefetch_distance: int | None
-    first: int
+    numbers: Numbers  # [n]: the tile, or the whole block
+    at: int  # index of the tile's first number
+    prefetch_distance: int | None  # in elements; None where the tile is in the L1 cache already
+    first: int  # index of its first position in the block
     head_dim: int
 
 
 @jit
 def attend_block(queries: Floats, block: HeadBlock, limits: CausalLimits, scratch: Scratch) -> None:
-    """Write each query's partial results over one block to ``scratch.block``.
+    """Write each query's partial results over one block to ``scratch.block``; none where the causal limit is 0.
 
-    Parameters
-    ----------
-    queries : float32[n * head_dim]
-        Rotated, and divided by the square root of the true head size; ``n`` is at least ``n_queries`` rounded up to a
-        multiple of four.
-    block : HeadBlock
-    limits : CausalLimits
-        Queries that may attend to no position of the block get no results.
-    scratch : Scratch
-        One thread's.
+    ``queries`` is float32[n * head_dim], rotated and divided by the square root of the true head size; ``n`` is at
+    least ``n_queries`` rounded up to a multiple of four. ``scratch`` is one thread's.
 
-    References
-    ----------
-    Ainslie et al., "GQA", 2023; Dao et al., "FlashAttention", 2022.
+    References: Ainslie et al., "GQA", 2023; Dao et al., "FlashAttention", 2022.
     """
     unpacked, scores, results = scratch.unpacked, scratch.scores, scratch.block
     head_dim = unpacked.size // POSITIONS_PER_TILE
@@ -215,8 +166,8 @@ def _store_scores(acc: Any, first_query: int, first: int, scales: Floats, limits
         position = first
         for total in row:
             if scales.size:
-                total = mul_f32(total, load_f32(scales, position))
-            masked = keep_first(total, np.int32(causal_limit(limits, query) - position), MASKED)
+                total = v.mul_f32(total, load_f32(scales, position))
+            masked = v.keep_first(total, np.int32(causal_limit(limits, query) - position), MASKED)
             store_f32(scores, query * POSITIONS_PER_BLOCK + position, masked)
             position += LANES
         query += 1
@@ -229,8 +180,8 @@ def _find_maxima(limits: CausalLimits, scores: Floats, maxima: Floats) -> None:
         begin = query * POSITIONS_PER_BLOCK
         largest = load_f32(scores, begin)
         for i in range(begin + LANES, begin + causal_limit(limits, query), LANES):
-            largest = max_f32(load_f32(scores, i), largest)
-        maxima[query] = largest_f32(largest)
+            largest = v.max_f32(load_f32(scores, i), largest)
+        maxima[query] = v.largest_f32(largest)
 
 
 @jit
@@ -238,14 +189,14 @@ def _exponentiate(scales: Floats, limits: CausalLimits, scores: Floats, results:
     """Replace scores by their exponentials, for int8 times the scale of each position's value; note their sums."""
     for query in range(n_masked(limits), limits.n_queries):
         begin = query * POSITIONS_PER_BLOCK
-        offset, total = broadcast_from(results.maxima, query), zero_f32()
+        offset, total = broadcast_from(results.maxima, query), v.zero_f32()
         for i in range(begin, begin + causal_limit(limits, query), LANES):
-            weight = exp_to_1(sub_f32(load_f32(scores, i), offset))
-            total = add_f32(total, weight)
+            weight = exp_to_1(v.sub_f32(load_f32(scores, i), offset))
+            total = v.add_f32(total, weight)
             if scales.size:
-                weight = mul_f32(weight, load_f32(scales, i - begin))
+                weight = v.mul_f32(weight, load_f32(scales, i - begin))
             store_f32(scores, i, weight)
-        results.totals[query] = sum_f32(total)
+        results.totals[query] = v.sum_f32(total)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

@@ -7,21 +7,11 @@ from bitnet_numba.backends.cpu.kernels.attention.store import POSITIONS_PER_BLOC
 
 
 class CausalLimits(NamedTuple):
-    """Number of positions in a block that each query may attend to.
+    """Number of positions in a block that each query may attend to."""
 
-    Attributes
-    ----------
-    n_queries : int
-        Those of one token are neighbours.
-    first : int
-        Causal limit of the first token: token i may attend to first + i positions, clipped to 0..256.
-    group : int
-        Queries per token.
-    """
-
-    n_queries: int
-    first: int
-    group: int
+    n_queries: int  # those of one token are neighbours
+    first: int  # causal limit of the first token: token i may attend to first + i positions, clipped to 0..256
+    group: int  # queries per token
 
 
 @jit_inline

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
 from bitnet_numba.backends.cpu.simd.memory import broadcast_from, load_f32, store_f32
@@ -13,25 +13,13 @@ from bitnet_numba.backends.cpu.simd.vector import add_f32, broadcast_f32, fma_f3
 
 MASKED = np.float32(-1e30)
 
-Floats = npt.NDArray[np.float32]
-
 
 class Results(NamedTuple):
-    """Partial results of ``n`` queries, or several sets of them.
+    """Partial results of ``n`` queries, or several sets of them; elements after the last query are undefined."""
 
-    Attributes
-    ----------
-    maxima : float32[..., n + 16]
-        Largest score, which is subtracted from all before exp. Elements after the last query are undefined.
-    totals : float32[..., n + 16]
-        Sum of exponentials.
-    values : float32[..., n * head_dim]
-        Sum of values times exponentials.
-    """
-
-    maxima: Floats
-    totals: Floats
-    values: Floats
+    maxima: Floats  # [..., n + 16]: largest score, which is subtracted from all before exp
+    totals: Floats  # [..., n + 16]: sum of exponentials
+    values: Floats  # [..., n * head_dim]: sum of values times exponentials
 
 
 def new_results(n_sets: int, n_queries: int, head_dim: int) -> Results:
@@ -64,21 +52,11 @@ def begin_merge(merged: Results, n_queries: int, head_dim: int) -> None:
 
 @jit
 def merge_block(block: Results, first: int, end: int, head_dim: int, factors: Floats, merged: Results) -> None:
-    """Merge a block's results into those of the blocks before it.
+    """Merge a block's results for queries ``first`` to ``end`` into those of the blocks before it.
 
-    Parameters
-    ----------
-    block : Results
-    first, end : int
-        Range of queries.
-    head_dim : int
-    factors : float32[2, n + 16]
-        Scratch: what ``merged`` and ``block`` are multiplied by.
-    merged : Results
+    ``factors`` is scratch, float32[2, n + 16]: what ``merged`` and ``block`` are multiplied by.
 
-    References
-    ----------
-    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+    References: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
     merged_factors, block_factors = factors[0], factors[1]
     for query in range(first, end, LANES):  # a lane is a query

@@ -1,23 +1,15 @@
 """The KV cache of one head, in blocks of 256 positions: its memory layout, and storing a position in it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Floats, Numbers
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_column, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
-from bitnet_numba.backends.cpu.simd.vector import (
-    abs_f32,
-    broadcast_f32,
-    largest_f32,
-    max_f32,
-    min_f32,
-    mul_f32,
-    round_f32,
-    zero_f32,
-)
 from bitnet_numba.backends.cpu.simd.view import floats_at, view_at
 
 POSITIONS_PER_BLOCK = 256  # of one softmax
@@ -25,26 +17,14 @@ POSITIONS_PER_TILE = 64  # whose keys or values fit the L1 cache; a block's arra
 _LARGEST = np.float32(127)
 _SMALLEST_MAXIMUM = np.float32(1e-30)  # smaller ones are stored as zeros: 127 / maximum must stay finite
 
-Floats = npt.NDArray[np.float32]
-
 
 class HeadBlock(NamedTuple):
-    """Keys and values of one head at up to 256 neighbouring positions.
+    """Keys and values of one head at up to 256 neighbouring positions; ``n`` is a multiple of 64."""
 
-    Attributes
-    ----------
-    keys : float32, uint16 (float16 bits) or int8 [n * head_dim]
-        ``[n / 16][head_dim][16]``: a lane is a position. ``n`` is a multiple of 64.
-    values : as keys
-        ``[n][head_dim]``.
-    key_scales, value_scales : float32[n]
-        int8 only: the scale of each position. Empty for the others.
-    """
-
-    keys: npt.NDArray[Any]
-    values: npt.NDArray[Any]
-    key_scales: Floats
-    value_scales: Floats
+    keys: Numbers  # float32, uint16 (float16 bits) or int8, [n / 16][head_dim][16]: a lane is a position
+    values: Numbers  # [n][head_dim]
+    key_scales: Floats  # [n]: scale of each position for int8; empty for the others
+    value_scales: Floats  # likewise
 
 
 def head_block_bytes(head_dim: int, dtype: npt.DTypeLike) -> int:
@@ -55,7 +35,7 @@ def head_block_bytes(head_dim: int, dtype: npt.DTypeLike) -> int:
 
 
 @jit_inline
-def head_block_at(page: int, index: int, element: npt.NDArray[Any], head_dim: int) -> HeadBlock:
+def head_block_at(page: int, index: int, element: Numbers, head_dim: int) -> HeadBlock:
     """View block ``index`` of the page at an address; ``element`` has the dtype of keys and values."""
     size = POSITIONS_PER_BLOCK * head_dim
     n_bytes = size * element.itemsize
@@ -71,17 +51,10 @@ def head_block_at(page: int, index: int, element: npt.NDArray[Any], head_dim: in
 
 @jit
 def store_position(key: Floats, value: Floats, index: int, block: HeadBlock) -> None:
-    """Store one position's key and value in the block's number format.
+    """Store one position's key and value, float32[head_dim], in the block's number format.
 
-    int8 is ``x / scale``, rounded half to even, with scale = max|x| / 127 of this position.
-
-    Parameters
-    ----------
-    key, value : float32[head_dim]
-        For int8 they are overwritten by what is stored.
-    index : int
-        Of the position in the block.
-    block : HeadBlock
+    int8 is ``x / scale``, rounded half to even, with scale = max|x| / 127 of this position; key and value are
+    overwritten.
     """
     head_dim = key.size
     if block.key_scales.size:
@@ -96,14 +69,14 @@ def store_position(key: Floats, value: Floats, index: int, block: HeadBlock) -> 
 @jit
 def _round_to_int8(x: Floats) -> np.float32:
     """Scale and round numbers to integers from -127 to 127, in place, and return the scale to multiply them by."""
-    largest = zero_f32()
+    largest = v.zero_f32()
     for i in range(0, x.size, LANES):
-        largest = max_f32(abs_f32(load_f32(x, i)), largest)
-    maximum = largest_f32(largest)
+        largest = v.max_f32(v.abs_f32(load_f32(x, i)), largest)
+    maximum = v.largest_f32(largest)
     factor = _LARGEST / maximum if maximum > _SMALLEST_MAXIMUM else np.float32(0)
-    by, low, high = broadcast_f32(factor), broadcast_f32(-_LARGEST), broadcast_f32(_LARGEST)
+    by, low, high = v.broadcast_f32(factor), v.broadcast_f32(-_LARGEST), v.broadcast_f32(_LARGEST)
     for i in range(0, x.size, LANES):
         # clipped, because rounding the quotient can exceed 127 and x may not be finite
-        store_f32(x, i, round_f32(min_f32(max_f32(mul_f32(load_f32(x, i), by), low), high)))
+        store_f32(x, i, v.round_f32(v.min_f32(v.max_f32(v.mul_f32(load_f32(x, i), by), low), high)))
     scale: np.float32 = maximum / _LARGEST
     return scale

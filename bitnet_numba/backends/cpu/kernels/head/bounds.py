@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int32s, Int64s, Words
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
@@ -31,14 +32,7 @@ from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
     new_hidden_codes,
     quantize_hidden,
 )
-from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
-    CORRECTION,
-    ERROR,
-    HEADER_LINES,
-    NORM,
-    ROUNDING,
-    SCALE,
-)
+from bitnet_numba.backends.cpu.kernels.head.int8_copy import CORRECTION, ERROR, HEADER_LINES, NORM, ROUNDING, SCALE
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import (
@@ -62,54 +56,24 @@ LARGEST_LOGIT = np.float32(2.0**126)  # up to here no sum of the full head can o
 CENTRE_ROUNDINGS = np.float32(8 * ROUNDING)  # five of the term that is computed, one when the bound is added to it
 SLACK = np.float32(1 + 2.0**-19)  # for the roundings of the bound itself, nine at most, and one when it is added
 
-Words = npt.NDArray[np.uint32]
-Floats = npt.NDArray[np.float32]
-Marks = npt.NDArray[np.uint8]
-
 
 class FilterState(NamedTuple):
-    """Buffers of the int8 candidate filter; ``slots`` as in ``RunState``.
+    """Buffers of the int8 candidate filter; ``slots`` as in ``RunState``."""
 
-    Attributes
-    ----------
-    two_bytes, one_byte : HiddenCodes
-        The hidden states, quantized to two bytes an element and to one.
-    acc : int32[n_threads, 8, 2, 16]
-        Accumulators of a pass: a few bytes times two blocks.
-    lower, upper : float32[n_tokens, 16 * n_blocks]
-        Bounds of each logit.
-    highest_lower, highest_upper : float32[n_tokens, n_blocks]
-        The highest bounds of each block.
-    thresholds : float32[slots]
-        Lower limit of the candidates' upper bounds: every excluded logit is below it.
-    n_candidates : int64[slots]
-        Number of logits that the last call computed; ``vocab_size`` where no threshold excludes enough.
-    candidates : int32[slots, vocab_size]
-        The first ``n_candidates`` are their token ids, in ascending order.
-    logits : float32[n_tokens, vocab_size]
-        Their logits, in the same order: the bits of the full head.
-    tail_mass : float32[n_tokens, n_tasks]
-        Upper bound of the sum of ``exp(beta * (logit - threshold))`` over the excluded logits, by tasks of rows.
-    is_pending : bool[slots]
-        Whether a token's logits need bounds, or tighter ones.
-    backoff : int64[1]
-        Number of calls left that skip the bounds from one byte.
-    """
-
-    two_bytes: HiddenCodes
-    one_byte: HiddenCodes
-    acc: npt.NDArray[np.int32]
-    lower: Floats
+    two_bytes: HiddenCodes  # the hidden states, quantized to two bytes an element
+    one_byte: HiddenCodes  # and to one
+    acc: Int32s  # [n_threads, 8, 2, 16]: accumulators of a pass: a few bytes times two blocks
+    lower: Floats  # [n_tokens, 16 * n_blocks]: bounds of each logit
     upper: Floats
-    highest_lower: Floats
+    highest_lower: Floats  # [n_tokens, n_blocks]: the highest bounds of each block
     highest_upper: Floats
-    thresholds: Floats
-    n_candidates: npt.NDArray[np.int64]
-    candidates: npt.NDArray[np.int32]
-    logits: Floats
-    tail_mass: Floats
-    is_pending: npt.NDArray[np.bool_]
-    backoff: npt.NDArray[np.int64]
+    thresholds: Floats  # [slots]: lower limit of the candidates' upper bounds: every excluded logit is below it
+    n_candidates: Int64s  # [slots]: of the last call; vocab_size where no threshold excludes enough
+    candidates: Int32s  # [slots, vocab_size]: the first n_candidates are their token ids, in ascending order
+    logits: Floats  # [n_tokens, vocab_size]: their logits, in the same order: the bits of the full head
+    tail_mass: Floats  # [n_tokens, n_tasks]: bound of the excluded logits' sum of exp(beta * (logit - threshold))
+    is_pending: npt.NDArray[np.bool_]  # [slots]: a token's logits need bounds, or tighter ones
+    backoff: Int64s  # [1]: number of calls left that skip the bounds from one byte
 
 
 def new_filter_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads: int) -> FilterState:
@@ -147,20 +111,11 @@ def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, s
 
 
 @jit
-def bound_logits(ctx: ThreadContext, int8_copy: Words, hidden: HiddenCodes, always: Marks, state: FilterState) -> None:
-    """Write the bounds of all logits of the tokens for which :func:`needs_bounds` holds.
+def bound_logits(ctx: ThreadContext, int8_copy: Words, hidden: HiddenCodes, always: Bytes, state: FilterState) -> None:
+    """Write the bounds of all logits of the tokens for which :func:`needs_bounds` holds; a barrier must follow.
 
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the blocks; a barrier must follow.
-    int8_copy : uint32[n_blocks, 4 + hidden_size // 4, 16]
-        From ``quantize_rows``.
-    hidden : HiddenCodes
-        One of the two in ``state``.
-    always : uint8[n_tokens, vocab_size or 0]
-        Not 0 for tokens that are candidates whatever their bounds.
-    state : FilterState
+    ``hidden`` is one of the two in ``state``. ``always``, [n_tokens, vocab_size or 0], is not 0 for tokens that are
+    candidates whatever their bounds.
     """
     n_tokens, half = always.shape[0], int8_copy.shape[0] // STREAMS
     pass_tokens = tokens_per_pass(hidden, n_tokens)
@@ -206,9 +161,7 @@ def multiply_blocks(
 
 
 @jit
-def _two_blocks(
-    zeros: Any, int8_copy: Words, block: int, codes: npt.NDArray[np.uint8], slot: int, out: npt.NDArray[np.int32]
-) -> None:
+def _two_blocks(zeros: Any, int8_copy: Words, block: int, codes: Bytes, slot: int, out: Int32s) -> None:
     """Multiply; ``zeros`` has two vectors, one for each block, for each byte of the pass."""
     flat, of_hidden = int8_copy.reshape(-1), codes.reshape(-1)
     n, first_byte = codes.shape[2], slot * codes.shape[1] * codes.shape[2]
@@ -282,7 +235,7 @@ def _width(header: Floats, size: Any, measures: Floats) -> Any:
 
 
 @jit
-def _include(always: Marks, block: int, state: FilterState, token: int) -> None:
+def _include(always: Bytes, block: int, state: FilterState, token: int) -> None:
     """Make the marked tokens candidates, without a part in setting the threshold."""
     best, highest = np.float32(-np.inf), state.highest_upper[token, block]
     for row in range(block * ROWS_PER_BLOCK, min((block + 1) * ROWS_PER_BLOCK, always.size)):

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from bitnet_numba.backends.cpu.array_types import Floats, Numbers
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.simd.memory import broadcast_from, load_f32, prefetch, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
@@ -15,25 +13,14 @@ HEAD_ROWS_PER_TASK = 64  # about 300 kB, so that claiming a task costs nothing b
 ELEMENTS_PER_STEP = 2 * LANES  # of the two sums of a logit, whose order defines its bits
 PREFETCH_ELEMENTS = 1024  # prefetch distance
 
-Floats = npt.NDArray[np.float32]
-Matrix = npt.NDArray[Any]
-
 
 @jit
-def head_product(ctx: ThreadContext, matrix: Matrix, scales: Floats, hidden: Floats, out: Floats) -> None:
-    """Write the logits ``matrix . hidden`` of each token to ``out``.
+def head_product(ctx: ThreadContext, matrix: Numbers, scales: Floats, hidden: Floats, out: Floats) -> None:
+    """Write the logits ``matrix . hidden`` of each token to ``out``, [n_tokens, vocab_size]; a barrier must follow.
 
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the rows; a barrier must follow.
-    matrix : float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8 [vocab_size, hidden_size]
-        ``hidden_size`` is a multiple of 32.
-    scales : float32[vocab_size, groups]
-        For int8: scale of each group of ``hidden_size // groups`` elements, a multiple of 16; for the others ``groups``
-        is 0.
-    hidden : float32[n_tokens, hidden_size]
-    out : float32[n_tokens, vocab_size]
+    All threads call it and share the rows. ``matrix`` is [vocab_size, hidden_size]; ``hidden_size`` is a multiple of
+    32. int8 has ``scales``, [vocab_size, groups], of groups of a multiple of 16 elements; for the others ``groups`` is
+    0.
     """
     vocab_size, n_tokens = matrix.shape[0], hidden.shape[0]
     n_tasks = (vocab_size + HEAD_ROWS_PER_TASK - 1) // HEAD_ROWS_PER_TASK
@@ -55,7 +42,7 @@ def head_product(ctx: ThreadContext, matrix: Matrix, scales: Floats, hidden: Flo
 
 
 @jit
-def _four_products(values: Matrix, hidden: Floats, token: int, row: int, out: Floats) -> None:
+def _four_products(values: Numbers, hidden: Floats, token: int, row: int, out: Floats) -> None:
     """Write four tokens' logits as :func:`row_product`; each element of the row is loaded and converted once."""
     flat, n = hidden.reshape(-1), hidden.shape[1]
     at_1, at_2, at_3, at_4 = token * n, (token + 1) * n, (token + 2) * n, (token + 3) * n
@@ -74,7 +61,7 @@ def _four_products(values: Matrix, hidden: Floats, token: int, row: int, out: Fl
 
 
 @jit
-def row_product(row: Matrix, hidden: Floats) -> Any:
+def row_product(row: Numbers, hidden: Floats) -> Any:
     """Return a logit; the order of the sums defines its bits."""
     a = b = zero_f32()
     for i in range(0, hidden.size, ELEMENTS_PER_STEP):
@@ -85,7 +72,7 @@ def row_product(row: Matrix, hidden: Floats) -> Any:
 
 
 @jit
-def _grouped_dot(row: Matrix, scales: Floats, hidden: Floats) -> Any:
+def _grouped_dot(row: Numbers, scales: Floats, hidden: Floats) -> Any:
     """Return a logit as :func:`row_product`; int8 times scale is exact in float32, so equal weights give equal bits."""
     group = hidden.size // scales.size
     a = b = zero_f32()
@@ -99,7 +86,7 @@ def _grouped_dot(row: Matrix, scales: Floats, hidden: Floats) -> Any:
 
 
 @jit
-def embedding_row(matrix: Matrix, scales: Floats, token: int, out: Floats) -> None:
+def embedding_row(matrix: Numbers, scales: Floats, token: int, out: Floats) -> None:
     """Write row ``token`` to ``out``, float32[hidden_size], exactly; the matrix is as for :func:`head_product`."""
     row = matrix[token]
     for i in range(0, out.size, LANES):

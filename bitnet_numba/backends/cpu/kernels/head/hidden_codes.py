@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Bytes, Floats
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.full import ELEMENTS_PER_STEP
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import (
@@ -29,23 +29,12 @@ HIDDEN_SCALE, HIDDEN_NORM, HIDDEN_ERROR, ROUNDINGS, FLOOR = range(5)
 of its quantization error; the rounding error of a logit, relative to the norms; and the error of denormal numbers.
 """
 
-Floats = npt.NDArray[np.float32]
-
 
 class HiddenCodes(NamedTuple):
-    """Quantized hidden states.
+    """Quantized hidden states: of two bytes, the integer is 127 times the first plus the second."""
 
-    Attributes
-    ----------
-    codes : uint8[slots, n_bytes, hidden_size]
-        Each byte is from 0 to 126, with a bias of 63. Of two bytes, the integer is 127 times the first plus the
-        second.
-    measures : float32[slots, 5]
-        Columns ``HIDDEN_SCALE`` to ``FLOOR``.
-    """
-
-    codes: npt.NDArray[np.uint8]
-    measures: Floats
+    codes: Bytes  # [slots, n_bytes, hidden_size]: each from 0 to 126, with a bias of 63
+    measures: Floats  # [slots, 5]: columns HIDDEN_SCALE to FLOOR
 
 
 def new_hidden_codes(slots: int, n_bytes: int, hidden_size: int) -> HiddenCodes:

@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Int8s, Numbers, Words
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
@@ -21,9 +21,6 @@ SMALLEST_MAXIMUM = np.float32(1e-30)  # of a row or hidden state that is scaled:
 MAX_HIDDEN = 1 << 17  # products of a code and a byte of the hidden state whose sum fits an int32
 ROUNDING, UNDERFLOW = 2.0**-24, 2.0**-149  # error of one float32 operation: relative, and of a denormal result
 
-Matrix = npt.NDArray[Any]
-Words = npt.NDArray[np.uint32]
-
 
 def int8_copy_shape(vocab_size: int, hidden_size: int) -> tuple[int, int, int]:
     """Return the shape of the int8 copy of a matrix ``[vocab_size, hidden_size]``: an even number of blocks."""
@@ -31,25 +28,17 @@ def int8_copy_shape(vocab_size: int, hidden_size: int) -> tuple[int, int, int]:
 
 
 @jit
-def quantize_rows(ctx: ThreadContext, matrix: Matrix, codes: npt.NDArray[np.int8], out: Words) -> None:
-    """Write the int8 copy of a matrix of floats, with bounds of its errors.
+def quantize_rows(ctx: ThreadContext, matrix: Numbers, codes: Int8s, out: Words) -> None:
+    """Write the int8 copy of a float matrix to ``out``, with bounds of its errors.
 
-    A row is a scale times its codes, from -127 to 127, plus an error.
+    All threads call it and share the blocks; a barrier must follow. ``hidden_size`` is a multiple of 32, at most 2**17;
+    ``codes`` is scratch of this thread, int8[16, hidden_size]; ``out`` is of the shape from :func:`int8_copy_shape`.
 
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the blocks; a barrier must follow.
-    matrix : float32, uint16 (float16 bits) or int16 (bfloat16 bits) [vocab_size, hidden_size]
-        ``hidden_size`` is a multiple of 32, at most 2**17.
-    codes : int8[16, hidden_size]
-        Scratch memory of this thread.
-    out : uint32[n_blocks, 4 + hidden_size // 4, 16]
-        Of the shape from :func:`int8_copy_shape`. A block is sixteen rows, side by side in every line. The first lines
-        are ``CORRECTION`` (int32: what the bias of the hidden state's bytes adds to a row, negated), ``SCALE``,
-        ``NORM`` and ``ERROR`` (float32: the scale; upper bounds of the Euclidean norms of scale times codes and of the
-        error); the others hold four neighbouring codes of each row. Of rows past the last one, and of those that are
-        not finite, scale and error are NaN.
+    A row is a scale times its codes, from -127 to 127, plus an error. A block is sixteen rows, side by side in every
+    line. The first lines are ``CORRECTION`` (int32: what the bias of the hidden state's bytes adds to a row, negated),
+    ``SCALE``, ``NORM`` and ``ERROR`` (float32: the scale; upper bounds of the Euclidean norms of scale times codes and
+    of the error); the others hold four neighbouring codes of each row. Of rows past the last one, and of those that are
+    not finite, scale and error are NaN.
     """
     block = claim(ctx, out.shape[0])
     while block >= 0:
@@ -65,7 +54,7 @@ def quantize_rows(ctx: ThreadContext, matrix: Matrix, codes: npt.NDArray[np.int8
 
 
 @jit
-def _quantize_row(values: Matrix, lane: int, codes: npt.NDArray[np.int8], lines: Words) -> None:
+def _quantize_row(values: Numbers, lane: int, codes: Int8s, lines: Words) -> None:
     n = values.size
     largest = max(largest_magnitude(values), SMALLEST_MAXIMUM)
     scale = largest / LARGEST_CODE
@@ -104,7 +93,7 @@ def _interleave(codes: Words, lines: Words) -> None:
 
 # ---- shared with the hidden state's quantization ---------------------------------------------------------------------
 @jit
-def largest_magnitude(values: Matrix) -> Any:
+def largest_magnitude(values: Numbers) -> Any:
     """Return max|x|, ignoring NaN."""
     largest = v.zero_f32()
     for i in range(0, values.size, LANES):

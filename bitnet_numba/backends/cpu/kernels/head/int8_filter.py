@@ -7,8 +7,8 @@ from the head itself, with the bits of the full head.
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Doubles, Floats, Int32s, Int64s, Numbers, Words
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.bounds import (
     FilterState,
@@ -29,54 +29,30 @@ MAX_ONE_BYTE_SHARE_OF_ALL = 1 / 8  # but not if all tokens' candidates are fewer
 BACKOFF_CALLS = 15  # that skip the bounds from one byte, after a call in which these left most tokens pending
 MEMORY_BOUND_TOKENS = 8  # up to here memory is the bound, and multiplying both bytes costs nothing
 
-Matrix = npt.NDArray[Any]
-Words = npt.NDArray[np.uint32]
-Floats = npt.NDArray[np.float32]
-
 
 class CandidateQueries(NamedTuple):
-    """Which logits of each token are needed: ``CandidateQuery`` of the backend protocol, as arrays over tokens.
+    """Which logits of each token are needed: ``CandidateQuery`` of the backend protocol, as arrays over tokens."""
 
-    Attributes
-    ----------
-    n_best : int64[n_tokens]
-    margin : float64[n_tokens]
-    always : uint8[n_tokens, vocab_size or 0]
-    beta : float32[n_tokens]
-        Inverse temperature used to bound the softmax mass of the excluded logits; negative: do not compute it.
-    """
-
-    n_best: npt.NDArray[np.int64]
-    margin: npt.NDArray[np.float64]
-    always: npt.NDArray[np.uint8]
-    beta: Floats
+    n_best: Int64s
+    margin: Doubles
+    always: Bytes  # [n_tokens, vocab_size or 0]
+    beta: Floats  # inverse temperature used to bound the softmax mass of the excluded logits; negative: do not
 
 
 @jit
 def candidate_logits(
     ctx: ThreadContext,
     counts: Counts,
-    matrix: Matrix,
+    matrix: Numbers,
     int8_copy: Words,
     hidden: Floats,
     queries: CandidateQueries,
     state: FilterState,
 ) -> None:
-    """Write the needed logits to ``state``, with the bits of the full head.
+    """Write the needed logits to ``state``, with the bits of the full head; a barrier must follow.
 
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the rows; a barrier must follow.
-    counts : int64[n_kernels]
-    matrix : float32, uint16 (float16 bits) or int16 (bfloat16 bits) [vocab_size, hidden_size]
-    int8_copy : uint32[n_blocks, 4 + hidden_size // 4, 16]
-        From ``quantize_rows``.
-    hidden : float32[n_tokens, hidden_size]
-    queries : CandidateQueries
-    state : FilterState
-        For at least as many tokens and threads. Afterwards it holds ``candidates``, their ``logits``, ``thresholds``,
-        and ``tail_mass``, whose sum is an upper bound but for 1 in 10,000.
+    All threads call it and share the rows. Afterwards ``state`` holds ``candidates``, their ``logits``, ``thresholds``,
+    and ``tail_mass``, whose sum is an upper bound but for 1 in 10,000.
     """
     vocab_size, n_tokens = matrix.shape[0], hidden.shape[0]
     if ctx.thread == 0:
@@ -175,7 +151,7 @@ def _nth_best(lower_bounds: Floats, n: int) -> Any:
 
 
 @jit
-def _note_candidates(state: FilterState, token: int, threshold: Any, out: npt.NDArray[np.int32]) -> Any:
+def _note_candidates(state: FilterState, token: int, threshold: Any, out: Int32s) -> Any:
     """Write the rows whose upper bound is not below the threshold (NaN is not), and return their number."""
     count = 0
     for block in range(state.highest_upper.shape[1]):

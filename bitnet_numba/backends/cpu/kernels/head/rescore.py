@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Floats, Int32s, Numbers
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK, row_product
@@ -14,12 +12,9 @@ from bitnet_numba.backends.cpu.simd.memory import load_f32, prefetch
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
-Matrix = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-
 
 @jit
-def rescore(ctx: ThreadContext, matrix: Matrix, hidden: Floats, beta: Floats, state: FilterState) -> None:
+def rescore(ctx: ThreadContext, matrix: Numbers, hidden: Floats, beta: Floats, state: FilterState) -> None:
     """Write the candidates' logits, and the tail mass of tokens whose ``beta`` is not negative."""
     n_tokens = hidden.shape[0]
     first_slot = ctx.thread if n_tokens == 1 else 0
@@ -41,7 +36,7 @@ def rescore(ctx: ThreadContext, matrix: Matrix, hidden: Floats, beta: Floats, st
 
 
 @jit
-def _rescore_rows(matrix: Matrix, hidden: Floats, rows: npt.NDArray[np.int32], out: Floats) -> None:
+def _rescore_rows(matrix: Numbers, hidden: Floats, rows: Int32s, out: Floats) -> None:
     """Compute the logits of some rows as the full head does."""
     for index in range(rows.size):
         row, next_row = matrix[rows[index]], matrix[rows[min(index + 1, rows.size - 1)]]

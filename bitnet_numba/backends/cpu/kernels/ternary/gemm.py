@@ -9,25 +9,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s, Numbers
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
-from bitnet_numba.backends.cpu.kernels.ternary.layout import (
-    FIFTH,
-    GROUP_RUNS,
-    LINES,
-    Accumulators,
-    Activations,
-    Bytes,
-)
-from bitnet_numba.backends.cpu.kernels.ternary.tiles import (
-    FEW_BLOCKS,
-    TileScratch,
-    ternary_gemm_tiles,
-    tile_scratch,
-)
+from bitnet_numba.backends.cpu.kernels.ternary.layout import FIFTH, GROUP_RUNS, LINES
+from bitnet_numba.backends.cpu.kernels.ternary.tiles import FEW_BLOCKS, TileScratch, ternary_gemm_tiles, tile_scratch
 from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, GROUP, ROWS_PER_BLOCK, RUN, WORD
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.memory import store_i32
@@ -46,24 +34,12 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 
 class RegisterTile(NamedTuple):
-    """How an instruction set spends its registers.
+    """How an instruction set spends its registers."""
 
-    Attributes
-    ----------
-    blocks : {1, 2}
-        Blocks of sixteen rows in a panel.
-    tokens : int
-        Tokens of a register tile.
-    few_tokens : int
-        Tokens of the tile for the remaining ones.
-    unpacks : bool
-        Whether codes are unpacked once for all tiles, not for each: it pays where a tile is small.
-    """
-
-    blocks: int
+    blocks: int  # of sixteen rows in a panel: 1 or 2
     tokens: int
-    few_tokens: int
-    unpacks: bool
+    few_tokens: int  # of the tile for the remaining ones
+    unpacks: bool  # whether codes are unpacked once for all tiles, not for each: it pays where a tile is small
 
 
 REGISTER_TILES: Mapping[str, RegisterTile] = MappingProxyType(
@@ -83,48 +59,30 @@ _TILE_VECTORS, _FEW_VECTORS = PANEL_BLOCKS * TILE_TOKENS, PANEL_BLOCKS * FEW_TOK
 
 
 class Panel(NamedTuple):
-    """Rows that share each load of activations.
+    """Rows that share each load of activations."""
 
-    Attributes
-    ----------
-    codes : uint8[n] or int8[n]
-        Packed lines, or lines unpacked to a byte a code.
-    line, distance : int
-        The first block's first line, and how many lines later the next block's is.
-    row : int
-        The first block's first row.
-    """
-
-    codes: npt.NDArray[Any]
-    line: int
-    distance: int
-    row: int
+    codes: Numbers  # uint8: packed lines; int8: lines unpacked to a byte a code
+    line: int  # the first block's first line
+    distance: int  # how many lines later the next block's is
+    row: int  # the first block's first row
 
 
 class Tokens(NamedTuple):
     """What a panel is multiplied by, and where to write: :func:`ternary_gemm`'s arrays, flat."""
 
-    q: Activations
+    q: Int8s
     columns: int
     slots: int
-    q_sum: Accumulators
-    out: Accumulators
+    q_sum: Int32s
+    out: Int32s
     rows: int
 
 
 class GemmScratch(NamedTuple):
-    """Scratch memory of a thread pool for :func:`ternary_gemm`.
+    """Scratch memory of a thread pool for :func:`ternary_gemm`."""
 
-    Attributes
-    ----------
-    unpacked : int8[n_threads, ...]
-        Codes of a panel, on instruction sets that unpack them for register tiles.
-    tiles : TileScratch
-        Empty where there are no AMX tiles.
-    """
-
-    unpacked: npt.NDArray[np.int8]
-    tiles: TileScratch
+    unpacked: Int8s  # [n_threads, ...]: codes of a panel, on instruction sets that unpack them for register tiles
+    tiles: TileScratch  # empty where there are no AMX tiles
 
 
 def gemm_scratch(n_threads: int, slots: int, columns: int) -> GemmScratch:
@@ -138,12 +96,12 @@ def ternary_gemm_registers(
     ctx: ThreadContext,
     counts: Counts,
     weights: Bytes,
-    q: Activations,
-    q_sum: Accumulators,
+    q: Int8s,
+    q_sum: Int32s,
     scratch: GemmScratch,
-    out: Accumulators,
+    out: Int32s,
 ) -> None:
-    """Multiply with register tiles; parameters as for :func:`ternary_gemm`."""
+    """Multiply with register tiles; shapes as for :func:`gemm_by_tokens`."""
     if ctx.thread == 0:
         counts[Kernel.TERNARY_GEMM] += 1
     rows, (slots, columns) = out.shape[1], q.shape
@@ -168,29 +126,16 @@ def gemm_by_tokens(
     ctx: ThreadContext,
     counts: Counts,
     weights: Bytes,
-    q: Activations,
-    q_sum: Accumulators,
+    q: Int8s,
+    q_sum: Int32s,
     scratch: GemmScratch,
-    out: Accumulators,
+    out: Int32s,
 ) -> None:
-    """Write the products of a ternary matrix and each token's activations to ``out``, exact in int32.
+    """Write the products of a ternary matrix and each token's activations to ``out``, int32[n_tokens, rows], exactly.
 
-    Few tokens would leave AMX tiles mostly empty, so they take register tiles.
-
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the rows; a barrier must follow.
-    counts : int64[n_kernels]
-    weights : uint8[packed_size(rows, columns)]
-        From ``pack``; ``rows`` is a multiple of 32, ``columns`` of 128, at most 2**19.
-    q : int8[slots, columns]
-        A token each row; ``slots`` is a multiple of 8.
-    q_sum : int32[n_tokens]
-        Sum of each token's activations.
-    scratch : GemmScratch
-        From :func:`gemm_scratch`, for at least as many threads, slots and columns.
-    out : int32[n_tokens, rows]
+    All threads call it and share the rows; a barrier must follow. ``weights`` are from ``pack``; ``rows`` is a multiple
+    of 32, ``columns`` of 128, at most 2**19. ``q`` is [slots, columns], a multiple of 8 slots, a token each; ``q_sum``
+    is the sum of each token's activations. Few tokens would leave AMX tiles mostly empty, so they take register tiles.
     """
     n_tokens, rows = out.shape
     if n_tokens > TILE_ROWS or (n_tokens > FEW_TOKENS and rows % (FEW_BLOCKS * ROWS_PER_BLOCK) == 0):
@@ -203,7 +148,7 @@ ternary_gemm = gemm_by_tokens if cpu.has_tiles() else ternary_gemm_registers
 
 
 @jit
-def _unpack(packed: Panel, block_lines: int, out: npt.NDArray[np.int8]) -> None:
+def _unpack(packed: Panel, block_lines: int, out: Int8s) -> None:
     for line in range(block_lines):
         codes = load_codes(packed.codes, packed.line + line, packed.distance, PANEL_BLOCKS)
         store_codes(out, line, block_lines, codes)

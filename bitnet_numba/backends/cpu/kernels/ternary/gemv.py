@@ -5,18 +5,10 @@ from typing import Any
 import numpy as np
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
-from bitnet_numba.backends.cpu.kernels.ternary.layout import (
-    FIFTH,
-    GROUP_BYTES,
-    GROUP_RUNS,
-    LINE,
-    LINES,
-    Accumulators,
-    Activations,
-    Bytes,
-)
+from bitnet_numba.backends.cpu.kernels.ternary.layout import FIFTH, GROUP_BYTES, GROUP_RUNS, LINE, LINES
 from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, GROUP, ROWS_PER_BLOCK, RUN, WORD
 from bitnet_numba.backends.cpu.simd.dot import dot
 from bitnet_numba.backends.cpu.simd.memory import PREFETCH_BYTES, broadcast_word, load_bytes, prefetch, store_i32
@@ -25,22 +17,11 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 
 @jit
-def ternary_gemv(
-    ctx: ThreadContext, counts: Counts, weights: Bytes, q: Activations, q_sum: int, out: Accumulators
-) -> None:
-    """Write the product of a ternary matrix and one token's activations to ``out``, exact in int32.
+def ternary_gemv(ctx: ThreadContext, counts: Counts, weights: Bytes, q: Int8s, q_sum: int, out: Int32s) -> None:
+    """Write the product of a ternary matrix and one token's activations to ``out``, int32[rows], exactly.
 
-    Parameters
-    ----------
-    ctx : ThreadContext
-        All threads call it and share the rows; a barrier must follow.
-    counts : int64[n_kernels]
-    weights : uint8[packed_size(rows, columns)]
-        From ``pack``; ``rows`` is a multiple of 32, ``columns`` of 128, at most 2**19.
-    q : int8[columns]
-    q_sum : int32
-        Sum of ``q``.
-    out : int32[rows]
+    All threads call it and share the rows; a barrier must follow. ``weights`` are from ``pack``; ``rows`` is a multiple
+    of 32, ``columns`` of 128, at most 2**19. ``q_sum`` is the sum of ``q``.
     """
     if ctx.thread == 0:
         counts[Kernel.TERNARY_GEMV] += 1
@@ -52,7 +33,7 @@ def ternary_gemv(
 
 
 @jit
-def _two_blocks(weights: Bytes, first: int, second: int, q: Activations, q_sum: int, out: Accumulators) -> None:
+def _two_blocks(weights: Bytes, first: int, second: int, q: Int8s, q_sum: int, out: Int32s) -> None:
     """Sixteen rows of each half of the matrix: two distant streams keep memory busier than one."""
     block_bytes = weights.size // out.size * ROWS_PER_BLOCK
     at_1, at_2 = first * block_bytes, second * block_bytes
@@ -75,12 +56,12 @@ def _two_blocks(weights: Bytes, first: int, second: int, q: Activations, q_sum: 
 
 # ---- four weights a byte ---------------------------------------------------------------------------------------------
 @jit
-def _add_line(acc: Any, weights: Bytes, at: int, q: Activations, word: int) -> Any:
+def _add_line(acc: Any, weights: Bytes, at: int, q: Int8s, word: int) -> Any:
     return _add_codes(acc, load_bytes(weights, at), q, word)
 
 
 @jit
-def _add_codes(acc: Any, codes: Any, q: Activations, word: int) -> Any:
+def _add_codes(acc: Any, codes: Any, q: Int8s, word: int) -> Any:
     """Add one line: its four bit pairs are columns 32 apart, left where they are (64, 16, 4, 1 times too large)."""
     s6, s4, s2, s0 = acc
     s6 = dot(s6, v.top_bit_pair(codes), broadcast_word(q, word))
@@ -99,12 +80,12 @@ def _total(acc: Any) -> Any:
 
 # ---- five weights a byte ---------------------------------------------------------------------------------------------
 @jit
-def _no_groups(weights: Bytes, at_1: int, at_2: int, q: Activations) -> Any:
+def _no_groups(weights: Bytes, at_1: int, at_2: int, q: Int8s) -> Any:
     return v.zero_i32(), v.zero_i32(), 0
 
 
 @jit
-def _multiply_groups(weights: Bytes, at_1: int, at_2: int, q: Activations) -> Any:
+def _multiply_groups(weights: Bytes, at_1: int, at_2: int, q: Int8s) -> Any:
     """Multiply the columns that are packed five to a byte, in two blocks, and return the number of columns."""
     zero = v.zero_i32()
     acc_1, fifths_1 = (zero, zero, zero, zero), zero
@@ -123,7 +104,7 @@ def _multiply_groups(weights: Bytes, at_1: int, at_2: int, q: Activations) -> An
 
 
 @jit
-def _add_trits(acc: Any, fifths: Any, weights: Bytes, at: int, q: Activations, word: int, fifth: int) -> Any:
+def _add_trits(acc: Any, fifths: Any, weights: Bytes, at: int, q: Int8s, word: int, fifth: int) -> Any:
     """Add one line of five trits a byte: four lie as the codes of other lines do, the fifth is of another run."""
     line = load_bytes(weights, at)
     codes = below_81(line)

@@ -1,9 +1,8 @@
 """Packing of ternary weights (layout R16): codes of sixteen rows side by side, four or five weights a byte."""
 
 import numpy as np
-import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.array_check import check_array
+from bitnet_numba.backends.cpu.array_types import Bytes, check_array
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, RUN, TRITS, WORD, grouped_columns
 from bitnet_numba.backends.cpu.simd.memory import copy_word, load_bytes, store_bytes
@@ -17,27 +16,13 @@ GROUP_RUNS = TRITS - 1  # runs whose lines are stored; their fifth trits are tho
 FIFTH = RUN // 4  # columns between a line's fifth trits and those of the run after it
 GROUP_BYTES = GROUP_RUNS * LINES * LINE  # of a block
 
-Bytes = npt.NDArray[np.uint8]
-Activations = npt.NDArray[np.int8]
-Accumulators = npt.NDArray[np.int32]
-
 
 def pack(i2s: Bytes, out: Bytes | None = None) -> Bytes:
     """Pack I2_S rows into layout R16 of this CPU: with five weights a byte where they are unpacked cheaply.
 
-    Then each byte of four runs of 128 columns also holds a weight of a fifth run.
-
-    Parameters
-    ----------
-    i2s : uint8[rows, columns // 4]
-        ``rows`` is a multiple of 32, ``columns`` of 128; no code may be 3.
-    out : uint8[packed_size(rows, columns)], optional
-        By default a new array.
-
-    Raises
-    ------
-    ValueError
-        If shapes, dtypes or layouts differ from the above.
+    Then each byte of four runs of 128 columns also holds a weight of a fifth run. ``i2s`` is [rows, columns // 4]: a
+    multiple of 32 rows and of 128 columns, no code may be 3. ``out`` is [packed_size(rows, columns)], by default a new
+    array. ValueError if shapes, dtypes or memory layouts differ from that.
     """
     return _packed(i2s, out, grouped_columns(4 * i2s.shape[-1]))
 

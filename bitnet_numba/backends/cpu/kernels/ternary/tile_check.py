@@ -2,15 +2,11 @@
 
 import numpy as np
 
+from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary.gemm import gemm_scratch, ternary_gemm_registers
-from bitnet_numba.backends.cpu.kernels.ternary.layout import Accumulators, Activations, Bytes, pack, pack_r16
-from bitnet_numba.backends.cpu.kernels.ternary.tiles import (
-    FEW_BLOCKS,
-    MANY_COLUMNS,
-    ternary_gemm_tiles,
-    tile_scratch,
-)
+from bitnet_numba.backends.cpu.kernels.ternary.layout import pack, pack_r16
+from bitnet_numba.backends.cpu.kernels.ternary.tiles import FEW_BLOCKS, MANY_COLUMNS, ternary_gemm_tiles, tile_scratch
 from bitnet_numba.backends.cpu.packed_sizes import RUN
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.tile import TILE_ROWS
@@ -22,13 +18,7 @@ _SLOTS = (TILE_ROWS, 40)  # one tile of tokens, and more
 
 
 def check_tiles() -> None:
-    """Multiply small matrices on tiles and by vectors, both of which are exact, and compare.
-
-    Raises
-    ------
-    UnsupportedError
-        If they differ.
-    """
+    """Multiply small matrices on tiles and by vectors, both of which are exact; UnsupportedError if they differ."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 3, (4, _ROWS, _COLUMNS // 4)).astype(np.uint8)
     i2s = codes[0] << 6 | codes[1] << 4 | codes[2] << 2 | codes[3]
@@ -42,7 +32,7 @@ def check_tiles() -> None:
             )
 
 
-def _products(i2s: Bytes, q: Activations) -> tuple[Accumulators, Accumulators]:
+def _products(i2s: Bytes, q: Int8s) -> tuple[Int32s, Int32s]:
     """Return the products that tiles compute, and those that vectors compute."""
     q_sum = q.sum(axis=1, dtype=np.int32)
     of_tiles, of_vectors = np.zeros((2, len(q), _ROWS), np.int32)

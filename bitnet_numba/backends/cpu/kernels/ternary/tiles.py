@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
+from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
-from bitnet_numba.backends.cpu.kernels.ternary.layout import LINE, LINES, Accumulators, Activations, Bytes
+from bitnet_numba.backends.cpu.kernels.ternary.layout import LINE, LINES
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, RUN, WORD
 from bitnet_numba.backends.cpu.simd.memory import PREFETCH_BYTES, load_bytes, load_i32, prefetch, store_bytes, store_i32
 from bitnet_numba.backends.cpu.simd.tile import (
@@ -40,24 +41,12 @@ WIDE_TOKENS_PER_TASK, WIDE_COLUMNS = 128, 4096  # fewer tokens above this many c
 
 
 class TileScratch(NamedTuple):
-    """Scratch memory of :func:`ternary_gemm_tiles`, each array at the start of a cache line.
+    """Scratch memory of :func:`ternary_gemm_tiles`, each array at the start of a cache line."""
 
-    Attributes
-    ----------
-    activations : int8[tokens * columns]
-        Shared by all threads: tiles of 16 tokens by 64 columns, those of the first 16 tokens first.
-    codes : int8[n_threads, 2 * CODES]
-        A block of columns to multiply by, and the next.
-    acc : int32[n_threads, TOKENS_PER_TASK * MANY_BLOCKS * 16]
-        A panel's rows of each token of a task.
-    tiles : uint8[n_threads, ...]
-        From ``new_tiles``.
-    """
-
-    activations: Activations
-    codes: npt.NDArray[np.int8]
-    acc: Accumulators
-    tiles: npt.NDArray[np.uint8]
+    activations: Int8s  # [tokens * columns], of all threads: tiles of 16 tokens by 64 columns, the first tokens' first
+    codes: Int8s  # [n_threads, 2 * CODES]: a block of columns to multiply by, and the next
+    acc: Int32s  # [n_threads, TOKENS_PER_TASK * MANY_BLOCKS * 16]: a panel's rows of each token of a task
+    tiles: Bytes  # [n_threads, ...]: from new_tiles
 
 
 def tile_scratch(n_threads: int, slots: int, columns: int) -> TileScratch:
@@ -80,30 +69,20 @@ def _on_lines(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 class Product(NamedTuple):
-    """The operands and their tiling; arrays are flat, scratch memory is this thread's.
-
-    Attributes
-    ----------
-    n_blocks : int
-        Blocks of sixteen rows in a panel.
-    block_columns : int
-        Columns that are unpacked at once.
-    task_tokens : int
-        Tokens that a panel is multiplied by in one task.
-    """
+    """The operands and their tiling; arrays are flat, scratch memory is this thread's."""
 
     weights: Bytes
-    q_sum: Accumulators
-    out: Accumulators
+    q_sum: Int32s
+    out: Int32s
     rows: int
     columns: int
-    n_blocks: int
-    block_columns: int
-    task_tokens: int
-    activations: Activations
-    codes: npt.NDArray[np.int8]
-    acc: Accumulators
-    tiles: npt.NDArray[np.uint8]
+    n_blocks: int  # of sixteen rows in a panel
+    block_columns: int  # columns that are unpacked at once
+    task_tokens: int  # tokens that a panel is multiplied by in one task
+    activations: Int8s
+    codes: Int8s
+    acc: Int32s
+    tiles: Bytes
 
 
 @jit
@@ -111,10 +90,10 @@ def ternary_gemm_tiles(
     ctx: ThreadContext,
     counts: Counts,
     weights: Bytes,
-    q: Activations,
-    q_sum: Accumulators,
+    q: Int8s,
+    q_sum: Int32s,
     scratch: TileScratch,
-    out: Accumulators,
+    out: Int32s,
 ) -> None:
     """Multiply with AMX tiles; parameters as for ``ternary_gemm``, but up to 16 tokens need a multiple of 64 rows."""
     if ctx.thread == 0:
@@ -144,7 +123,7 @@ def ternary_gemm_tiles(
 
 
 @jit
-def _tile_activations(ctx: ThreadContext, q: Activations, columns: int, n_tokens: int, out: Activations) -> None:
+def _tile_activations(ctx: ThreadContext, q: Int8s, columns: int, n_tokens: int, out: Int8s) -> None:
     """Copy each thread's share of the columns to tiles; the rows after the last token keep what they hold."""
     for first in range(0, n_tokens, TILE_TOKENS):
         for column in range(ctx.thread * TILE_COLUMNS, columns, ctx.n_threads * TILE_COLUMNS):

@@ -1,9 +1,22 @@
-"""The check of an array before jitted code, which checks no index, may read or write it."""
+"""Array types by dtype, and the check of an array before jitted code, which checks no index, reads or writes it.
+
+Shapes stand where arrays are made: beside the fields of ``Weights``, ``RunState`` and their like.
+"""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Int8s = npt.NDArray[np.int8]
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Numbers = npt.NDArray[Any]
+"""float32, uint16 (float16 bits), int16 (bfloat16 bits) or int8: the dtype tells the number format."""
 
 
 def check_array(
