@@ -9,6 +9,8 @@ from bitnet_numba.backends.cpu.simd import cpu
 from tests.backends.cpu.isa_digest import SECTIONS
 from tests.subprocesses import ISAS, for_each_isa, run_python
 
+pytestmark = pytest.mark.slow  # compiles every kernel for every instruction set
+
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:

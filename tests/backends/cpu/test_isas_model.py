@@ -11,6 +11,8 @@ from bench.digest import Way
 from tests.backends.cpu.toys_of_digest import write_toys
 from tests.subprocesses import ISAS, for_each_isa, run_python
 
+pytestmark = pytest.mark.slow  # compiles every kernel for every instruction set
+
 THREADS = (1, 2)
 CHUNKS = (1, 7, 64, 512)
 BATCHES = (1, 16)
