@@ -15,7 +15,7 @@ from bitnet_numba.generate import sampler as sampler_room
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
 from bitnet_numba.generate.sequence import FULL_HEAD_STEPS
-from tests.generate import fake_backend
+from tests import fakes
 from tests.generate.running import cpu_backend
 from tests.generate.sampling_backends import any_sampling
 from tests.tiny import toy_model
@@ -44,7 +44,7 @@ def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def generated(engine: Engine, text: int, **sampling: Any) -> GenerationResult:
     prompt = np.random.default_rng(text).integers(0, VOCAB, 5).tolist()
-    return fake_backend.generated(engine, prompt, **{"max_tokens": 12, **sampling})
+    return fakes.generated(engine, prompt, **{"max_tokens": 12, **sampling})
 
 
 # ---- the same text ---------------------------------------------------------------------------------------------------
