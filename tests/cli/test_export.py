@@ -13,7 +13,7 @@ from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
 from bitnet_numba_cli import _progress, _ui
 from tests.cli.conftest import Invoke
-from tests.export.checkpoints import toy_checkpoint
+from tests.tiny import toy_checkpoint
 
 
 @pytest.fixture

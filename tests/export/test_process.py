@@ -12,8 +12,8 @@ import pytest
 
 from bitnet_numba.export.model import ExportRequest, export_model
 from bitnet_numba.files import UNFINISHED
-from tests.export.checkpoints import toy_checkpoint
 from tests.subprocesses import ROOT, run_python
+from tests.tiny import toy_checkpoint
 
 ENVIRONMENTS: list[dict[str, Any]] = [
     {"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "BITNET_NUM_THREADS": "1"},
