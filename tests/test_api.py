@@ -16,7 +16,7 @@ from bitnet_numba.backends.protocol import Candidates, TokenChunk
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.options import SamplingArguments
-from tests.generate.fake_backend import (
+from tests.fakes import (
     BOS,
     CONTEXT,
     TURN_END,

@@ -19,6 +19,8 @@ from bitnet_numba.model.source import Matrix, TernaryMatrix
 from tests.backends.cpu.kernels import twins
 from tests.oracle import oracle_logits
 from tests.tiny_files import (
+    MIN_VOCABULARY,
+    PAD,
     Bytes,
     Floats,
     GGUFModel,
@@ -220,6 +222,25 @@ def toy_model(
     return ToyModel(
         config, linears, masters, _random_norms(rng, config), _random_matrix(rng, shape, embedding_type), head
     )
+
+
+def toy_checkpoint(seed: int = 0, linear_class: str | None = None) -> HuggingFaceModel:
+    """Return a checkpoint as trainers publish it: every float in bf16, the smallest vocabulary, a chat template.
+
+    Parameters
+    ----------
+    linear_class : {"autobitlinear", "bitlinear"} or None
+        As for :meth:`ToyModel.checkpoint`; the packed weights are those of the master weights.
+    """
+    model = toy_model(seed=seed, vocab_size=MIN_VOCABULARY, embedding_type=TensorType.BF16, has_masters=True)
+    contents = model.checkpoint(linear_class)
+    for name, (_, norm) in contents.tensors.items():
+        if "norm" in name:
+            contents.tensors[name] = "BF16", bf16_bits(norm)
+    del contents.config["head_dim"]
+    contents.files["generation_config.json"]["pad_token_id"] = PAD
+    contents.files["tokenizer_config.json"]["chat_template"] = "{{ messages[0].content }}"
+    return contents
 
 
 def _linear_shapes(config: ModelConfig) -> dict[Place, tuple[int, int]]:

@@ -12,14 +12,19 @@ import numpy.typing as npt
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.formats.gguf_writer import TensorSource, write_gguf
 from bitnet_numba.model.config import ModelConfig, RopeScaling
-from tests.export.checkpoints import MERGES, SPECIAL, WORDS, toy_tokenizer
+from bitnet_numba.text.vocabulary import LLAMA3_PATTERN
 from tests.safetensors_cases import safetensors_bytes
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
+BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # those that GPT-2's alphabet shows as themselves
+ALPHABET = [chr(byte) for byte in BYTES] + [chr(256 + number) for number in range(256 - len(BYTES))]
+MERGES = [["h", "e"], ["l", "l"], ["he", "ll"], ["hell", "o"]]
+WORDS = [*ALPHABET, *("".join(pair) for pair in MERGES)]
+SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>"]
 MIN_VOCABULARY = len(WORDS) + len(SPECIAL)
-BEGIN, END, END_OF_TURN, _PAD = range(len(WORDS), MIN_VOCABULARY)
+BEGIN, END, END_OF_TURN, PAD = range(len(WORDS), MIN_VOCABULARY)
 NORMAL, CONTROL = 1, 3  # of tokenizer.ggml.token_type
 
 
@@ -52,6 +57,10 @@ class HuggingFaceModel:
     @property
     def config(self) -> dict[str, Any]:
         return self.files["config.json"]
+
+    @property
+    def tokenizer(self) -> dict[str, Any]:
+        return self.files["tokenizer.json"]
 
     def write(self, directory: Path, n_shards: int = 1) -> Path:
         directory.mkdir()
@@ -109,10 +118,43 @@ def permuted(rows: npt.NDArray[Any], n_heads: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
 
+def i2s_weights(data: Bytes, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int8], np.float32]:
+    """Unpack I2_S from the words of its description: weight j of a run is in byte j % 32, at bit 6 - 2 * (j // 32)."""
+    j = np.arange(128)
+    runs = data[:-32].reshape(-1, 32)
+    codes = runs[:, j % 32] >> (6 - 2 * (j // 32)).astype(np.uint8) & 3
+    return codes.astype(np.int8).reshape(shape) - np.int8(1), data[-32:-28].view("<f4")[0]
+
+
 # ---- metadata --------------------------------------------------------------------------------------------------------
 def vocabulary(size: int) -> list[str]:
     """Return a byte-level vocabulary with a few merges, Llama 3's special tokens and reserved ones to fill it up."""
     return [*WORDS, *SPECIAL, *(f"<|reserved_{number}|>" for number in range(size - MIN_VOCABULARY))]
+
+
+def toy_tokenizer() -> dict[str, Any]:
+    """Return a tokenizer.json in Llama 3's manner, with the bytes and a few merges."""
+    return {
+        "added_tokens": [{"id": BEGIN + i, "content": text, "special": True} for i, text in enumerate(SPECIAL)],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": SPECIAL[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        },
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {word: token_id for token_id, word in enumerate(WORDS)},
+            "merges": [list(pair) for pair in MERGES],
+        },
+    }
 
 
 def gguf_metadata(config: ModelConfig) -> dict[str, Any]:

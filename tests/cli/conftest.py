@@ -6,16 +6,28 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import bitnet_numba
 from bitnet_numba_cli.main import cli
-from tests.cli.fake import FakeModel, install
+from tests.fakes import ScriptedModel
 
 Invoke = Callable[..., Result]
 
 
+def install(patch: pytest.MonkeyPatch, model: ScriptedModel) -> None:
+    """Make ``bitnet_numba.load`` return a fake, and let its kernels be compiled already."""
+
+    def load(name: str | None = None, **options: Any) -> ScriptedModel:
+        model.loaded_with = {"model": name, **options} if name is not None else options
+        return model
+
+    patch.setattr(bitnet_numba, "load", load)
+    patch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: True)
+
+
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     """Put a fake in the place of the model that commands load."""
-    fake = FakeModel()
+    fake = ScriptedModel(" Paris.\nYes", max_context=100)
     install(monkeypatch, fake)
     return fake
 

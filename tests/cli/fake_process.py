@@ -1,31 +1,43 @@
 """The command line in a process of its own with a fake model: ``python -m tests.cli.fake_process run x``.
 
-Its answer never ends unless it is asked for one token.
+It counts for minutes unless it is asked for one token; ``ANSWER`` in the environment is another answer.
 """
 
-import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
+from bitnet_numba.backends.protocol import Candidates, TokenChunk
+from bitnet_numba.generate.language_model import TokenIds
+from bitnet_numba.generate.result import Chunk
+from bitnet_numba.options import SamplingArguments
 from bitnet_numba_cli.main import main
-from tests.cli.fake import FakeChunk, FakeModel, install
+from tests.cli.conftest import install
+from tests.fakes import FakeBackend, FakeCache, ScriptedModel
+
+COUNTING = " ".join(map(str, range(100_000)))
 
 
-class EndlessModel(FakeModel):
-    """Count for ever."""
+class SlowBackend(FakeBackend):
+    """Takes a millisecond a step."""
 
-    def stream(self, prompt: Sequence[int], **sampling: Any) -> Iterator[FakeChunk]:
-        if sampling.get("max_tokens") == 1:
-            yield from super().stream(prompt, **sampling)
-            return
-        for number in itertools.count():
-            yield FakeChunk(f"{number} ")
-            time.sleep(0.001)
+    def forward(self, chunks: Sequence[TokenChunk[FakeCache]]) -> list[list[Candidates]]:
+        time.sleep(0.001)
+        return super().forward(chunks)
+
+
+class TalkativeModel(ScriptedModel):
+    """Goes on as long as there is an answer, unless a limit is set."""
+
+    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
+        limit: dict[str, Any] = {"max_tokens": len(COUNTING)}
+        return super().stream(prompt, **(limit | sampling))
 
 
 if __name__ == "__main__":
-    install(pytest.MonkeyPatch(), EndlessModel())
+    answer = os.environ.get("ANSWER", COUNTING)
+    install(pytest.MonkeyPatch(), TalkativeModel(answer, max_context=10**9, backend=SlowBackend))
     main()

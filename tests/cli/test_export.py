@@ -13,7 +13,7 @@ from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
 from bitnet_numba_cli import _progress, _ui
 from tests.cli.conftest import Invoke
-from tests.export.checkpoints import toy_checkpoint
+from tests.tiny import toy_checkpoint
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_a_bad_checkpoint_ends_with_status_1_and_one_line(checkpoint: Path, tmp_
 def test_sigterm_takes_back_what_is_written(checkpoint: Path, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom bitnet_numba.export import tensors\nfrom bitnet_numba_cli.main import cli\n"
-        "plain = tensors.ModelTensors._linear\n"
+        "plain = tensors.ternary_from_floats\n"
         "def end(*arguments):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return plain(*arguments)\n"
-        "tensors.ModelTensors._linear = end\ncli.main(sys.argv[1:])"
+        "tensors.ternary_from_floats = end\ncli.main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, "export", str(checkpoint), "-o", str(tmp_path / "out"), "--type", "i2_s"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

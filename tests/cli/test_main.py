@@ -11,7 +11,7 @@ import bitnet_numba_cli
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
 from bitnet_numba_cli.main import COMMANDS, cli
 from tests.cli.conftest import Invoke
-from tests.cli.fake import FakeModel
+from tests.fakes import ScriptedModel
 from tests.subprocesses import ROOT
 
 HEAVY = ("numba", "llvmlite", "numpy", "rich", "tokenizers", "jinja2", "huggingface_hub", "httpx2")
@@ -86,7 +86,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str
     ("error", "status"), [(BitNetError("a: b"), 1), (FormatError("byte 4: c"), 1), (ParameterError("d"), 2)]
 )
 def test_an_error_of_the_user_is_one_line_and_its_status(
-    error: BitNetError, status: int, invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+    error: BitNetError, status: int, invoke: Invoke, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: object) -> None:
         raise error
@@ -96,14 +96,14 @@ def test_an_error_of_the_user_is_one_line_and_its_status(
     assert (result.exit_code, result.stdout, result.stderr) == (status, "", f"error: {error}\n")
 
 
-def test_a_bug_stays_a_traceback(invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_stays_a_traceback(invoke: Invoke, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_numba.load", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         invoke("run", "x")
 
 
 def test_interrupt_while_loading_is_status_130(
-    invoke: Invoke, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt

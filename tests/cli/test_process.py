@@ -55,11 +55,10 @@ def test_a_signal_ends_the_program_without_a_traceback(command: list[str], numbe
 
 
 def test_text_that_the_terminal_cannot_show_is_replaced() -> None:
-    code = "import tests.cli.fake_process as p; p.install(p.pytest.MonkeyPatch(), p.FakeModel(['é!'])); p.main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "run", "x"],
+        [*COMMAND, "run", "x"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "ANSWER": "é!"},
         capture_output=True,
         check=True,
     )

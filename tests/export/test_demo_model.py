@@ -13,7 +13,8 @@ from bitnet_numba.demo import demo_model_path
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.model.families import GGUF_NAMES, HUGGING_FACE_NAMES
-from tests.export.checkpoints import absmean, i2s_weights, widen
+from tests.tiny import absmean
+from tests.tiny_files import i2s_weights, widened
 
 
 def checkpoint_tensors() -> dict[str, npt.NDArray[np.float32]]:
@@ -26,7 +27,7 @@ def checkpoint_tensors() -> dict[str, npt.NDArray[np.float32]]:
     for name, info in header.items():
         begin, end = info["data_offsets"]
         bits = np.frombuffer(contents[start + begin : start + end], "<u2")
-        tensors[name] = widen(bits).reshape(info["shape"])
+        tensors[name] = widened(bits).reshape(info["shape"])
     return tensors
 
 
@@ -47,7 +48,7 @@ def test_every_tensor_is_the_checkpoints() -> None:
                 assert scale == expected_scale
                 np.testing.assert_array_equal(weights, expected)
             else:
-                stored = data.view("<f4") if info.type is TensorType.F32 else widen(data.view("<u2"))
+                stored = data.view("<f4") if info.type is TensorType.F32 else widened(data.view("<u2"))
                 np.testing.assert_array_equal(stored.reshape(values.shape), values)
     assert (kinds[TensorType.BF16], kinds[TensorType.F32], kinds[TensorType.I2_S]) == (1, 25, 42)
 

@@ -14,25 +14,22 @@ from bitnet_numba.export.floats import smallest_exact_type
 from bitnet_numba.export.gguf import export_gguf
 from bitnet_numba.formats.gguf import GGUFFile, open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
-from tests.export.checkpoints import (
+from tests.tiny import absmean, toy_checkpoint
+from tests.tiny_files import (
     BEGIN,
     END,
     END_OF_TURN,
-    HIDDEN,
-    LAYER_SHAPES,
     PAD,
     SPECIAL,
-    VOCAB_SIZE,
     WORDS,
-    ToyCheckpoint,
-    absmean,
-    bf16,
+    HuggingFaceModel,
+    bf16_bits,
     i2s_weights,
-    pack_checkpoint,
-    toy_checkpoint,
-    widen,
+    widened,
 )
+from tests.tiny_files import MIN_VOCABULARY as VOCAB_SIZE
 
+HIDDEN = 128
 ROLES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -48,46 +45,46 @@ ROLES = {
 }
 
 
-def export(checkpoint: ToyCheckpoint, folder: Path) -> GGUFFile:
+def export(checkpoint: HuggingFaceModel, folder: Path) -> GGUFFile:
     export_gguf(checkpoint.write(folder / "toy"), folder / "toy.gguf")
     return open_gguf(folder / "toy.gguf")
 
 
-def master_of(checkpoint: ToyCheckpoint, name: str) -> npt.NDArray[np.float32]:
+def master_of(checkpoint: HuggingFaceModel, name: str) -> npt.NDArray[np.float32]:
     dtype, bits = checkpoint.tensors[f"{name}.weight"]
     assert dtype == "BF16"
-    return widen(bits)
+    return widened(bits)
 
 
 @pytest.fixture(scope="module")
-def toy() -> ToyCheckpoint:
+def toy() -> HuggingFaceModel:
     return toy_checkpoint()
 
 
 @pytest.fixture(scope="module")
-def exported(toy: ToyCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> GGUFFile:
+def exported(toy: HuggingFaceModel, tmp_path_factory: pytest.TempPathFactory) -> GGUFFile:
     return export(toy, tmp_path_factory.mktemp("export"))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("name", [name for name, shape in LAYER_SHAPES.items() if len(shape) == 2])
-def test_linear_layers_are_ternary_by_absmean(toy: ToyCheckpoint, exported: GGUFFile, layer: int, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in ROLES if "proj" in name])
+def test_linear_layers_are_ternary_by_absmean(toy: HuggingFaceModel, exported: GGUFFile, layer: int, name: str) -> None:
     info = exported.tensors[f"blk.{layer}.{ROLES[name]}.weight"]
-    weights, scale = i2s_weights(exported.data(info.name), LAYER_SHAPES[name])
     expected, expected_scale = absmean(master_of(toy, f"model.layers.{layer}.{name}"))
+    weights, scale = i2s_weights(exported.data(info.name), expected.shape)
     assert info.type is TensorType.I2_S
     assert scale == expected_scale
     np.testing.assert_array_equal(weights, expected)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("name", [name for name, shape in LAYER_SHAPES.items() if len(shape) == 1])
-def test_norms_are_kept_in_float32(toy: ToyCheckpoint, exported: GGUFFile, layer: int, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in ROLES if "norm" in name])
+def test_norms_are_kept_in_float32(toy: HuggingFaceModel, exported: GGUFFile, layer: int, name: str) -> None:
     stored = exported.data(f"blk.{layer}.{ROLES[name]}.weight").view("<f4")
     np.testing.assert_array_equal(stored, master_of(toy, f"model.layers.{layer}.{name}"))
 
 
-def test_the_last_norm_is_kept_in_float32(toy: ToyCheckpoint, exported: GGUFFile) -> None:
+def test_the_last_norm_is_kept_in_float32(toy: HuggingFaceModel, exported: GGUFFile) -> None:
     np.testing.assert_array_equal(exported.data("output_norm.weight").view("<f4"), master_of(toy, "model.norm"))
 
 
@@ -99,7 +96,7 @@ def test_the_embedding_becomes_f16_where_that_is_exact(tmp_path: Path) -> None:
     file = export(checkpoint, tmp_path)
     assert file.tensors["token_embd.weight"].type is TensorType.F16
     stored = file.data("token_embd.weight").view("<f2").reshape(VOCAB_SIZE, HIDDEN)
-    np.testing.assert_array_equal(stored.astype(np.float32), widen(bits))
+    np.testing.assert_array_equal(stored.astype(np.float32), widened(bits))
 
 
 def test_the_embedding_stays_bf16_where_f16_would_lose_a_value(tmp_path: Path) -> None:
@@ -132,7 +129,7 @@ def test_the_smallest_exact_type(value: float, expected: TensorType) -> None:
 def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
     checkpoint = toy_checkpoint()
     checkpoint.config["tie_word_embeddings"] = False
-    bits = bf16(np.random.default_rng(7), (VOCAB_SIZE, HIDDEN))
+    bits = bf16_bits(np.random.default_rng(7).standard_normal((VOCAB_SIZE, HIDDEN)).astype(np.float32))
     bits[0, 0] = 0x3401
     checkpoint.tensors["lm_head.weight"] = "BF16", bits
     file = export(checkpoint, tmp_path)
@@ -148,11 +145,13 @@ def test_float32_masters_that_are_ternary_already_keep_their_scale(tmp_path: Pat
     np.testing.assert_array_equal(stored, weights)
 
 
-@pytest.mark.parametrize("invert", [False, True], ids=["multiply", "divide"])
-def test_packed_weights_give_the_same_codes_as_their_masters(tmp_path: Path, exported: GGUFFile, invert: bool) -> None:
-    checkpoint = toy_checkpoint()
-    pack_checkpoint(checkpoint, invert=invert)
-    if invert:
+@pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear", None], ids=["multiply", "divide", "default"])
+def test_packed_weights_give_the_same_codes_as_their_masters(
+    tmp_path: Path, exported: GGUFFile, linear_class: str | None
+) -> None:
+    checkpoint = toy_checkpoint(linear_class=linear_class or "bitlinear")
+    divides = linear_class != "autobitlinear"
+    if linear_class is None:
         del checkpoint.config["quantization_config"]["linear_class"]
     packed = export(checkpoint, tmp_path)
     assert list(packed.tensors) == list(exported.tensors)
@@ -162,7 +161,7 @@ def test_packed_weights_give_the_same_codes_as_their_masters(tmp_path: Path, exp
             np.testing.assert_array_equal(packed.data(name)[:-32], expected[:-32])
             # A divisor was rounded to float32 once, its inverse once more.
             np.testing.assert_allclose(
-                packed.data(name)[-32:-28].view("<f4"), expected[-32:-28].view("<f4"), rtol=2.0**-23 if invert else 0
+                packed.data(name)[-32:-28].view("<f4"), expected[-32:-28].view("<f4"), rtol=2.0**-23 if divides else 0
             )
         else:
             np.testing.assert_array_equal(packed.data(name), expected)

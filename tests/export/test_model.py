@@ -18,9 +18,8 @@ from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Progress
 from bitnet_numba.model.config import RopeScaling
-from tests.export.checkpoints import pack_checkpoint, toy_checkpoint
 from tests.generate.running import cpu_backend, logits_of
-from tests.tiny import ARCHITECTURES, ToyModel, toy_model
+from tests.tiny import ARCHITECTURES, ToyModel, toy_checkpoint, toy_model
 
 BLOCKS: dict[str, Any] = {"hidden_size": 256, "n_heads": 4, "n_kv_heads": 2, "intermediate_size": 512}
 FORMS = {"multiplied": "autobitlinear", "divided": "bitlinear", "masters": None}
@@ -254,7 +253,6 @@ def test_an_unknown_type_is_a_wrong_argument(tmp_path: Path) -> None:
 
 
 def test_packed_and_master_weights_give_one_file(tmp_path: Path) -> None:
-    masters, packed = toy_checkpoint(), toy_checkpoint()
-    pack_checkpoint(packed)
+    masters, packed = toy_checkpoint(), toy_checkpoint(linear_class="autobitlinear")
     first = exported(masters.write(tmp_path / "masters"), "i2_s").gguf.read_bytes()
     assert exported(packed.write(tmp_path / "packed"), "i2_s").gguf.read_bytes() == first

@@ -12,15 +12,15 @@ import pytest
 
 from bitnet_numba.export.model import ExportRequest, export_model
 from bitnet_numba.files import UNFINISHED
-from tests.export.checkpoints import toy_checkpoint
 from tests.subprocesses import ROOT, run_python
+from tests.tiny import toy_checkpoint
 
 ENVIRONMENTS: list[dict[str, Any]] = [
     {"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "BITNET_NUM_THREADS": "1"},
     {"LC_ALL": "tr_TR.UTF-8", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "3"},
     {"LC_ALL": "de_DE.UTF-8", "TZ": "America/St_Johns", "PYTHONHASHSEED": "0", "PYTHONUTF8": "0"},
 ]
-# Stops in the course of the writing: after so many reports, or in the renaming of the second or third file.
+# Stops in the course of the writing: after so many reports, or before the second or third file.
 PAUSED = """
 import sys, time
 from pathlib import Path
@@ -36,13 +36,13 @@ def report(progress):
     if sys.argv[3] == "tensors" and progress.tensor == "blk.1.attn_q.weight":
         pause()
 
-write_text = model._write_text
-def write(path, text):
+atomic_write = model.atomic_write
+def write(path):
     if path.name.endswith(sys.argv[3]):
         pause()
-    write_text(path, text)
+    return atomic_write(path)
 
-model._write_text = write
+model.atomic_write = write
 export_model(ExportRequest(Path(sys.argv[1]), Path(sys.argv[2]), "i2_s"), report)
 """
 

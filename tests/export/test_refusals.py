@@ -9,114 +9,122 @@ import pytest
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
 from bitnet_numba.export.gguf import export_gguf
 from bitnet_numba.formats.json_file import MAX_BYTES
-from tests.export.checkpoints import END, HIDDEN, VOCAB_SIZE, ToyCheckpoint, pack_checkpoint, toy_checkpoint, without
+from tests.tiny import toy_checkpoint
+from tests.tiny_files import END, HuggingFaceModel
+from tests.tiny_files import MIN_VOCABULARY as VOCAB_SIZE
 
-Spoil = Callable[[ToyCheckpoint], None]
+Spoil = Callable[[HuggingFaceModel], None]
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+HIDDEN = 128
 NAN, INFINITY = 0x7FC0, 0xFF80  # as bfloat16
 
 
 def value(name: str, bits: int) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.tensors[name][1].reshape(-1)[-1] = bits
 
     return spoil
 
 
 def missing(name: str) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
-        checkpoint.tensors = without(checkpoint.tensors, name)
+    def spoil(checkpoint: HuggingFaceModel) -> None:
+        del checkpoint.tensors[name]
 
     return spoil
 
 
 def extra(name: str) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.tensors[name] = "F32", np.zeros(4, np.float32)
 
     return spoil
 
 
 def config(key: str, content: object) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.config[key] = content
 
     return spoil
 
 
 def model(key: str, content: object) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.tokenizer["model"][key] = content
 
     return spoil
 
 
 def added(**content: object) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.tokenizer["added_tokens"][-1] |= content
 
     return spoil
 
 
+def pack(checkpoint: HuggingFaceModel) -> None:
+    packed = toy_checkpoint(linear_class="autobitlinear")
+    checkpoint.files, checkpoint.tensors = packed.files, packed.tensors
+
+
 def packed_scale(scale: float) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
-        pack_checkpoint(checkpoint)
+    def spoil(checkpoint: HuggingFaceModel) -> None:
+        pack(checkpoint)
         checkpoint.tensors[f"{Q_PROJ}_scale"] = "F32", np.array([scale], np.float32)
 
     return spoil
 
 
-def packed_without_scale(checkpoint: ToyCheckpoint) -> None:
-    pack_checkpoint(checkpoint)
-    checkpoint.tensors = without(checkpoint.tensors, f"{Q_PROJ}_scale")
+def packed_without_scale(checkpoint: HuggingFaceModel) -> None:
+    pack(checkpoint)
+    del checkpoint.tensors[f"{Q_PROJ}_scale"]
 
 
-def packed_code_3(checkpoint: ToyCheckpoint) -> None:
-    pack_checkpoint(checkpoint)
+def packed_code_3(checkpoint: HuggingFaceModel) -> None:
+    pack(checkpoint)
     checkpoint.tensors[Q_PROJ][1][2, 3] = 0b11
 
 
-def wrong_shape(checkpoint: ToyCheckpoint) -> None:
+def wrong_shape(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tensors[Q_PROJ] = "BF16", np.zeros((HIDDEN, HIDDEN // 2), np.uint16)
 
 
-def integer_norm(checkpoint: ToyCheckpoint) -> None:
+def integer_norm(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tensors["model.norm.weight"] = "I32", np.ones(HIDDEN, np.int32)
 
 
-def swapped_splitter(checkpoint: ToyCheckpoint) -> None:
+def swapped_splitter(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+"
 
 
-def unreachable_token(checkpoint: ToyCheckpoint) -> None:
+def unreachable_token(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["model"] |= {"ignore_merges": False, "merges": [["h", "e"], ["l", "l"], ["he", "ll"]]}
 
 
-def no_end(checkpoint: ToyCheckpoint) -> None:
+def no_end(checkpoint: HuggingFaceModel) -> None:
     del checkpoint.config["eos_token_id"]
     del checkpoint.files["generation_config.json"]
 
 
-def normalizer(checkpoint: ToyCheckpoint) -> None:
+def normalizer(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["normalizer"] = {"type": "NFC"}
 
 
-def endless_token(checkpoint: ToyCheckpoint) -> None:
+def endless_token(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["model"]["ignore_merges"] = False
     checkpoint.tokenizer["model"]["vocab"] |= {f"{number:01000}": VOCAB_SIZE + number for number in range(101)}
 
 
-def token_too_few(checkpoint: ToyCheckpoint) -> None:
+def token_too_few(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["added_tokens"].pop()
 
 
-def token_with_two_ids(checkpoint: ToyCheckpoint) -> None:
+def token_with_two_ids(checkpoint: HuggingFaceModel) -> None:
     checkpoint.tokenizer["added_tokens"][-1]["content"] = "hello"
 
 
 def quantization(key: str, content: object) -> Spoil:
-    def spoil(checkpoint: ToyCheckpoint) -> None:
+    def spoil(checkpoint: HuggingFaceModel) -> None:
         checkpoint.config["quantization_config"][key] = content
 
     return spoil

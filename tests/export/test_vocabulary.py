@@ -12,12 +12,13 @@ from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.json_file import JsonObject
 from bitnet_numba.text.tokenizer_json import TokenizerFile, read_tokenizer_file, tokenizer_file
 from bitnet_numba.text.vocabulary import TokenType
-from tests.export.checkpoints import BEGIN, END, END_OF_TURN, PAD, SPECIAL, VOCAB_SIZE, ToyCheckpoint, toy_checkpoint
+from tests.tiny import toy_checkpoint
+from tests.tiny_files import BEGIN, END, END_OF_TURN, MIN_VOCABULARY, PAD, SPECIAL, HuggingFaceModel
 
 DEMO_TOKENIZER = Path(__file__).parents[2] / "bench" / "demo_model" / "checkpoint" / "tokenizer.json"
 
 
-def metadata_of(checkpoint: ToyCheckpoint, folder: Path) -> dict[str, Any]:
+def metadata_of(checkpoint: HuggingFaceModel, folder: Path) -> dict[str, Any]:
     export_gguf(checkpoint.write(folder / "toy"), folder / "toy.gguf")
     with open_gguf(folder / "toy.gguf") as file:
         return file.metadata
@@ -39,9 +40,9 @@ def test_tokens_are_those_of_the_tokenizers_library() -> None:
 
 def test_merges_of_older_files_are_strings() -> None:
     checkpoint = toy_checkpoint()
-    new = vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE)
+    new = vocabulary_metadata(toy_file(checkpoint.tokenizer), MIN_VOCABULARY)
     checkpoint.tokenizer["model"]["merges"] = ["h e", "l l", "he ll", "hell o"]
-    assert vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE) == new
+    assert vocabulary_metadata(toy_file(checkpoint.tokenizer), MIN_VOCABULARY) == new
 
 
 def test_a_vocabulary_without_merges_is_one_token_a_byte(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_vocabulary_without_merges_is_one_token_a_byte(tmp_path: Path) -> None
 def test_an_added_token_that_is_not_special_is_user_defined() -> None:
     checkpoint = toy_checkpoint()
     checkpoint.tokenizer["added_tokens"][-1]["special"] = False
-    keys = vocabulary_metadata(toy_file(checkpoint.tokenizer), VOCAB_SIZE)
+    keys = vocabulary_metadata(toy_file(checkpoint.tokenizer), MIN_VOCABULARY)
     assert keys["tokenizer.ggml.token_type"][PAD] == TokenType.USER_DEFINED
 
 
@@ -61,13 +62,13 @@ def test_the_rule_of_gpt2_has_its_name() -> None:
     tokenizer = toy_checkpoint().tokenizer
     tokenizer["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False}
     tokenizer["model"]["ignore_merges"] = False
-    assert vocabulary_metadata(toy_file(tokenizer), VOCAB_SIZE)["tokenizer.ggml.pre"] == "gpt-2"
+    assert vocabulary_metadata(toy_file(tokenizer), MIN_VOCABULARY)["tokenizer.ggml.pre"] == "gpt-2"
 
 
 def test_merges_that_lead_to_every_token_may_be_ignored_or_not() -> None:
     tokenizer = toy_checkpoint().tokenizer
     tokenizer["model"]["ignore_merges"] = False
-    assert vocabulary_metadata(toy_file(tokenizer), VOCAB_SIZE)["tokenizer.ggml.pre"] == "llama-bpe"
+    assert vocabulary_metadata(toy_file(tokenizer), MIN_VOCABULARY)["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 @pytest.mark.parametrize(("begins", "expected"), [(True, True), (False, False)])

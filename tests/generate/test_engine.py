@@ -16,7 +16,7 @@ from bitnet_numba.errors import BitNetError, ParameterError
 from bitnet_numba.generate import engine as engine_module
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.sequence import MAX_UNREAD_CHUNKS
-from tests.generate.fake_backend import (
+from tests.fakes import (
     GEMM,
     GEMV,
     Asking,

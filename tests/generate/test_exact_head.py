@@ -14,8 +14,7 @@ from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.generate import sampler as sampler_room
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
-from bitnet_numba.generate.sequence import FULL_HEAD_STEPS
-from tests.generate import fake_backend
+from tests import fakes
 from tests.generate.running import cpu_backend
 from tests.generate.sampling_backends import any_sampling
 from tests.tiny import toy_model
@@ -44,7 +43,7 @@ def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def generated(engine: Engine, text: int, **sampling: Any) -> GenerationResult:
     prompt = np.random.default_rng(text).integers(0, VOCAB, 5).tolist()
-    return fake_backend.generated(engine, prompt, **{"max_tokens": 12, **sampling})
+    return fakes.generated(engine, prompt, **{"max_tokens": 12, **sampling})
 
 
 # ---- the same text ---------------------------------------------------------------------------------------------------
@@ -122,9 +121,10 @@ def test_greedy_text_needs_few_rows(heads: Heads) -> None:
 
 
 def test_where_all_rows_survive_the_screen_rests_for_a_while(heads: Heads) -> None:
-    result = generated(heads.exact, 1, max_tokens=FULL_HEAD_STEPS + 2, temperature=1000.0, min_p=0.5, seed=0)
-    assert result.rescored_rows == 2 * VOCAB
-    assert result.kernels["head_rescore"] == 2
+    result = generated(heads.exact, 1, max_tokens=50, temperature=1000.0, min_p=0.5, seed=0)
+    n_tries = result.kernels["head_rescore"]
+    assert 2 <= n_tries <= 50 / 8  # rests for most steps, but not for ever
+    assert result.rescored_rows == n_tries * VOCAB
 
 
 def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.prefix_cache import MIN_SHARED_TOKENS, PrefixCache
 from bitnet_numba.options import KVType
 from tests.both_backends import load_demo
-from tests.generate.fake_backend import FakeBackend, generated, random_logits, sequence_of
+from tests.fakes import FakeBackend, generated, random_logits, sequence_of
 from tests.tiny import toy_model
 
 PAGE, MAX_SEQUENCES = 16, 4

@@ -16,7 +16,7 @@ from bitnet_numba.generate import memory_check
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import Chunk, GenerationResult
-from tests.generate.fake_backend import (
+from tests.fakes import (
     CONTEXT,
     EOS,
     GEMM,

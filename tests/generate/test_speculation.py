@@ -19,7 +19,7 @@ from bitnet_numba.generate.result import GenerationResult
 from bitnet_numba.generate.speculation import MAX_NGRAM, PromptLookup
 from bitnet_numba.options import MAX_DRAFT_TOKENS
 from tests.both_backends import load
-from tests.generate.fake_backend import (
+from tests.fakes import (
     CONTEXT,
     EOS,
     VOCAB_SIZE,

@@ -36,6 +36,7 @@ class FakeHub:
     faults : dict of str to deque
         For each kind of request, what happens to the next ones instead of an answer.
     requests : list of Request
+    repo : str
     endpoint : str
     """
 
@@ -44,6 +45,7 @@ class FakeHub:
         default_factory=lambda: {kind: deque() for kind in ("list", "HEAD", "GET")}
     )
     requests: list[Request] = field(default_factory=list)
+    repo: str = REPO
     endpoint: str = ""
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -78,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.faults[kind].popleft()(self)
         elif kind == "list":
             names = [{"rfilename": name} for name in self.hub.files]
-            self.send(200, json.dumps({"id": REPO, "sha": COMMIT, "siblings": names}).encode())
+            self.send(200, json.dumps({"id": self.hub.repo, "sha": COMMIT, "siblings": names}).encode())
         elif self.content is None:
             self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         else:
@@ -88,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
     def content(self) -> bytes | None:
         """The file that is asked for."""
         head, _, tail = self.path.partition("/resolve/")
-        return self.hub.files.get(unquote(tail.partition("/")[2])) if head == f"/{REPO}" else None
+        return self.hub.files.get(unquote(tail.partition("/")[2])) if head == f"/{self.hub.repo}" else None
 
     def send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a whole answer."""

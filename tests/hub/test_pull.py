@@ -297,12 +297,14 @@ def test_an_unexpected_file_is_not_downloaded(cache: Path, hub: FakeHub) -> None
     assert hub.asked("GET") == []
 
 
-def test_a_known_sha256_is_checked_by_default(cache: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitnet_numba.hub.pull._KNOWN_SHA256", {(REPO, NAME): "1" * 64})
-    with pytest.raises(IntegrityError, match="expected 11"):
-        fetch()
-    assert fetch(HubReference(REPO, COMMIT, NAME)).files[0].sha256 == SHA256
-    assert fetch(sha256=SHA256).files[0].sha256 == SHA256
+def test_a_known_sha256_is_checked_by_default(cache: Path, hub: FakeHub) -> None:
+    hub.repo, name = "microsoft/BitNet-b1.58-2B-4T-gguf", "ggml-model-i2_s.gguf"
+    hub.files = {name: CONTENT}
+    known = HubReference(hub.repo, file=name)
+    with pytest.raises(IntegrityError, match="expected 4221b252"):
+        fetch(known)
+    assert fetch(HubReference(hub.repo, COMMIT, name)).files[0].sha256 == SHA256
+    assert fetch(known, sha256=SHA256).files[0].sha256 == SHA256
 
 
 def test_a_damaged_file_in_the_cache_is_found(cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from bitnet_numba.backends.protocol import (
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.options import HEAD_MODES, HeadMode, KVType
+from tests.fakes import wait_until
 from tests.generate.running import cpu_backend, logits_of, read
 from tests.tiny import ToyModel, toy_model
 
@@ -338,19 +340,22 @@ def test_softmax_and_exp(model: CPUBackend) -> None:
     assert counted(counts) == {"softmax_forward": 2}
 
 
-def test_ends(model: CPUBackend) -> None:
+def test_ends(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    model = cpu_backend(toy_file(tmp_path, "bitnet-b1.58")[1])
+    logits_of(model, np.arange(3, dtype=np.int32))
+    assert len(set(threading.enumerate()) - before) == model.threads
     model.close()
-    assert model._pool._threads == []
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_model_that_is_dropped_gives_its_memory_back(tmp_path: Path) -> None:
     model = cpu_backend(toy_file(tmp_path, "bitnet-b1.58")[1])
     logits_of(model, np.arange(3, dtype=np.int32))
-    weights, pool = weakref.ref(model.weights.qkv), model._pool
+    weights = weakref.ref(model.weights.qkv)
     del model
     gc.collect()
-    pool.close()  # its threads have left the last step for good
-    assert weights() is None
+    wait_until(lambda: weights() is None)  # its threads have left the last step for good
 
 
 def test_refuses_the_cache_of_a_model_of_other_sizes(model: CPUBackend) -> None:

@@ -1,5 +1,6 @@
 """Arithmetic on vectors, bit for bit: above all the fused multiply-add that is composed where hardware has none."""
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -15,15 +16,13 @@ import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.simd.memory import load_bytes, load_f32, load_i32, store_f32, store_i32
 from bitnet_numba.backends.cpu.simd.operation import vector_op
-from bitnet_numba.backends.cpu.simd.types import F32x16, I32x16, U8x64
+from bitnet_numba.backends.cpu.simd.types import I32x16, U8x64
 
 Floats = npt.NDArray[np.float32]
 
 LARGEST = Fraction(2) ** 128
 SMALLEST_EXPONENT = -149
 DIGITS = 24
-
-composed_fma = vector_op(F32x16, F32x16, F32x16, F32x16)(v._fma_composed)
 
 
 # ---- fused multiply-add ----------------------------------------------------------------------------------------------
@@ -41,7 +40,18 @@ def fuse(op: Any) -> Callable[[Floats, Floats, Floats], Floats]:
     return run
 
 
-FUSED = {"chosen": fuse(v.fma_f32), "composed": fuse(composed_fma)}
+FUSED = ("chosen", "composed")
+
+
+@functools.cache
+def fused(name: str) -> Callable[[Floats, Floats, Floats], Floats]:
+    """Compile fma_f32 as this CPU has it, or as one without the instruction composes it."""
+    run = fuse(v.fma_f32)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "composed":
+            patch.setattr(cpu, "has_hardware_floats", lambda: False)
+        run(*np.zeros((3, 16), np.float32))
+    return run
 
 
 def floor_log2(x: Fraction) -> int:
@@ -66,7 +76,7 @@ def check_fma(name: str, x: Floats, y: Floats, z: Floats) -> None:
         ],
         np.float32,
     )
-    np.testing.assert_array_equal(FUSED[name](x, y, z), expected)
+    np.testing.assert_array_equal(fused(name)(x, y, z), expected)
 
 
 def random_floats(rng: np.random.Generator, n: int, low: int, high: int) -> Floats:
@@ -125,7 +135,7 @@ def test_fma_of_any_floats(name: str, triples: list[tuple[float, float, float]])
 @pytest.mark.parametrize("draw", [cancelling, halfway, halfway_sums, tiny, huge, anything])
 def test_composed_fma_has_the_bits_of_the_chosen_one(draw: Callable[..., tuple[Floats, Floats, Floats]]) -> None:
     triple = draw(np.random.default_rng(1), 2**18)
-    results = [FUSED[name](*triple).view(np.uint32) for name in FUSED]
+    results = [fused(name)(*triple).view(np.uint32) for name in FUSED]
     np.testing.assert_array_equal(*results)
 
 
@@ -136,7 +146,7 @@ def test_fma_of_infinities_nan_and_signed_zeros(name: str) -> None:
     triples += [(1, nan, 1), (1, 1, nan), (0, 5, -0.0), (-0.0, 5, -0.0), (1, 1, -1), (-1e-30, 1e-30, 0.0)]
     triples += [(0, 0, 0)] * (16 - len(triples))
     expected = [inf, -inf, inf, -inf, nan, nan, nan, nan, nan, 0.0, -0.0, 0.0, -0.0, 0.0, 0.0, 0.0]
-    out = FUSED[name](*np.array(triples, np.float32).T.copy())
+    out = fused(name)(*np.array(triples, np.float32).T.copy())
     np.testing.assert_array_equal(out, np.array(expected, np.float32))
     np.testing.assert_array_equal(np.signbit(out[9:]), np.signbit(expected[9:]))
 

@@ -1,11 +1,14 @@
-"""A backend and a tokenizer of a few lines, which follow the protocols of the real ones."""
+"""The one kind of fake: a backend and a tokenizer of a few lines under the real ``Engine`` and ``LanguageModel``.
+
+``ScriptedModel`` is what the command line is tested with: it answers from a script and records what it was asked.
+"""
 
 import codecs
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pytest
@@ -14,10 +17,10 @@ from numpy.typing import NDArray
 from bitnet_numba.backends.numpy.sampling import NumPySampling
 from bitnet_numba.backends.protocol import Candidates, Rivals, TokenChunk
 from bitnet_numba.generate.engine import Engine
-from bitnet_numba.generate.language_model import LanguageModel
-from bitnet_numba.generate.result import GenerationResult
+from bitnet_numba.generate.language_model import LanguageModel, Messages, TokenIds
+from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
-from bitnet_numba.options import SamplingParams
+from bitnet_numba.options import SamplingArguments, SamplingParams
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260
@@ -209,14 +212,64 @@ def model_that_says(
 
 
 def fake_model(backend: FakeBackend, cached_prefixes: int = 4, **arguments: Any) -> LanguageModel:
-    tokenizer = ByteTokenizer()
-
-    def encode_chat(messages: Sequence[dict[str, str]]) -> list[int]:
-        text = "".join(f"{message['role']}:{message['content']}\n" for message in messages)
-        return tokenizer.encode(text)
-
     engine = Engine(backend, cached_prefixes=cached_prefixes, load_ms=12.5)
-    return LanguageModel(engine, tokenizer, encode_chat, **arguments)
+    return LanguageModel(engine, ByteTokenizer(), encode_chat, **arguments)
+
+
+def encode_chat(messages: Messages) -> list[int]:
+    return ByteTokenizer().encode("".join(f"{message['role']}:{message['content']}\n" for message in messages))
+
+
+class ScriptedModel(LanguageModel):
+    """Gives the same answer to every prompt, one prompt at a time, and records what it was asked.
+
+    Attributes
+    ----------
+    backend : FakeBackend
+    prompts : list of list of int
+        Token ids of each prompt.
+    conversations : list of list of messages
+        Messages of each prompt that the chat template wrote.
+    sampling : dict of str to object
+        Sampling arguments of the last generation.
+    loaded_with : dict of str to object
+        Arguments of the ``bitnet_numba.load`` that this model stands in for.
+    results : list of GenerationResult
+        What ``generate`` returned.
+    """
+
+    def __init__(self, answer: str, max_context: int = CONTEXT, *, backend: type[FakeBackend] = FakeBackend) -> None:
+        self.backend = backend(self._logits, max_context)
+        super().__init__(Engine(self.backend, load_ms=12.5), ByteTokenizer(), self._record_chat)
+        self.prompts: list[list[int]] = []
+        self.conversations: list[list[Mapping[str, str]]] = []
+        self.sampling: SamplingArguments = {}
+        self.loaded_with: dict[str, Any] = {}
+        self.results: list[GenerationResult] = []
+        self._answer = answer.encode()
+
+    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
+        self._record_prompt(prompt, sampling)
+        self.results.append(super().generate(prompt, **sampling))
+        return self.results[-1]
+
+    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
+        self._record_prompt(prompt, sampling)
+        return super().stream(prompt, **sampling)
+
+    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
+        return self.stream(self.chat_ids(messages), **sampling)
+
+    def _record_prompt(self, prompt: str | TokenIds, sampling: SamplingArguments) -> None:
+        self.prompts.append(self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt])
+        self.sampling = sampling
+
+    def _record_chat(self, messages: Messages) -> list[int]:
+        self.conversations.append(list(messages))
+        return encode_chat(messages)
+
+    def _logits(self, tokens: Sequence[int]) -> Floats:
+        return always_answering(self._answer, len(self.prompts[-1]) if self.prompts else 0)(tokens)
 
 
 class Asking:
