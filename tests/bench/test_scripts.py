@@ -57,6 +57,7 @@ def test_the_speed_up_expected_is_that_of_steps_with_the_tokens_they_had() -> No
     assert expected_speed_up([1, 1], 2, {1: 0.1}) == 1
 
 
+@pytest.mark.slow
 def test_kv() -> None:
     result = result_of("kv", "--context", "64", "--tokens", "2", *TINY)
     assert result["positions"] > 300

@@ -31,7 +31,10 @@ class Heads:
     full: Engine
 
 
-@pytest.fixture(scope="module", params=[TensorType.F16, TensorType.BF16, TensorType.F32], ids=lambda kind: kind.name)
+OTHER_TYPES = [pytest.param(kind, marks=pytest.mark.slow) for kind in (TensorType.BF16, TensorType.F32)]
+
+
+@pytest.fixture(scope="module", params=[TensorType.F16, *OTHER_TYPES], ids=lambda kind: kind.name)
 def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
     folder = tmp_path_factory.mktemp("heads")
     path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")
@@ -127,6 +130,7 @@ def test_where_all_rows_survive_the_screen_rests_for_a_while(heads: Heads) -> No
     assert result.rescored_rows == n_tries * VOCAB
 
 
+@pytest.mark.slow
 def test_heads_that_are_int8_already_have_no_copy(tmp_path: Path) -> None:
     engine = Engine(cpu_backend(toy_model(embedding_type=TensorType.Q8_0).gguf().write(tmp_path / "toy.gguf")))
     result = generated(engine, 0)

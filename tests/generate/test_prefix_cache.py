@@ -315,7 +315,7 @@ def toys(
         engine.close()
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32", "int8"])
+@pytest.mark.parametrize("kv_type", ["f16", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("f32", "int8"))])
 @given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.sampled_from([8, 250, 256, 257, 300]), max_size=4))
 def test_logits_are_those_of_a_fresh_cache(
     toys: Callable[[KVType], Engine], kv_type: KVType, seed: int, lengths: list[int]

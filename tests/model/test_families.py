@@ -118,7 +118,7 @@ def test_tied_q6_k_head(tmp_path: Path) -> None:
     agrees(model, model.gguf().write(tmp_path / "toy.gguf"))
 
 
-@pytest.mark.parametrize("head", [TensorType.F16, TensorType.Q6_K])
+@pytest.mark.parametrize("head", [TensorType.F16, pytest.param(TensorType.Q6_K, marks=pytest.mark.slow)])
 def test_heads_of_their_own(head: TensorType, tmp_path: Path) -> None:
     model = toy_model("llama", seed=4, vocab_size=270, head_type=head, **BLOCKS)
     agrees(model, model.gguf().write(tmp_path / "toy.gguf"))

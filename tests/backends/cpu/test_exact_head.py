@@ -31,7 +31,10 @@ class Heads:
     full: CPUBackend
 
 
-@pytest.fixture(scope="module", params=[TensorType.F16, TensorType.BF16, TensorType.F32], ids=lambda kind: kind.name)
+OTHER_TYPES = [pytest.param(kind, marks=pytest.mark.slow) for kind in (TensorType.BF16, TensorType.F32)]
+
+
+@pytest.fixture(scope="module", params=[TensorType.F16, *OTHER_TYPES], ids=lambda kind: kind.name)
 def heads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Heads]:
     folder = tmp_path_factory.mktemp("heads")
     path = toy_model(embedding_type=request.param, vocab_size=VOCAB).gguf().write(folder / "toy.gguf")

@@ -102,7 +102,11 @@ def kernels_of_step(backend: CPUBackend, n_tokens: int, query: CandidateQuery | 
 
 
 @pytest.mark.parametrize("architecture", ["bitnet-b1.58", "llama"])
-@pytest.mark.parametrize("head_type", HEADS, ids=lambda head_type: head_type.name)
+@pytest.mark.parametrize(
+    "head_type",
+    [pytest.param(kind, marks=() if kind is TensorType.F16 else pytest.mark.slow) for kind in HEADS],  # each compiles
+    ids=lambda head_type: head_type.name,
+)
 def test_exactly_the_kernels_that_run_are_counted(head_type: TensorType, architecture: str, tmp_path: Path) -> None:
     backend = cpu_backend(toy_model(architecture, embedding_type=head_type).gguf().write(tmp_path / "toy.gguf"))
     is_relu2 = backend.config.activation == "relu2"
