@@ -286,16 +286,16 @@ def test_a_seed_tells_the_same_story_on_every_cpu(story_teller: LanguageModel) -
 GOLDEN_STORY = ", in a small town, there was a mysterious cop named Tim. He had a big box of colors. Tim lived"
 
 
-def test_single_steps_give_the_bits_of_one_step(story_teller: LanguageModel) -> None:
-    ids = story_teller.tokenize("The cat sat on the mat and looked at the moon.")
-    at_once = story_teller.logits(ids)
-    assert at_once.shape == (len(ids), story_teller.config.vocab_size)
+def test_single_steps_give_the_bits_of_one_step(demo: LanguageModel) -> None:
+    ids = demo.tokenize("The cat sat on the mat and looked at the moon.")
+    at_once = demo.logits(ids)
+    assert at_once.shape == (len(ids), demo.config.vocab_size)
     for chunk_size in (1, 5):
-        np.testing.assert_array_equal(story_teller.logits(ids, chunk_size), at_once)
+        np.testing.assert_array_equal(demo.logits(ids, chunk_size), at_once)
 
 
-def test_two_stories_side_by_side_are_the_stories_alone(story_teller: LanguageModel) -> None:
+def test_two_stories_side_by_side_are_the_stories_alone(demo: LanguageModel) -> None:
     prompts = ("Once upon a time", "The big dog")
-    alone = [story_teller.generate(prompt, max_tokens=12).text for prompt in prompts]
-    pairs = zip(*(story_teller.stream(prompt, max_tokens=12) for prompt in prompts), strict=True)
+    alone = [demo.generate(prompt, max_tokens=12).text for prompt in prompts]
+    pairs = zip(*(demo.stream(prompt, max_tokens=12) for prompt in prompts), strict=True)
     assert ["".join(chunk.text for chunk in column) for column in zip(*pairs, strict=True)] == alone
