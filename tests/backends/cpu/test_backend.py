@@ -69,9 +69,7 @@ def single_steps(model: CPUBackend, tokens: npt.NDArray[np.int32]) -> npt.NDArra
     return read(model, tokens, cache, chunk_size=1)
 
 
-@pytest.mark.parametrize(
-    "kv_type", ["f16", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("f32", "int8"))]
-)
+@pytest.mark.parametrize("kv_type", ["f16", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("f32", "int8"))])
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_same_bits_in_any_chunks_on_any_threads(architecture: str, kv_type: KVType, tmp_path: Path) -> None:
     toy, path = toy_file(tmp_path, architecture, kv_type)
