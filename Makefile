@@ -20,10 +20,10 @@ setup:  ## make a virtual environment with everything for development: make setu
 	$(PYTHON) -m pip install -e '.[dev]'
 
 test:  ## run the tests, but for the slow ones: make test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow:  ## run the slow tests: make test-slow
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile
 
 test-bounds:  ## run the kernels' tests with Numba's bounds checks: make test-bounds
 	NUMBA_BOUNDSCHECK=1 BITNET_CACHE_DIR=.cache/bounds $(PYTHON) -m pytest -m 'slow or not slow' tests/backends/cpu
@@ -49,7 +49,7 @@ size:  ## print the size table; fail where a room is too large: make size
 	$(PYTHON) bench/size.py
 
 cover:  ## run the tests and print what they leave out: make cover
-	$(PYTHON) -m pytest -m 'slow or not slow' --cov --cov-report=term
+	$(PYTHON) -m pytest -m 'slow or not slow' -n 2 --dist loadfile --cov --cov-report=term
 
 docs:  ## write the generated reference pages again: make docs
 	$(PYTHON) docs/generate_cli_reference.py
