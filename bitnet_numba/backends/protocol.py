@@ -91,6 +91,8 @@ class Candidates(NamedTuple):
         Every excluded logit is below it; minus infinity: none was excluded.
     tail_mass : float
         Upper bound of the sum of ``exp((logit - threshold) / temperature)`` over the excluded logits.
+    hidden : float32[hidden_size]
+        The final hidden state after the output norm, from which the head computes the logits.
     """
 
     logits: Logits
@@ -98,6 +100,7 @@ class Candidates(NamedTuple):
     rescored_rows: int = 0
     threshold: float = -math.inf
     tail_mass: float = 0.0
+    hidden: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
     @property
     def is_partial(self) -> bool:
@@ -213,6 +216,11 @@ class Backend(SamplingOperations, Protocol[CacheT]):
 
     @property
     def threads(self) -> int: ...
+    @property
+    def kv_type(self) -> str:
+        """Number format of the KV cache."""
+        ...
+
     @property
     def isa(self) -> str:
         """Instruction set of the kernels, as results report it."""

@@ -8,7 +8,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from bitnet_numba.generate.prefix_cache import PrefixCache
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sampler import Sampler
 from bitnet_numba.generate.sequence import Job, PromptLogits, Sequence, StreamDecoder
+from bitnet_numba.generate.speculation import Drafter
 from bitnet_numba.options import SamplingParams
 
 Batch = list[tuple[Job, TokenChunk[Any]]]
@@ -64,9 +65,26 @@ class Engine:
 
     # ---- sequences ---------------------------------------------------------------------------------------------------
     def sequence(
-        self, prompt_ids: SequenceOf[int], params: SamplingParams, *, eos_ids: frozenset[int], decoder: StreamDecoder
+        self,
+        prompt_ids: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        eos_ids: frozenset[int],
+        decoder: StreamDecoder,
+        answer: SequenceOf[int] = (),
+        drafter: Drafter | None = None,
+        record: bool = False,
     ) -> Sequence:
         """Make a sequence and allocate its KV cache; it runs once it is added.
+
+        Parameters
+        ----------
+        answer : sequence of int
+            The beginning of the answer, where that is continued: penalties and random draws count it.
+        drafter : Drafter, optional
+            Drafts tokens in place of prompt-lookup speculation.
+        record : bool
+            Whether the result has digests of the hidden states.
 
         Raises
         ------
@@ -75,13 +93,16 @@ class Engine:
         ParameterError
             If ``params`` names a token outside the vocabulary.
         """
-        self._check_fits(len(prompt_ids))
+        self._check_fits(len(prompt_ids) + len(answer))
         sampler = Sampler(self.backend, params, prompt_ids, self.backend.config.vocab_size)
+        for token_id in answer:
+            sampler.append(token_id)
+        prompt_ids = [*prompt_ids, *answer]
         # the last token is emitted without being run, so it needs no position
         max_new_tokens = min(params.max_tokens, self.backend.max_context - len(prompt_ids) + 1)
         self._release_abandoned()
         cache = self.prefixes.begin(prompt_ids, len(prompt_ids) + max_new_tokens - 1)
-        return Sequence(prompt_ids, params, sampler, cache, eos_ids, decoder, max_new_tokens)
+        return Sequence(prompt_ids, params, sampler, cache, eos_ids, decoder, max_new_tokens, drafter, record)
 
     def add(self, job: Job) -> None:
         """Let the next step run a sequence too; returns at once, also while a step runs."""
@@ -113,7 +134,7 @@ class Engine:
             self._keep_prefix(sequence)
         return [sequence.result(self.backend, self.load_ms) for sequence in sequences]
 
-    def stream(self, sequence: Sequence) -> Iterator[Chunk]:
+    def stream(self, sequence: Sequence) -> Generator[Chunk]:
         """Run a new sequence chunk by chunk, as the caller asks for them; the last one has the result.
 
         Raises

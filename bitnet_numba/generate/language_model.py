@@ -1,6 +1,8 @@
 """A loaded model, as Python programs use it."""
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -11,6 +13,7 @@ from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
+from bitnet_numba.generate.speculation import Drafter
 from bitnet_numba.model.config import ModelConfig
 from bitnet_numba.options import SamplingArguments, SamplingParams
 from bitnet_numba.settings import read_settings
@@ -28,6 +31,9 @@ class LanguageModel:
 
     Attributes
     ----------
+    engine : Engine
+        Runs the sequences: a server adds its own and calls :meth:`Engine.step`.
+    tokenizer : Tokenizer
     load_ms : float
         Milliseconds that loading took.
     notes : tuple of str
@@ -46,8 +52,8 @@ class LanguageModel:
         info: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Take over the engine; ``encode_chat`` renders messages to token ids that end where the answer starts."""
-        self._engine = engine
-        self._tokenizer = tokenizer
+        self.engine = engine
+        self.tokenizer = tokenizer
         self._encode_chat = encode_chat
         self.load_ms = engine.load_ms
         self.notes = tuple(notes)
@@ -57,27 +63,32 @@ class LanguageModel:
     @property
     def config(self) -> ModelConfig:
         """The model's hyper-parameters."""
-        return self._engine.backend.config
+        return self.engine.backend.config
 
     @property
     def max_context(self) -> int:
         """Longest sequence, in positions."""
-        return self._engine.backend.max_context
+        return self.engine.backend.max_context
 
     @property
     def threads(self) -> int:
         """Threads that share the work of a step."""
-        return self._engine.backend.threads
+        return self.engine.backend.threads
 
     @property
     def isa(self) -> str:
         """Instruction set that the kernels were compiled for."""
-        return self._engine.backend.isa
+        return self.engine.backend.isa
+
+    @property
+    def kv_type(self) -> str:
+        """Number format of the KV cache."""
+        return self.engine.backend.kv_type
 
     @property
     def prefix_cache_bytes(self) -> int:
         """Bytes of keys and values in the prefix cache."""
-        return self._engine.prefixes.n_bytes
+        return self.engine.prefixes.n_bytes
 
     def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
         """Continue a prompt.
@@ -96,7 +107,7 @@ class LanguageModel:
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
         """
-        return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling)])[0]
+        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling)])[0]
 
     def generate_batch(
         self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingArguments]
@@ -109,7 +120,7 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
-        return self._engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
+        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
 
     def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
         """Continue a prompt chunk by chunk.
@@ -117,7 +128,7 @@ class LanguageModel:
         Takes and raises what :meth:`generate` does, at once. A stream may be left at any time. The ``text`` of all
         chunks together is the text of the whole; the last one also has the ``result``.
         """
-        return self._engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
+        return self.engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
 
     def chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
         """Answer the last turn of a conversation.
@@ -126,11 +137,11 @@ class LanguageModel:
         special tokens are plain text. Takes and raises what :meth:`generate` does, and a TemplateError if the chat
         template cannot write these messages.
         """
-        return self._engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
+        return self.engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
 
     def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
         """Answer the last turn of a conversation chunk by chunk: to :meth:`chat` what :meth:`stream` is to generate."""
-        return self._engine.stream(self._sequence(self.chat_ids(messages), sampling))
+        return self.engine.stream(self._sequence(self.chat_ids(messages), sampling))
 
     def chat_ids(self, messages: Messages) -> list[int]:
         """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
@@ -160,7 +171,7 @@ class LanguageModel:
         step = ids.size if chunk_size is None else chunk_size
         if not _is_integer(step) or step < 1:
             raise ParameterError(f"chunk_size={chunk_size!r}: expected a whole number of at least 1, or None for all")
-        return self._engine.logits(ids, step)
+        return self.engine.logits(ids, step)
 
     def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
@@ -168,11 +179,11 @@ class LanguageModel:
         ``add_bos`` begins with the beginning-of-sequence token, if the model uses one. ``parse_special`` reads the
         names of special tokens, such as ``<|eot_id|>``, as these tokens: never do that with a stranger's text.
         """
-        return self._tokenizer.encode(text, add_bos=add_bos, parse_special=parse_special)
+        return self.tokenizer.encode(text, add_bos=add_bos, parse_special=parse_special)
 
     def detokenize(self, ids: TokenIds) -> str:
         """Turn token ids into text; special tokens have none. ParameterError if an id is not in the vocabulary."""
-        return self._tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
+        return self.tokenizer.decode(self._checked_ids(ids)) if len(ids) else ""
 
     def info(self) -> dict[str, dict[str, Any]]:
         """Return facts about the model, as JSON can hold them: by section, such as its sizes and its memory plan."""
@@ -180,7 +191,7 @@ class LanguageModel:
 
     def close(self) -> None:
         """Give threads and memory back; whoever uses the model afterwards gets a BitNetError."""
-        self._engine.close()
+        self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,13 +201,35 @@ class LanguageModel:
     ) -> None:
         self.close()
 
+    def new_sequence(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        *,
+        answer: Sequence[int] = (),
+        drafter: Drafter | None = None,
+        record: bool = False,
+    ) -> RunningSequence:
+        """Make a sequence for :attr:`engine`: everything is checked and the KV cache allocated, nothing is computed.
+
+        Takes and raises what :meth:`Engine.sequence` does. A recorded sequence that draws at random gets a seed.
+        """
+        if params.seed is None:
+            params = replace(params, seed=read_settings().seed)
+        if record and params.seed is None and params.temperature:
+            params = replace(params, seed=secrets.randbits(63))
+        return self.engine.sequence(
+            prompt_ids,
+            params,
+            eos_ids=self.tokenizer.eos_ids,
+            decoder=self.tokenizer.stream_decoder(),
+            answer=answer,
+            drafter=drafter,
+            record=record,
+        )
+
     def _sequence(self, prompt_ids: list[int], sampling: SamplingArguments) -> RunningSequence:
-        """Check everything and allocate the KV cache, so that refusals come before the first token."""
-        if sampling.get("seed") is None:
-            sampling = {**sampling, "seed": read_settings().seed}
-        params = SamplingParams(**sampling)
-        decoder = self._tokenizer.stream_decoder()
-        return self._engine.sequence(prompt_ids, params, eos_ids=self._tokenizer.eos_ids, decoder=decoder)
+        return self.new_sequence(prompt_ids, SamplingParams(**sampling))
 
     def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
         if not isinstance(prompt, str):

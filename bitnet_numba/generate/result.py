@@ -20,6 +20,8 @@ class GenerationResult:
         Generated tokens: those of a stop string included, the end-of-sequence token not.
     finish_reason : {"stop", "length"}
         "stop": an end-of-sequence token or a stop string; "length": ``max_tokens`` or the context.
+    stop_token_id : int or None
+        The end-of-sequence token that ended it.
     logprobs : list of TokenLogprob or None
         One for each of ``token_ids``, if requested.
     prompt_tokens, generation_tokens : int
@@ -50,11 +52,14 @@ class GenerationResult:
         undecided; steps that used the full head from the start are not counted.
     draft_tokens, accepted_tokens : int
         Tokens that prompt-lookup speculation drafted, and those of them that were accepted.
+    hidden_leaves : list of str or None
+        If recorded: SHA-256 of the final hidden states of each 16 positions that tokens were sampled from.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    stop_token_id: int | None
     logprobs: list[TokenLogprob] | None
     prompt_tokens: int
     generation_tokens: int
@@ -71,6 +76,7 @@ class GenerationResult:
     rescored_rows: int
     draft_tokens: int
     accepted_tokens: int
+    hidden_leaves: list[str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as plain JSON values."""

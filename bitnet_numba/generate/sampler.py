@@ -157,12 +157,16 @@ class Sampler:
         if index is None:
             return None
         token_id = index if candidates.ids is None else int(candidates.ids[index])
+        self.append(token_id)
+        return SampledToken(token_id, self._logprob(logits, token_id))
+
+    def append(self, token_id: int) -> None:
+        """Count a token as chosen: for the penalties, and as one random draw."""
         self._all_ids.add(token_id)
         self._answer[token_id] += 1
         self._n_chosen += 1
         if self._has_penalties:
             self._adjusted[token_id] = 1
-        return SampledToken(token_id, self._logprob(logits, token_id))
 
     def kernel_counts(self) -> Counts:
         """Return how often each kernel has run for this sequence's choices, int64[n_kernels]."""

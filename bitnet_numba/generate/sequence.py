@@ -21,10 +21,11 @@ from bitnet_numba.backends.protocol import (
     Logits,
     TokenChunk,
 )
+from bitnet_numba.generate.hidden_digest import HiddenDigest
 from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import Chunk, FinishReason, GenerationResult
 from bitnet_numba.generate.sampler import SampledToken, Sampler, TokenLogprob
-from bitnet_numba.generate.speculation import PromptLookup
+from bitnet_numba.generate.speculation import Drafter, PromptLookup
 from bitnet_numba.options import SamplingParams
 from bitnet_numba.text.stop_strings import StopScanner
 
@@ -93,6 +94,10 @@ class Sequence:
         Tokens that end the sequence; they are not emitted.
     decoder : StreamDecoder
     max_new_tokens : int
+    drafter : Drafter, optional
+        Drafts tokens in place of prompt lookup.
+    record : bool
+        Whether the result tells the digests of the hidden states.
 
     Attributes
     ----------
@@ -102,6 +107,8 @@ class Sequence:
         Generated tokens.
     finish_reason : {"stop", "length"} or None
         None while it runs.
+    stop_token_id : int or None
+        The end-of-sequence token that ended it; not among ``token_ids``.
     failure : BaseException or None
         The error that ended it.
     cached_tokens : int
@@ -123,18 +130,22 @@ class Sequence:
         eos_ids: frozenset[int],
         decoder: StreamDecoder,
         max_new_tokens: int,
+        drafter: Drafter | None = None,
+        record: bool = False,
     ) -> None:
         self.number = next(_numbers)
         self.prompt_ids, self.params, self.cache = list(prompt_ids), params, cache
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.stop_token_id: int | None = None
         self.failure: BaseException | None = None
         self.cached_tokens = cache.length
         self.is_streamed = False
         self.chunks: deque[Chunk] = deque()
         self.turn = 0
         self._sampler = sampler
-        self._lookup = PromptLookup(params.lookup, prompt_ids)
+        self._drafter = drafter or PromptLookup(params.lookup, prompt_ids)
+        self._hidden = HiddenDigest() if record else None
         self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
         self._max_new_tokens = max_new_tokens
         # the step to come
@@ -198,13 +209,15 @@ class Sequence:
                 return
             if row.is_partial:
                 self._backoff = 0
-            n_rejected = self._lookup.verify(token.id)
+            if self._hidden is not None:
+                self._hidden.add(row.hidden)
+            n_rejected = self._drafter.verify(token.id)
             self._emit(token)
             if n_rejected or self.finish_reason:
                 self._truncate(n_rejected)
                 break
         if self.finish_reason is None:
-            drafts = self._lookup.draft(self._max_new_tokens - self._n_sampled - 1)
+            drafts = self._drafter.draft(self._max_new_tokens - self._n_sampled - 1)
             self._pending, self._n_logits = [self.token_ids[-1], *drafts], 1 + len(drafts)
 
     def record(self, calls: Counts, seconds: float) -> None:
@@ -251,7 +264,7 @@ class Sequence:
         self._n_sampled += 1
         text = ""
         if token.id in self._eos_ids:
-            self.finish_reason = "stop"
+            self.finish_reason, self.stop_token_id = "stop", token.id
         else:
             self.token_ids.append(token.id)
             if self._logprobs is not None and token.logprob is not None:
@@ -269,6 +282,10 @@ class Sequence:
             self.chunks.append(Chunk(text, self.token_ids[self._n_emitted :], logprobs))
             self._n_emitted = len(self.token_ids)
 
+    def hidden_leaves(self) -> list[str]:
+        """Return the digests of the hidden states so far; empty unless they are recorded."""
+        return [] if self._hidden is None else self._hidden.leaves()
+
     def result(self, backend: Backend[Any], load_ms: float) -> GenerationResult:
         """Return the finished generation, and what was observed while it ran."""
         calls = (self._calls + self._sampler.kernel_counts()).tolist()
@@ -276,6 +293,7 @@ class Sequence:
             text="".join(self._text),
             token_ids=list(self.token_ids),
             finish_reason=self.finish_reason or "length",
+            stop_token_id=self.stop_token_id,
             logprobs=None if self._logprobs is None else list(self._logprobs),
             prompt_tokens=len(self.prompt_ids),
             generation_tokens=len(self.token_ids),
@@ -290,8 +308,9 @@ class Sequence:
             isa=backend.isa,
             head=backend.head,
             rescored_rows=self._rescored_rows,
-            draft_tokens=self._lookup.draft_tokens,
-            accepted_tokens=self._lookup.accepted_tokens,
+            draft_tokens=self._drafter.draft_tokens,
+            accepted_tokens=self._drafter.accepted_tokens,
+            hidden_leaves=self.hidden_leaves() or None,
         )
 
 

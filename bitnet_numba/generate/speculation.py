@@ -1,8 +1,64 @@
-"""Prompt-lookup speculation: draft the next tokens from the last place where the text ended as it does now."""
+"""Where draft tokens come from: prompt-lookup speculation, or an answer that is to be verified."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 MAX_NGRAM = 3  # tokens at the end of the text that are looked up; fewer where they are new
+
+
+class Drafter(Protocol):
+    """Drafts tokens, and compares them with those that are sampled.
+
+    Attributes
+    ----------
+    draft_tokens, accepted_tokens : int
+        Number of tokens drafted so far, and accepted.
+    """
+
+    draft_tokens: int
+    accepted_tokens: int
+
+    def draft(self, limit: int) -> list[int]:
+        """Return up to ``limit`` draft tokens, which :meth:`verify` then compares with those that are sampled."""
+        ...
+
+    def verify(self, token_id: int) -> int:
+        """Take the sampled token; return the number of draft tokens that it rejects."""
+        ...
+
+
+class RecordedAnswer:
+    """Drafts an answer that exists already, so that sampling it again verifies many tokens a step.
+
+    After the first token that differs it drafts no more. Attributes are those of :class:`Drafter`.
+
+    Parameters
+    ----------
+    token_ids : sequence of int
+    max_draft_tokens : int
+        Draft tokens in a step, at most.
+    """
+
+    def __init__(self, token_ids: Sequence[int], max_draft_tokens: int) -> None:
+        self.draft_tokens = 0
+        self.accepted_tokens = 0
+        self._token_ids, self._max = list(token_ids), max_draft_tokens
+        self._n_sampled = 0
+        self._end = 0  # of the draft that the next step runs
+
+    def draft(self, limit: int) -> list[int]:
+        draft = self._token_ids[self._n_sampled : self._n_sampled + min(limit, self._max)]
+        self._end = self._n_sampled + len(draft)
+        self.draft_tokens += len(draft)
+        return draft
+
+    def verify(self, token_id: int) -> int:
+        at, self._n_sampled = self._n_sampled, self._n_sampled + 1
+        if self._token_ids[at : at + 1] == [token_id]:
+            self.accepted_tokens += at < self._end
+            return 0
+        self._token_ids = []
+        return max(0, self._end - at)
 
 
 class PromptLookup:

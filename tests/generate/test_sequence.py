@@ -162,6 +162,7 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "text": "abc",
         "token_ids": [97, 98, 99],
         "finish_reason": "stop",
+        "stop_token_id": EOS,
         "logprobs": None,
         "prompt_tokens": 3,
         "generation_tokens": 3,
@@ -176,6 +177,7 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "rescored_rows": 0,
         "draft_tokens": 0,
         "accepted_tokens": 0,
+        "hidden_leaves": None,
     }
 
 
@@ -192,6 +194,7 @@ def test_the_result_is_json() -> None:
         "text",
         "token_ids",
         "finish_reason",
+        "stop_token_id",
         "logprobs",
         "prompt_tokens",
         "generation_tokens",
@@ -208,6 +211,7 @@ def test_the_result_is_json() -> None:
         "rescored_rows",
         "draft_tokens",
         "accepted_tokens",
+        "hidden_leaves",
     ]
     assert parsed["logprobs"][0]["token_id"] == 97
     assert parsed["logprobs"][0]["top"][0][0] == 97

@@ -167,14 +167,19 @@ class CPUBackend(CPUSampling):
         logits = np.empty((0, self.config.vocab_size), np.float32)
         with self._lock:
             self._run(chunks, CANDIDATE_HEAD, candidate_queries(queries, self.config.vocab_size), logits)
-            return read_candidates(self._state.head_filter, queries)
+            return read_candidates(self._state.head_filter, queries, self._hidden_states(len(queries)))
 
     def _full(self, chunks: Sequence[TokenChunk[KVCache]], n_logits: int) -> list[Candidates]:
         """Run a step that returns all logits."""
         logits = np.empty((n_logits, self.config.vocab_size), np.float32)
         with self._lock:
             self._run(chunks, FULL_HEAD, candidate_queries([], self.config.vocab_size), logits)
-        return [Candidates(row) for row in logits]
+            hidden = self._hidden_states(n_logits)
+        return [Candidates(row, hidden=state) for row, state in zip(logits, hidden, strict=True)]
+
+    def _hidden_states(self, n_logits: int) -> Floats:
+        """Copy what the head of the last step read, float32[n_logits, hidden_size]; a single one is thread 0's."""
+        return self._state.normed[:n_logits, : self.config.hidden_size].copy()
 
     def _run(
         self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, queries: CandidateQueries, logits: Logits

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates
@@ -34,8 +35,8 @@ def _beta(temperature: float) -> float:
     return beta if beta * MAX_BETA >= 1 else 0.0
 
 
-def read_candidates(state: FilterState, queries: Sequence[CandidateQuery]) -> list[Candidates]:
-    """Copy the candidates that the int8 filter left for each query."""
+def read_candidates(state: FilterState, queries: Sequence[CandidateQuery], hidden: Floats) -> list[Candidates]:
+    """Copy the candidates that the int8 filter left for each query, and hand over its hidden state."""
     candidates = []
     for row, query in enumerate(queries):
         count = int(state.n_candidates[row])
@@ -47,6 +48,7 @@ def read_candidates(state: FilterState, queries: Sequence[CandidateQuery]) -> li
                 rescored_rows=count,
                 threshold=float(state.thresholds[row]),
                 tail_mass=float(tail_mass),
+                hidden=hidden[row],
             )
         )
     return candidates

@@ -59,7 +59,8 @@ class NumPyBackend(NumPySampling):
             end += chunk.tokens.size
             rows = hidden[end - chunk.n_logits : end]
             logits = self._run(operators.head_product, self._head, None, rows) if chunk.n_logits else rows
-            results.append([Candidates(row.astype(np.float32)) for row in logits])
+            positions = zip(logits.astype(np.float32), rows.astype(np.float32), strict=True)
+            results.append([Candidates(row, hidden=state) for row, state in positions])
         for chunk in chunks:
             chunk.cache.length += chunk.tokens.size
         return results
