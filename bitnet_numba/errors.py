@@ -79,6 +79,18 @@ class GateError(BitNetError):
     exit_code = 8
 
 
+class EvidenceUnreadableError(BitNetError):
+    """A receipt or another document of evidence cannot be read."""
+
+    exit_code = 2
+
+
+class EvidenceError(BitNetError):
+    """A document of evidence contradicts itself, or what it describes."""
+
+    exit_code = 15
+
+
 def excerpt(value: object) -> str:
     """Return a value from a file as a message may show it: quoted, printable, and cut short."""
     if isinstance(value, str | list):

@@ -90,13 +90,17 @@ class LanguageModel:
         """Bytes of keys and values in the prefix cache."""
         return self.engine.prefixes.n_bytes
 
-    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
+    def generate(
+        self, prompt: str | TokenIds, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+    ) -> GenerationResult:
         """Continue a prompt.
 
         Parameters
         ----------
         prompt : str or sequence of int
             Text, in which special tokens are plain text, or token ids.
+        record : bool
+            Whether the result has the ``record`` that a receipt is made of.
         **sampling
             Fields of :class:`SamplingParams`. Without a ``seed``, ``BITNET_SEED`` counts where the environment sets it.
 
@@ -107,7 +111,7 @@ class LanguageModel:
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
         """
-        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling)])[0]
+        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling, record)])[0]
 
     def generate_batch(
         self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingArguments]
@@ -122,26 +126,32 @@ class LanguageModel:
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
         return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
 
-    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: str | TokenIds, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+    ) -> Iterator[Chunk]:
         """Continue a prompt chunk by chunk.
 
         Takes and raises what :meth:`generate` does, at once. A stream may be left at any time. The ``text`` of all
         chunks together is the text of the whole; the last one also has the ``result``.
         """
-        return self.engine.stream(self._sequence(self._prompt_ids(prompt), sampling))
+        return self.engine.stream(self._sequence(self._prompt_ids(prompt), sampling, record))
 
-    def chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
+    def chat(
+        self, messages: Messages, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+    ) -> GenerationResult:
         """Answer the last turn of a conversation.
 
         Each message has a ``"role"`` (``"system"``, ``"user"`` or ``"assistant"``) and its ``"content"``, in which
         special tokens are plain text. Takes and raises what :meth:`generate` does, and a TemplateError if the chat
         template cannot write these messages.
         """
-        return self.engine.generate([self._sequence(self.chat_ids(messages), sampling)])[0]
+        return self.engine.generate([self._sequence(self.chat_ids(messages), sampling, record)])[0]
 
-    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
+    def stream_chat(
+        self, messages: Messages, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+    ) -> Iterator[Chunk]:
         """Answer the last turn of a conversation chunk by chunk: to :meth:`chat` what :meth:`stream` is to generate."""
-        return self.engine.stream(self._sequence(self.chat_ids(messages), sampling))
+        return self.engine.stream(self._sequence(self.chat_ids(messages), sampling, record))
 
     def chat_ids(self, messages: Messages) -> list[int]:
         """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
@@ -228,8 +238,8 @@ class LanguageModel:
             record=record,
         )
 
-    def _sequence(self, prompt_ids: list[int], sampling: SamplingArguments) -> RunningSequence:
-        return self.new_sequence(prompt_ids, SamplingParams(**sampling))
+    def _sequence(self, prompt_ids: list[int], sampling: SamplingArguments, record: bool = False) -> RunningSequence:
+        return self.new_sequence(prompt_ids, SamplingParams(**sampling), record=record)
 
     def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
         if not isinstance(prompt, str):

@@ -4,8 +4,27 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bitnet_numba.generate.sampler import TokenLogprob
+from bitnet_numba.options import SamplingParams
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """What was computed, so that it can be computed again: a receipt is made of it.
+
+    Attributes
+    ----------
+    prompt_ids : list of int
+    params : SamplingParams
+        With the seed that was used.
+    hidden_leaves : list of str
+        SHA-256 of the final hidden states of each 16 positions that tokens were sampled from.
+    """
+
+    prompt_ids: list[int]
+    params: SamplingParams
+    hidden_leaves: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +71,8 @@ class GenerationResult:
         undecided; steps that used the full head from the start are not counted.
     draft_tokens, accepted_tokens : int
         Tokens that prompt-lookup speculation drafted, and those of them that were accepted.
-    hidden_leaves : list of str or None
-        If recorded: SHA-256 of the final hidden states of each 16 positions that tokens were sampled from.
+    record : GenerationRecord or None
+        What a receipt needs besides, if it was requested; not part of :meth:`to_dict`.
     """
 
     text: str
@@ -76,11 +95,11 @@ class GenerationResult:
     rescored_rows: int
     draft_tokens: int
     accepted_tokens: int
-    hidden_leaves: list[str] | None = None
+    record: GenerationRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as plain JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "record"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from bitnet_numba.backends.protocol import (
 )
 from bitnet_numba.generate.hidden_digest import HiddenDigest
 from bitnet_numba.generate.memory_check import peak_memory_mb
-from bitnet_numba.generate.result import Chunk, FinishReason, GenerationResult
+from bitnet_numba.generate.result import Chunk, FinishReason, GenerationRecord, GenerationResult
 from bitnet_numba.generate.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.generate.speculation import Drafter, PromptLookup
 from bitnet_numba.options import SamplingParams
@@ -286,6 +286,9 @@ class Sequence:
         """Return the digests of the hidden states so far; empty unless they are recorded."""
         return [] if self._hidden is None else self._hidden.leaves()
 
+    def _record(self) -> GenerationRecord | None:
+        return None if self._hidden is None else GenerationRecord(self.prompt_ids, self.params, self.hidden_leaves())
+
     def result(self, backend: Backend[Any], load_ms: float) -> GenerationResult:
         """Return the finished generation, and what was observed while it ran."""
         calls = (self._calls + self._sampler.kernel_counts()).tolist()
@@ -310,7 +313,7 @@ class Sequence:
             rescored_rows=self._rescored_rows,
             draft_tokens=self._drafter.draft_tokens,
             accepted_tokens=self._drafter.accepted_tokens,
-            hidden_leaves=self.hidden_leaves() or None,
+            record=self._record(),
         )
 
 

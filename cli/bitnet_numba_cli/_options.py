@@ -36,6 +36,7 @@ def _add_table(kind: type, function: _Function) -> _Function:
 
 
 MODEL_OPTION = _click_option("model", MODEL)
+THREADS_OPTION = _click_option("threads", options_of(LoadOptions)["threads"])
 MODEL_ARGUMENT = click.argument("model", required=False)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else.")
 _GREEDY_OPTION = click.option("--greedy", is_flag=True, help="Take the most likely token every time, as by default.")

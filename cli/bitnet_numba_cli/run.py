@@ -1,6 +1,5 @@
 """``run``: generate text after one prompt."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,10 @@ from bitnet_numba_cli._options import (
 )
 
 if TYPE_CHECKING:
-    from bitnet_numba import GenerationResult, LanguageModel
+    from collections.abc import Iterator
+    from collections.abc import Sequence as SequenceOf
+
+    from bitnet_numba import Chunk, GenerationResult, LanguageModel
 
 EXAMPLES = """\b
 Examples:
@@ -44,6 +46,12 @@ Examples:
     metavar="FILE.npz",
     help="Save the token ids of prompt and answer (tokens) and the logits after each (logits).",
 )
+@click.option(
+    "--receipt",
+    type=PATH,
+    metavar="FILE.json",
+    help="Write a receipt of the computation, which 'receipt verify' and 'receipt replay' check.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, even if it is not a terminal.")
 def command(
     prompt: str | None,
@@ -52,6 +60,7 @@ def command(
     system: str | None,
     as_json: bool,
     dump_logits: Path | None,
+    receipt: Path | None,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -64,13 +73,17 @@ def command(
     at the end of a file or of standard input is dropped.
     """
     loading, sampling = loading_arguments(options), sampling_arguments(options)
-    if dump_logits is not None:
-        check_target(dump_logits)
+    for path in filter(None, (dump_logits, receipt)):
+        check_target(path)
     text = _text.read_text(prompt, file, "prompt")
     with loaded(loading) as model:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
         corrections = model.corrections
-        result = model.generate(prompt_ids, **sampling) if as_json else _stream(model, prompt_ids, sampling)
+        if receipt is not None:
+            sampling["record"] = True
+        result = model.generate(prompt_ids, **sampling) if as_json else _stream(model.stream(prompt_ids, **sampling))
+        if receipt is not None:
+            _write_receipt(model, result, receipt)
         if dump_logits is not None:
             # the last token of an answer that fills the context has no position
             _dump_logits(model, [*prompt_ids, *result.token_ids][: model.max_context], dump_logits)
@@ -89,10 +102,10 @@ def _prompt_ids(model: "LanguageModel", text: str, system: str | None, *, chat: 
     return model.chat_ids(turns)
 
 
-def _stream(model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[str, Any]) -> "GenerationResult":
+def _stream(chunks: "Iterator[Chunk]") -> "GenerationResult":
     """Print the answer as it is generated, and return its result."""
     result = None
-    for chunk in model.stream(prompt_ids, **sampling):
+    for chunk in chunks:
         _text.write(chunk.text)
         result = chunk.result
     _text.write("\n")
@@ -101,7 +114,17 @@ def _stream(model: "LanguageModel", prompt_ids: Sequence[int], sampling: dict[st
     return result
 
 
-def _dump_logits(model: "LanguageModel", token_ids: Sequence[int], path: Path) -> None:
+def _write_receipt(model: "LanguageModel", result: "GenerationResult", path: Path) -> None:
+    from bitnet_numba.evidence.documents import write_document  # here, because runs without a receipt do without
+    from bitnet_numba.evidence.facts import identify
+    from bitnet_numba.evidence.receipt import make_receipt
+
+    receipt = make_receipt(model, identify(model), result)
+    with _text.removal_on_sigterm():
+        write_document(path, receipt)
+
+
+def _dump_logits(model: "LanguageModel", token_ids: "SequenceOf[int]", path: Path) -> None:
     """Save ``tokens`` (int32[T]) and ``logits`` (float32[T, vocab_size])."""
     import numpy as np  # here, so that the help text does not pay for it
 

@@ -116,3 +116,10 @@ def test_interleaved_measures_take_turns() -> None:
 def test_tables_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["what", "GB/s"], [["a", "1.5"], ["longer", "10.25"]])
     assert capsys.readouterr().out == "what     GB/s\na         1.5\nlonger  10.25\n"
+
+
+def test_replay() -> None:
+    result = result_of("replay", "-m", "demo", "--tokens", "40", *TINY)
+    assert result["tokens"] == 40
+    assert [row["confirmed"] for row in result["samplings"].values()] == [True, True, True]
+    assert all(row["speed_up"] > 0 and row["receipt_share"] > 0 for row in result["samplings"].values())

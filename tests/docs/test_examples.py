@@ -16,6 +16,7 @@ TEMPLATES = ROOT / "docs" / "how-to" / "chat-with-templates.md"
 ONNX = ROOT / "docs" / "how-to" / "export-to-onnx-or-torch.md"
 EXPORT = ROOT / "docs" / "how-to" / "export-a-model.md"
 QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
+PROOF = ROOT / "docs" / "how-to" / "prove-an-answer.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
 
@@ -86,3 +87,16 @@ def test_the_examples_for_onnx_print_what_is_shown(
     printed = [_run(example, ONNX, names, capsys) for example in code_blocks(ONNX, "python")]
     _, *shown = code_blocks(ONNX, "text")  # the first is of a command, with the version of the runtime
     assert printed == shown
+
+
+def test_an_answer_is_proved_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [program] = code_blocks(PROOF, "python")
+    exec(compile(program, PROOF.name, "exec"), {})
+    outputs = []
+    for command in code_blocks(PROOF, "sh"):
+        done = CliRunner().invoke(cli, shlex.split(command)[1:])
+        assert done.exit_code == 0, command
+        outputs.append(done.stdout)
+    assert code_blocks(PROOF, "text") == [outputs[1]]
+    assert '"confirmed": true' in outputs[2]

@@ -24,7 +24,7 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3},
     {"stop": ["red"]},
 ]
-COMPARED = ("text", "token_ids", "finish_reason", "stop_token_id", "hidden_leaves")
+COMPARED = ("text", "token_ids", "finish_reason", "stop_token_id")
 
 
 def run(model: LanguageModel, drafter: RecordedAnswer | None = None, **params: Any) -> GenerationResult:
@@ -34,7 +34,8 @@ def run(model: LanguageModel, drafter: RecordedAnswer | None = None, **params: A
 
 
 def outcome(result: GenerationResult) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in COMPARED}
+    assert result.record is not None
+    return {name: getattr(result, name) for name in COMPARED} | {"leaves": result.record.hidden_leaves}
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
@@ -66,12 +67,13 @@ def test_an_answer_goes_on_where_it_was_left(demo: LanguageModel, sampling: dict
     rest = demo.new_sequence(demo.tokenize(PROMPT), params, answer=whole.token_ids[:n_known], record=True)
     result = demo.engine.generate([rest])[0]
     assert result.token_ids[: len(whole.token_ids) - n_known] == whole.token_ids[n_known:][:POSITIONS_PER_LEAF]
-    assert whole.hidden_leaves is not None
-    assert result.hidden_leaves == whole.hidden_leaves[2:3]
+    assert whole.record is not None
+    assert result.record is not None
+    assert result.record.hidden_leaves == whole.record.hidden_leaves[2:3]
 
 
 def test_only_recorded_sequences_are_digested(demo: LanguageModel) -> None:
-    assert demo.generate(PROMPT, max_tokens=2).hidden_leaves is None
+    assert demo.generate(PROMPT, max_tokens=2).record is None
 
 
 def test_a_recorded_draw_has_a_seed(demo: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

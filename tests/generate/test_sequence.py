@@ -177,7 +177,6 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
         "rescored_rows": 0,
         "draft_tokens": 0,
         "accepted_tokens": 0,
-        "hidden_leaves": None,
     }
 
 
@@ -211,7 +210,6 @@ def test_the_result_is_json() -> None:
         "rescored_rows",
         "draft_tokens",
         "accepted_tokens",
-        "hidden_leaves",
     ]
     assert parsed["logprobs"][0]["token_id"] == 97
     assert parsed["logprobs"][0]["top"][0][0] == 97

@@ -1,0 +1,1 @@
+"""Evidence of what was computed: receipts that anybody can verify and replay."""
