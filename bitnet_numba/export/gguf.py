@@ -3,22 +3,20 @@
 Everything that can be checked without the weights is, before a byte is written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
+from bitnet_numba.errors import BitNetError, UnsupportedError
 from bitnet_numba.export.metadata import check_read_back, config_metadata
 from bitnet_numba.export.quantization import is_quantized
 from bitnet_numba.export.tensors import ModelTensors
 from bitnet_numba.export.vocabulary import special_token_metadata, vocabulary_metadata
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Plan, Report, plan_gguf, write_plan
-from bitnet_numba.formats.mapping import equal_bytes
 from bitnet_numba.formats.tensor_formats import FORMATS
+from bitnet_numba.model.gguf_source import MASTERS_KEY, SCALED_TENSORS_KEY, SCALES_KEY
 from bitnet_numba.model.hf_source import HuggingFaceSource
 from bitnet_numba.model.roles import Role
 from bitnet_numba.text.tokenizer_json import read_tokenizer_file
@@ -40,19 +38,28 @@ class GGUFExport:
 
     The directory holds ``config.json``, ``tokenizer.json`` (or another ``tokenizer`` is given) and safetensors files:
     bf16, f16 or f32 master weights, or packed ternary ones. ``stored`` is the type of the linear layers, ``name`` the
-    model's in the file; by default its architecture, so that the directory's name changes no byte.
+    model's in the file; by default its architecture, so that the directory's name changes no byte. ``masters`` keeps
+    the weights of the training in a file of floats, and marks it.
     """
 
     def __init__(
-        self, directory: Path, out: Path, stored: TensorType, *, name: str | None = None, tokenizer: Path | None = None
+        self,
+        directory: Path,
+        out: Path,
+        stored: TensorType,
+        *,
+        name: str | None = None,
+        tokenizer: Path | None = None,
+        masters: bool = False,
     ) -> None:
         if not directory.is_dir():
             raise BitNetError(f"{directory}: is no folder with a checkpoint; quantize takes GGUF files")
         self.source = HuggingFaceSource(directory)
         self.tokenizer = tokenizer or directory / "tokenizer.json"
         self._notes = _left_out(self.source)
-        self._tensors = ModelTensors(self.source, stored)
-        self.plan: Plan = plan_gguf(out, self._metadata(stored, name), self._tensors.sources())
+        self._tensors = ModelTensors(self.source, stored, masters=masters)
+        self._fixed_metadata = self._metadata(stored, name) | ({MASTERS_KEY: True} if masters else {})
+        self.plan: Plan = plan_gguf(out, self._complete_metadata(), self._tensors.sources())
 
     def write(
         self,
@@ -73,7 +80,7 @@ class GGUFExport:
                 before_rename(temporary)
 
         _refuse_notes(self.source.path, self._notes if strict else ())
-        write_plan(self.plan, finish, report)
+        write_plan(self.plan, finish, report, self._complete_metadata)
         return Written(len(self.plan.tensors), sum(map(is_quantized, self.source.names)), self._all_notes())
 
     def close(self) -> None:
@@ -97,6 +104,10 @@ class GGUFExport:
         check_read_back(directory, config, metadata)
         return metadata
 
+    def _complete_metadata(self) -> dict[str, Any]:
+        """Return the metadata with the scales of linear layers in floats, as far as these are known."""
+        return self._fixed_metadata | scale_metadata(self._tensors.scales)
+
     def _all_notes(self) -> tuple[str, ...]:
         rounded = list(self._tensors.rounded)
         if not rounded:
@@ -105,6 +116,11 @@ class GGUFExport:
             *self._notes,
             f"{len(rounded):,} of the tensors had values rounded to what the type can hold, first {rounded[0]!r}",
         )
+
+
+def scale_metadata(scales: Mapping[str, float]) -> dict[str, Any]:
+    """Return the GGUF keys of exact scales by tensor name; none where there are none."""
+    return {SCALED_TENSORS_KEY: list(scales), SCALES_KEY: list(scales.values())} if scales else {}
 
 
 def export_gguf(
@@ -120,29 +136,15 @@ def export_gguf(
 
 def _left_out(source: HuggingFaceSource) -> tuple[str, ...]:
     """Return a note for each kind of tensor that is left out: a head equal to the tied embedding, and buffers."""
-    notes = []
+    notes = list(source.notes)
     checkpoint, names = source.checkpoint, source.names
     head = names.get(Role("output"))
     if source.tied and head is not None:
-        embedding = names[Role("token_embd")]
-        if not _are_equal(source, head, embedding):
-            raise FormatError(
-                f"{source.path}: tensor {head!r} differs from {embedding!r}, but config.json ties them; "
-                "set tie_word_embeddings to what the model was trained with"
-            )
-        notes.append(f"tensor {head!r} is left out: it is {embedding!r} once more")
+        notes.append(f"tensor {head!r} is left out: it is {names[Role('token_embd')]!r} once more")
     buffers = sorted(checkpoint.tensors.keys() - set(names.values()))
     if buffers:
         notes.append(f"{len(buffers):,} of the tensors are left out, which config.json tells too, first {buffers[0]!r}")
     return tuple(notes)
-
-
-def _are_equal(source: HuggingFaceSource, name: str, other: str) -> bool:
-    """Compare two tensors of a checkpoint byte by byte."""
-    first, second = source.checkpoint.raw(name), source.checkpoint.raw(other)
-    return (first.dtype, first.shape) == (second.dtype, second.shape) and equal_bytes(
-        first.reshape(-1).view(np.uint8), second.reshape(-1).view(np.uint8), source.checkpoint.forget_pages
-    )
 
 
 def _refuse_notes(place: Path, notes: tuple[str, ...]) -> None:

@@ -36,6 +36,7 @@ class ExportRequest:
     tokenizer: Path | None = None  # a tokenizer.json elsewhere
     hf_repo: str | None = None  # origin of the checkpoint; its last part becomes the model's name
     revision: str | None = None  # of that repository
+    masters: bool = False  # in a float type, keep the training's weights instead of those that the engine computes with
     strict: bool = False  # refuse rounded values and left-out tensors instead of noting them
 
     def __post_init__(self) -> None:
@@ -67,7 +68,9 @@ def export_model(request: ExportRequest, report: Report | None = None) -> Export
     stem = request.out_dir / f"clean-{request.type}"
     gguf, fingerprint_file, meta_file = (Path(f"{stem}{suffix}") for suffix in (".gguf", ".fingerprint", ".meta.json"))
     name = request.hf_repo.rstrip("/").rpartition("/")[2] if request.hf_repo else None
-    export = GGUFExport(request.directory, gguf, TYPES[request.type], name=name, tokenizer=request.tokenizer)
+    export = GGUFExport(
+        request.directory, gguf, TYPES[request.type], name=name, tokenizer=request.tokenizer, masters=request.masters
+    )
     digests: dict[str, str] = {}
 
     def before_rename(temporary: Path) -> None:

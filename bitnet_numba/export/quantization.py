@@ -25,13 +25,13 @@ def stored_type(role: Role, wanted: TensorType, smallest_exact: Callable[[], Ten
     """Return the type of a tensor in a file of the type wanted, one of ``TYPES``.
 
     ``smallest_exact`` returns the smallest float type that holds all its values; it is called only for embeddings and
-    heads of ternary files.
+    heads: no type of the linear layers rounds those.
     """
     if is_quantized(role):
         return wanted
     if role.name in (*NORM_ROLES, "output_norm", "rope_freqs"):
         return TensorType.F32
-    return wanted if is_float(wanted) else smallest_exact()
+    return TensorType.F32 if wanted is TensorType.F32 else smallest_exact()
 
 
 def check_blocks(place: str, wanted: TensorType, shape: tuple[int, ...]) -> None:

@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError
-from bitnet_numba.export.floats import check_finite, stored_floats
+from bitnet_numba.export.floats import check_finite, smallest_exact_type, stored_floats
+from bitnet_numba.export.gguf import scale_metadata
 from bitnet_numba.export.quantization import TYPES, check_blocks, is_float, is_quantized
-from bitnet_numba.export.tensors import packed
+from bitnet_numba.export.tensors import BLOCK_WEIGHTS, packed, values
 from bitnet_numba.formats.gguf import TensorInfo, TypedValue, ValueType
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, Report, TensorSource, plan_gguf, write_plan
 from bitnet_numba.formats.mapping import equal_bytes
 from bitnet_numba.formats.packing.matrices import TernaryMatrix
 from bitnet_numba.formats.tensor_formats import FORMATS, Kind, ternary_codec, writable
-from bitnet_numba.model.gguf_source import GGUFSource
+from bitnet_numba.model.gguf_source import MASTERS_KEY, OWN_KEYS, GGUFSource
 from bitnet_numba.model.roles import Role
 
 DEQUANTIZED = "f16"
@@ -89,7 +90,7 @@ def quantize_gguf(request: QuantizeRequest, report: Report | None = None) -> Qua
             raise BitNetError(f"{request.out}: is the source itself; name another file")
         quantizer = _Quantizer(source, TYPES[request.type], _chosen(request, source.names))
         plan = plan_gguf(request.out, quantizer.metadata(), quantizer.tensors())
-        write_plan(plan, quantizer.read_back, report)
+        write_plan(plan, quantizer.read_back, report, quantizer.metadata)
     finally:
         source.close()
     compared = tuple(quantizer.compared)
@@ -125,16 +126,40 @@ class _Quantizer:
             for name in chosen
             if tensors[name].type is not wanted and (ternary_codec(tensors[name].type) or not is_float(wanted))
         }
+        self._types = {name: self._type_of(info) for name, info in tensors.items()}
+        # the exact scales of what is in floats afterwards; those of dequantized layers are known when these are written
+        becoming_floats = self._changed if is_float(wanted) else set[str]()
+        self._scales = {
+            name: source.exact_scales.get(name, 0.0)
+            for name in tensors
+            if name in becoming_floats or (name in source.exact_scales and name not in self._changed)
+        }
         self.compared: list[QuantizedTensor] = []
 
+    def _type_of(self, info: TensorInfo) -> TensorType:
+        """Return the type in the new file: an embedding or head gets the one that ``export`` gives it."""
+        role = self._roles[info.name]
+        if info.name in self._changed:
+            return self._wanted
+        if is_float(info.type) and not is_float(self._wanted) and role.name in ("token_embd", "output"):
+            return smallest_exact_type(self._blocks(info))
+        return info.type
+
     def metadata(self) -> dict[str, TypedValue]:
-        """Return the keys of the old file, with the file type of most linear layers of the new one."""
-        keys = dict(self._source.file.typed_metadata)
+        """Return the keys of the old file, with the file type of most linear layers of the new one.
+
+        Of this program's own keys those stay that are still true; scales are 0 until they are known.
+        """
+        keys = {key: value for key, value in self._source.file.typed_metadata.items() if key not in OWN_KEYS}
         linear = [info for info in self._source.file.tensors.values() if is_quantized(self._roles[info.name])]
         types = Counter(self._wanted if info.name in self._changed else info.type for info in linear)
         [(most_common, _)] = types.most_common(1)
         file_type = FORMATS[most_common].file_type
-        return keys if file_type is None else {**keys, "general.file_type": TypedValue(ValueType.UINT32, file_type)}
+        if file_type is not None:
+            keys["general.file_type"] = TypedValue(ValueType.UINT32, file_type)
+        if MASTERS_KEY in self._source.file.metadata and any(is_float(self._types[info.name]) for info in linear):
+            keys[MASTERS_KEY] = self._source.file.typed_metadata[MASTERS_KEY]
+        return keys | scale_metadata(self._scales)
 
     def tensors(self) -> list[TensorSource]:
         """Return the tensors of the new file; a separate scale is merged into its matrix."""
@@ -143,14 +168,17 @@ class _Quantizer:
 
     def _tensor(self, info: TensorInfo) -> TensorSource:
         if info.name not in self._changed:
-            return TensorSource(info.name, info.type, info.shape, partial(self._copied, info))
+            stored = self._types[info.name]
+            read = self._copied if stored is info.type else partial(self._restored, stored=stored)
+            return TensorSource(info.name, stored, info.shape, partial(read, info))
         check_blocks(self._place(info.name), self._wanted, info.shape)
         return TensorSource(info.name, self._wanted, info.shape, partial(self._converted, info.name))
 
     def _converted(self, name: str) -> Part:
         matrix = self._matrix(self._source, name)
         if is_float(self._wanted):
-            return stored_floats(matrix.unpacked() * matrix.scale, self._wanted, self._place(name))[0]
+            self._scales[name] = float(matrix.scale)
+            return values(matrix, self._wanted, self._place(name))
         return packed(matrix, self._wanted, self._place(name))[0]
 
     def _copied(self, info: TensorInfo) -> Iterator[Part]:
@@ -162,6 +190,22 @@ class _Quantizer:
                 values = FORMATS[info.type].codec.dequantize(part, (n_weights,), self._place(info.name))
                 check_finite(values, self._place(info.name), start * n_weights // part.size)
             yield part.copy()
+            self._source.file.forget_pages()
+
+    def _restored(self, info: TensorInfo, stored: TensorType) -> Iterator[Part]:
+        """Yield an embedding or head in a smaller type that holds all its values."""
+        for block in self._blocks(info):
+            yield stored_floats(block, stored, self._place(info.name))[0]
+
+    def _blocks(self, info: TensorInfo) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield a float tensor's rows as float32, some at a time."""
+        data, row_bytes = self._source.file.data(info.name), info.n_bytes // info.shape[0]
+        n_rows = max(1, BLOCK_WEIGHTS // math.prod(info.shape[1:]))
+        for first in range(0, info.shape[0], n_rows):
+            part = data[first * row_bytes : (first + n_rows) * row_bytes]
+            shape = (part.size // row_bytes, *info.shape[1:])
+            block = FORMATS[info.type].codec.dequantize(part, shape, self._place(info.name))
+            yield check_finite(block, self._place(info.name), first)
             self._source.file.forget_pages()
 
     # ---- the comparison ----------------------------------------------------------------------------------------------
@@ -177,10 +221,24 @@ class _Quantizer:
             for name, info in written.file.tensors.items():
                 if name in self._changed:
                     self.compared.append(self._compared(written, info))
+                elif info.type is not self._source.file.tensors[name].type:
+                    self._compare_values(written, info)
                 elif not equal_bytes(self._source.file.data(name), written.file.data(name), forget):
                     raise self._differs(name)
         finally:
             written.close()
+
+    def _compare_values(self, written: GGUFSource, info: TensorInfo) -> None:
+        """Compare an embedding or head in another type, value by value."""
+        old = self._source.file.tensors[info.name]
+        codec, data = FORMATS[info.type].codec, written.file.data(info.name)
+        start, row_bytes = 0, info.n_bytes // info.shape[0]
+        for block in self._blocks(old):
+            end = start + len(block) * row_bytes
+            if not np.array_equal(codec.dequantize(data[start:end], block.shape, self._place(info.name)), block):
+                raise self._differs(info.name)
+            start = end
+            written.file.forget_pages()
 
     def _compared(self, written: GGUFSource, info: TensorInfo) -> QuantizedTensor:
         """Compare one converted matrix: codes and scale with those intended, values with the source's."""
@@ -188,7 +246,7 @@ class _Quantizer:
         meant, found = self._matrix(self._source, name), self._matrix(written, name)
         codes = found.unpacked()
         codec = ternary_codec(self._wanted)
-        scale = np.float32(np.float16(meant.scale)) if codec is None else codec.stored_scale(meant.scale)
+        scale = meant.scale if codec is None else codec.stored_scale(meant.scale)
         if not np.array_equal(codes, meant.unpacked()) or (codes.any() and found.scale != scale):
             raise self._differs(name)
         error = self._relative_error(old, codes, scale)
@@ -201,12 +259,12 @@ class _Quantizer:
         """Return the RMS of the difference from the source's values, divided by their own RMS."""
         if is_float(old.type):
             data = self._source.file.data(old.name)
-            values = FORMATS[old.type].codec.dequantize(data, old.shape, self._place(old.name))
+            rows = FORMATS[old.type].codec.dequantize(data, old.shape, self._place(old.name))
         else:
             matrix = self._matrix(self._source, old.name)
-            values = matrix.unpacked() * matrix.scale
+            rows = matrix.unpacked() * matrix.scale
         squares = differences = 0.0
-        for row, row_codes in zip(values, codes, strict=True):
+        for row, row_codes in zip(rows, codes, strict=True):
             squares += float(np.dot(row, row))
             apart = row - row_codes * scale
             differences += float(np.dot(apart, apart))

@@ -10,12 +10,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.errors import UnsupportedError
+from bitnet_numba.errors import ParameterError, UnsupportedError
 from bitnet_numba.export.floats import Float32, check_finite, smallest_exact_type, stored_floats
 from bitnet_numba.export.quantization import check_blocks, is_float, is_quantized, stored_type
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.gguf_writer import Part, TensorSource
-from bitnet_numba.formats.packing.codec import TernaryCodec
+from bitnet_numba.formats.packing.codec import FloatCodec, TernaryCodec
+from bitnet_numba.formats.packing.masters import nearest_ternary
 from bitnet_numba.formats.packing.matrices import TernaryMatrix
 from bitnet_numba.formats.tensor_formats import FORMATS
 from bitnet_numba.model.config import RopeScaling
@@ -48,11 +49,28 @@ class ModelTensors:
     """The tensors of a checkpoint for a GGUF file, each read just before it is written.
 
     ``wanted`` is the type of the linear layers; see :func:`~bitnet_numba.export.quantization.stored_type` for others.
+    In a float type they hold the values that the engine computes with, or ``masters``, the weights of the training.
+
+    Attributes
+    ----------
+    rounded : dict of str to None
+        Names of tensors written with rounded values, in the order of the file.
+    scales : dict of str to float
+        Exact scales of the linear layers in a float type; 0 until a layer is written.
     """
 
-    def __init__(self, source: HuggingFaceSource, wanted: TensorType) -> None:
+    def __init__(self, source: HuggingFaceSource, wanted: TensorType, *, masters: bool = False) -> None:
         self._source = source
         self._wanted = wanted
+        self._masters = masters
+        linears = sorted(filter(is_quantized, source.names), key=by_position) if is_float(wanted) else []
+        self.scales: dict[str, float] = {self._name(role): 0.0 for role in linears}
+        if masters and not is_float(wanted):
+            raise ParameterError(f"--masters is about float types, and {wanted.name} is none; leave it out")
+        if masters and any(map(self._is_packed, linears)):
+            raise UnsupportedError(
+                f"{source.path}: its linear layers are packed ternary weights, not masters; leave --masters out"
+            )
         self.rounded: dict[str, None] = {}  # names of tensors written with rounded values, in the order of the file
 
     def sources(self) -> list[TensorSource]:
@@ -73,8 +91,7 @@ class ModelTensors:
         name = self._name(role)
         if is_quantized(role) and role.layer is not None:
             check_blocks(self._place(role), stored, shape)
-            if not is_float(stored) or self._is_packed(role) or self._is_reordered(role):
-                return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
+            return TensorSource(name, stored, shape, partial(self._linear, role, role.layer, stored))
         return TensorSource(name, stored, shape, partial(self._dense, role, shape, stored))
 
     def _rope_factors(self, scaling: RopeScaling, low: float, high: float, context: int) -> TensorSource:
@@ -119,24 +136,32 @@ class ModelTensors:
         """Return a matrix as stored; ternary weights are those that the engine runs."""
         checkpoint, name, place = self._source.checkpoint, self._source.names[role], self._place(role)
         if self._is_packed(role):
-            matrix = self._source.linear(role.name, layer)
-            weights = self._reordered(role, matrix.unpacked())
-            contents = self._packed(role, TernaryMatrix(matrix.scale, weights), stored)
+            stored_matrix = self._source.linear(role.name, layer)
+            matrix = TernaryMatrix(stored_matrix.scale, self._reordered(role, stored_matrix.unpacked()))
         else:
             masters = self._reordered(role, check_finite(checkpoint.float32(name), place))
-            if is_float(stored):
-                contents = self._floats(role, masters, stored)
-            else:
-                contents = self._packed(role, ternary_from_floats(masters, place), stored)
+            matrix = ternary_from_floats(masters, place, are_masters=self._source.has_masters)
         checkpoint.forget_pages()
-        return contents
-
-    def _packed(self, role: Role, matrix: TernaryMatrix, stored: TensorType) -> npt.NDArray[Any]:
         if is_float(stored):
-            return self._floats(role, matrix.unpacked() * matrix.scale, stored)
-        contents, is_rounded = packed(matrix, stored, self._place(role))
+            self.scales[self._name(role)] = float(matrix.scale)
+            if self._masters:
+                return self._master_weights(role, masters, matrix, stored)
+            return values(matrix, stored, place)
+        contents, is_rounded = packed(matrix, stored, place)
         if is_rounded:
             self._note_rounding(role)
+        return contents
+
+    def _master_weights(
+        self, role: Role, masters: Float32, matrix: TernaryMatrix, stored: TensorType
+    ) -> npt.NDArray[Any]:
+        """Return master weights as a float type stores them; refuse a rounding that makes other ternary weights."""
+        contents = self._floats(role, masters, stored)
+        back = cast(FloatCodec, FORMATS[stored].codec).widen(contents)
+        if not np.array_equal(nearest_ternary(back, matrix.scale), matrix.unpacked()):
+            raise UnsupportedError(
+                f"{self._place(role)}: rounded to {stored.name}, its ternary weights would be others; use a wider type"
+            )
         return contents
 
     def _reordered(self, role: Role, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -159,6 +184,16 @@ class ModelTensors:
 
     def _place(self, role: Role) -> str:
         return f"{self._source.path}: tensor {self._source.names[role]!r}"
+
+
+def values(matrix: TernaryMatrix, stored: TensorType, place: str) -> npt.NDArray[Any]:
+    """Return what the engine computes with, weights times scale, as a float type stores it.
+
+    Raises UnsupportedError if the type cannot hold the scale; that it rounds it is no loss, as the file has it too.
+    """
+    if not 0 < cast(FloatCodec, FORMATS[stored].codec).stored_value(matrix.scale) < np.inf:
+        raise UnsupportedError(f"{place}: its scale {matrix.scale} is none that {stored.name} can hold; use f32")
+    return stored_floats(matrix.unpacked() * matrix.scale, stored, place)[0]
 
 
 def packed(matrix: TernaryMatrix, stored: TensorType, place: str) -> tuple[npt.NDArray[np.uint8], bool]:

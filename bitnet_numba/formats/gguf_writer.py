@@ -87,10 +87,16 @@ def plan_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorS
     return plan
 
 
-def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, report: Report | None = None) -> None:
+def write_plan(
+    plan: Plan,
+    before_rename: Callable[[Path], None] | None = None,
+    report: Report | None = None,
+    final_metadata: Callable[[], Mapping[str, Any]] | None = None,
+) -> None:
     """Write a planned file by :func:`~bitnet_numba.files.atomic_write`, and report after each part.
 
-    Raises FormatError if a tensor's bytes do not fit its shape; the file is then as it was.
+    ``final_metadata`` returns the metadata with what is known only when all tensors are written: other values of the
+    same size. Raises FormatError if a tensor's bytes do not fit its shape; the file is then as it was.
     """
     total = sum(math.prod(source.shape) for source in plan.tensors)
     done = 0
@@ -103,6 +109,12 @@ def write_plan(plan: Plan, before_rename: Callable[[Path], None] | None = None, 
                     report(Progress(source.name, done + n_weights * written // n_bytes, total))
             file.write(bytes(align_up(n_bytes, plan.alignment) - n_bytes))
             done += n_weights
+        if final_metadata is not None:
+            header = plan_gguf(plan.path, final_metadata(), plan.tensors).header
+            if len(header) != len(plan.header):
+                raise ValueError(f"the final metadata takes {len(header)} bytes, {len(plan.header)} are planned")
+            file.seek(0)
+            file.write(header)
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Iterable[TensorSource]) -> None:

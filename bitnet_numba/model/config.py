@@ -4,12 +4,13 @@ What follows from the architecture's name alone, such as the activation, comes f
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 from bitnet_numba.model.families import FAMILIES, Activation, Family, family_of
+from bitnet_numba.model.refused_settings import GGUF, HUGGING_FACE, QUANTIZATION, ROPE, refuse_settings
 
 _T = TypeVar("_T")
 
@@ -118,6 +119,8 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
     """
     architecture = _Keys(metadata).get("general.architecture", str)
     family, keys = family_of(architecture), _Keys(metadata, f"{architecture}.")
+    own = {key.removeprefix(f"{architecture}."): value for key, value in metadata.items()}
+    refuse_settings(own, GGUF, f"architecture {architecture}: ")
     n_heads, hidden_size = keys.get("attention.head_count", int), keys.get("embedding_length", int)
     head_dim = keys.get("attention.key_length", int, hidden_size // max(n_heads, 1))
     if keys.get("attention.value_length", int, head_dim) != head_dim:
@@ -147,12 +150,12 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> ModelConfig:
 
 def _gguf_rope_scaling(keys: _Keys) -> RopeScaling | None:
     """Read a scaling by a factor; that of Llama 3 is in the tensor ``rope_freqs`` instead."""
-    kind = keys.get("rope.scaling.type", str, "none")
+    kind = keys.get("rope.scaling.type", str, "linear")  # llama.cpp, too, takes a factor without a type for linear
     if kind == "none":
         return None
     if kind != "linear":
         raise UnsupportedError(f"rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
-    return _linear(keys.number("rope.scaling.factor", 1.0))
+    return _linear(keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0)))
 
 
 def _linear(factor: float) -> RopeScaling | None:
@@ -163,9 +166,11 @@ def _linear(factor: float) -> RopeScaling | None:
 def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
     """Read the configuration from a parsed ``config.json``, with the errors of :func:`config_from_gguf`."""
     family, keys = _hf_family(config), _Keys(config)
-    _refuse_extras(config)
+    refuse_settings(config, HUGGING_FACE, "config.json: ")
+    refuse_settings(quantization_config(config), QUANTIZATION, "config.json: quantization_config: ")
+    _refuse_layer_types(keys.get("layer_types", list, []))
     n_heads, hidden_size = keys.get("num_attention_heads", int), keys.get("hidden_size", int)
-    rope = keys.get("rope_parameters", dict, {}) or keys.get("rope_scaling", dict, {})
+    rope, rope_theta = _hf_rope(keys, family)
     return ModelConfig(
         architecture=family.architectures[0],
         name=name,
@@ -178,7 +183,7 @@ def config_from_hf(config: Mapping[str, Any], name: str) -> ModelConfig:
         vocab_size=keys.get("vocab_size", int),
         max_seq_len=keys.get("max_position_embeddings", int),
         rms_norm_eps=keys.number("rms_norm_eps"),
-        rope_theta=_Keys(rope).number("rope_theta", keys.number("rope_theta", family.rope_theta)),
+        rope_theta=rope_theta,
         rope_scaling=_hf_rope_scaling(rope),
         activation=_hf_activation(keys.get("hidden_act", str, family.activation)),
         sub_norms=family.sub_norms,
@@ -201,16 +206,13 @@ def _hf_family(config: Mapping[str, Any]) -> Family:
     )
 
 
-def _refuse_extras(config: Mapping[str, Any]) -> None:
-    for key in ("attention_bias", "mlp_bias"):
-        if config.get(key):
-            raise UnsupportedError(f"config.json: key '{key}': linear layers with a bias are not run here")
-    quantization = quantization_config(config)
-    method = quantization.get("quant_method", "bitnet")
-    if method != "bitnet":
-        raise UnsupportedError(f"config.json: quant_method {excerpt(method)} is not bitnet; use a BitNet checkpoint")
-    if quantization.get("use_rms_norm"):
-        raise UnsupportedError("config.json: 'use_rms_norm' (an RMSNorm inside each linear layer) is not implemented")
+def _refuse_layer_types(kinds: Sequence[object]) -> None:
+    for layer, kind in enumerate(kinds):
+        if kind != "full_attention":
+            raise UnsupportedError(
+                f"config.json: layer_types: layer {layer} is {excerpt(kind)}, which is not run here; only "
+                "'full_attention' is"
+            )
 
 
 def quantization_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -227,15 +229,43 @@ def _hf_activation(name: str) -> Activation:
     raise UnsupportedError(f"config.json: hidden_act {excerpt(name)} is not run here; relu2 and silu are")
 
 
+def _hf_rope(keys: _Keys, family: Family) -> tuple[Mapping[str, Any], float]:
+    """Return the parameters of RoPE and its base, of the two places that have them.
+
+    As in transformers 5, ``rope_scaling`` counts where it is not empty, and then ``rope_parameters`` does not; that is
+    refused where it would say something else.
+    """
+    scaling: Mapping[str, Any] = keys.get("rope_scaling", dict, {})
+    parameters: Mapping[str, Any] = keys.get("rope_parameters", dict, {})
+    rope = scaling or parameters
+    theta = _Keys(rope).number("rope_theta", keys.number("rope_theta", family.rope_theta))
+    if scaling and parameters:
+        other = _Keys(parameters).number("rope_theta", theta)
+        if _rope_kind(parameters) not in ("default", _rope_kind(scaling)) or other != theta:
+            raise FormatError(
+                "config.json: rope_scaling and rope_parameters contradict each other; keep the one that the model was "
+                "trained with"
+            )
+    return rope, theta
+
+
+def _rope_kind(rope: Mapping[str, Any]) -> object:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
 def _hf_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind, keys = rope.get("rope_type", rope.get("type", "default")), _Keys(rope)
+    kind, keys = _rope_kind(rope), _Keys(rope)
+    inner = [name for name, value in rope.items() if isinstance(value, dict)]
+    if inner:
+        raise UnsupportedError(f"config.json: RoPE parameters of their own for {excerpt(inner[0])} are not run here")
+    if kind not in ("default", "linear", "llama3"):
+        raise UnsupportedError(f"config.json: rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
+    refuse_settings(rope, ROPE, "config.json: RoPE: ")
     if kind == "default":
         return None
     factor = keys.number("factor")
     if kind == "linear":
         return _linear(factor)
-    if kind != "llama3":
-        raise UnsupportedError(f"config.json: rope scaling {excerpt(kind)} is not supported; linear and llama3 are")
     low, high = keys.number("low_freq_factor"), keys.number("high_freq_factor")
     context = keys.get("original_max_position_embeddings", int)
     _require(0 < low < high < math.inf, f"rope scaling bands are {low} and {high}, not two rising numbers above 0")

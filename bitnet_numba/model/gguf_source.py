@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError
+from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
 from bitnet_numba.formats.gguf import TensorType, open_gguf
+from bitnet_numba.formats.packing.codec import FloatCodec
 from bitnet_numba.formats.tensor_formats import FORMATS, Kind, matrix_codec, ternary_codec
 from bitnet_numba.model.config import config_from_gguf
 from bitnet_numba.model.roles import LINEAR_ROLES, Role
@@ -23,8 +25,17 @@ from bitnet_numba.model.source import (
     expected_shapes,
     names_by_role,
     ternary_from_floats,
+    ternary_of_scale,
 )
 from bitnet_numba.text.tokenizer import Tokenizer, tokenizer_from_file, tokenizer_from_gguf
+
+MASTERS_KEY = "bitnet_numba.master_weights"
+"""Metadata key that says whether linear layers in floats are master weights, of any architecture."""
+
+SCALED_TENSORS_KEY, SCALES_KEY = "bitnet_numba.linear_tensors", "bitnet_numba.linear_scales"
+"""Metadata keys of linear layers in floats and their exact scales, which the type of the weights may have rounded."""
+
+OWN_KEYS = (MASTERS_KEY, SCALED_TENSORS_KEY, SCALES_KEY)
 
 
 class GGUFSource:
@@ -48,6 +59,8 @@ class GGUFSource:
         self.chat_template = template if isinstance(template, str) else None
         self.names = names_by_role(path, self.config.family.gguf, self.file.tensors)
         self.tied = Role("output") not in self.names
+        self.has_masters = self._has_masters()
+        self.exact_scales = self._exact_scales()
         self._check()
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
@@ -127,7 +140,29 @@ class GGUFSource:
         if codec is not None:
             return codec.linear(data, shape, place)
         self._check_linear(role)
-        return ternary_from_floats(self._floats(role), place)
+        if info.name in self.exact_scales:
+            scale = np.float32(self.exact_scales[info.name])
+            rounded = cast(FloatCodec, FORMATS[info.type].codec).stored_value(scale)
+            return ternary_of_scale(self._floats(role), scale, rounded, place, are_masters=self.has_masters)
+        return ternary_from_floats(self._floats(role), place, are_masters=self.has_masters)
+
+    def _has_masters(self) -> bool:
+        """Whether linear layers in floats are master weights: the file says so, or it is BitNet and has no others."""
+        if not self.file.metadata.keys().isdisjoint(OWN_KEYS):
+            return self.file.metadata.get(MASTERS_KEY) is True
+        linears = [role for role in self.names if role.part == "weight" and role.name in LINEAR_ROLES]
+        return self.config.family.has_masters and not any(ternary_codec(self._type(role)) for role in linears)
+
+    def _exact_scales(self) -> dict[str, float]:
+        """Return the scales of linear layers in floats that the file states, by tensor name."""
+        names, scales = (self.file.metadata.get(key, []) for key in (SCALED_TENSORS_KEY, SCALES_KEY))
+        if not isinstance(names, list) or not isinstance(scales, list) or len(names) != len(scales):
+            raise FormatError(f"{self.path}: {SCALES_KEY} has not one scale for each of {SCALED_TENSORS_KEY}")
+        stated = dict(zip(names, scales, strict=True))
+        for name, scale in stated.items():
+            if name not in self.file.tensors or not isinstance(scale, float):
+                raise FormatError(f"{self.path}: {SCALES_KEY}: no scale of a tensor of this file: {excerpt(name)}")
+        return stated
 
     def _check_linears(self) -> None:
         for role in self.names:

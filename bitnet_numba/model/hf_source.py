@@ -10,10 +10,13 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, FormatError, UnsupportedError, excerpt
 from bitnet_numba.formats import json_file
+from bitnet_numba.formats.mapping import equal_bytes
 from bitnet_numba.formats.packing.huggingface import unpack_hf
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.formats.tensor_formats import float_codec
 from bitnet_numba.model.config import config_from_hf, quantization_config
+from bitnet_numba.model.full_precision import refuse_full_precision
+from bitnet_numba.model.refused_settings import QUANTIZATION, refuse_settings
 from bitnet_numba.model.roles import LINEAR_ROLES, Role
 from bitnet_numba.model.source import (
     CorrectionRecord,
@@ -49,18 +52,21 @@ class HuggingFaceSource:
             self.config = config_from_hf(settings, path.resolve().name)
         except BitNetError as error:
             raise type(error)(f"{path}: {error}") from None
-        self._divides = scale_divides(path, quantization_config(settings))
+        quantization = quantization_config(settings)
+        self._divides = scale_divides(path, quantization)
+        self.has_masters = self.config.family.hf_quantizes or "quant_method" in quantization
         self.checkpoint = open_checkpoint(path)
         self.names = names_by_role(path, self.config.family.hugging_face, self.checkpoint.tensors)
         self.tied = self._is_tied(settings)
         self._check()
+        refuse_full_precision(path, self.names, self.checkpoint.tensors, quantization)
         self.chat_template = read_directory_template(path)
 
     def linear(self, role: str, layer: int) -> TernaryMatrix:
         wanted = Role(role, layer)
         name, place = self.names[wanted], self.place(wanted)
         if self.checkpoint.tensors[name].dtype != "U8":
-            return ternary_from_floats(self.checkpoint.float32(name), place)
+            return ternary_from_floats(self.checkpoint.float32(name), place, are_masters=self.has_masters)
         stored = float(self.checkpoint.float32(self.names[Role(role, layer, "scale")]).reshape(-1)[0])
         scale = checked_scale(stored, place)
         # the same key means two things: transformers' AutoBitLinear multiplies by it, BitLinear divides
@@ -94,12 +100,28 @@ class HuggingFaceSource:
         self.checkpoint.close()
 
     def _is_tied(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the embedding is the head; as in transformers, not where the file has another head."""
         tied = settings.get("tie_word_embeddings", Role("output") not in self.names)
-        if not isinstance(tied, bool):
+        if not isinstance(tied, bool | None):
             raise FormatError(
                 f"{self.path}: config.json: key 'tie_word_embeddings': expected true or false, got {excerpt(tied)}"
             )
-        return tied
+        head = self.names.get(Role("output"))
+        if not tied or head is None or Role("token_embd") not in self.names:
+            return bool(tied)
+        if self._are_equal(head, self.names[Role("token_embd")]):
+            return True
+        self.notes += (f"config.json ties the head to the embedding, but {head!r} is another matrix: it is the head",)
+        return False
+
+    def _are_equal(self, name: str, other: str) -> bool:
+        """Compare two tensors byte by byte."""
+        first, second = self.checkpoint.tensors[name], self.checkpoint.tensors[other]
+        return (first.dtype, first.shape) == (second.dtype, second.shape) and equal_bytes(
+            self.checkpoint.raw(name).reshape(-1).view(np.uint8),
+            self.checkpoint.raw(other).reshape(-1).view(np.uint8),
+            self.checkpoint.forget_pages,
+        )
 
     def _check(self) -> None:
         expected = expected_shapes(self.config, tied=self.tied)
@@ -124,12 +146,8 @@ def scale_divides(path: Path, quantization: Mapping[str, Any]) -> bool:
 
     ``quantization`` is the result of :func:`~bitnet_numba.model.config.quantization_config`; ``path`` is for messages.
     """
-    linear_class = quantization.get("linear_class", "bitlinear")
-    if linear_class not in ("bitlinear", "autobitlinear"):
-        raise UnsupportedError(
-            f"{path}: config.json: linear_class {excerpt(linear_class)} is not known; use bitlinear or autobitlinear"
-        )
-    return bool(linear_class == "bitlinear")
+    refuse_settings(quantization, QUANTIZATION, f"{path}: config.json: quantization_config: ")
+    return bool(quantization.get("linear_class", "bitlinear") == "bitlinear")
 
 
 def read_json(path: Path) -> dict[str, Any]:

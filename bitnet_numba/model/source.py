@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.errors import FormatError
-from bitnet_numba.formats.packing.masters import absmean_ternary, exact_ternary
+from bitnet_numba.errors import FormatError, UnsupportedError
+from bitnet_numba.formats.packing.masters import absmean_ternary, exact_ternary, nearest_ternary
 from bitnet_numba.formats.packing.matrices import Matrix as Matrix
 from bitnet_numba.formats.packing.matrices import TernaryMatrix as TernaryMatrix
 from bitnet_numba.formats.packing.matrices import checked_scale as checked_scale
@@ -111,11 +111,34 @@ def describe(role: Role) -> str:
 
 
 # ---- checks of values ------------------------------------------------------------------------------------------------
-def ternary_from_floats(weights: npt.NDArray[np.float32], place: str) -> TernaryMatrix:
-    """Return float weights that are ternary already as they are; quantize master weights by absmean."""
+def ternary_from_floats(weights: npt.NDArray[np.float32], place: str, *, are_masters: bool) -> TernaryMatrix:
+    """Return float weights that are ternary already as they are; quantize master weights by absmean.
+
+    Raises UnsupportedError for other weights, unless the file says that they ``are_masters``.
+    """
     exact = exact_ternary(weights)
+    if exact is None and not are_masters:
+        checked_finite(weights, place)
+        raise UnsupportedError(
+            f"{place}: a linear layer in full precision: its values are not ternary, and nothing says that they are "
+            "master weights of BitNet; use a BitNet b1.58 model"
+        )
     ternary, scale = exact if exact is not None else absmean_ternary(weights, place)
     return TernaryMatrix(scale, weights=ternary)
+
+
+def ternary_of_scale(
+    weights: npt.NDArray[np.float32], scale: np.float32, rounded: np.float32, place: str, *, are_masters: bool
+) -> TernaryMatrix:
+    """Return float weights whose exact scale the file states, and which it holds ``rounded`` to the weights' type.
+
+    Raises FormatError if other values occur than 0 and plus or minus the rounded scale, unless they ``are_masters``.
+    """
+    checked_finite(weights, place)
+    ternary = nearest_ternary(weights, scale if are_masters else rounded)
+    if not are_masters and not np.array_equal(ternary * rounded, weights):
+        raise FormatError(f"{place}: its values are not 0 and {rounded}, as the file states; get the file again")
+    return TernaryMatrix(checked_scale(float(scale), place), weights=ternary)
 
 
 def checked_finite(values: npt.NDArray[np.float32], place: str) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from bitnet_numba.formats.gguf_types import TypedValue
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.model.config import config_from_hf, quantization_config
 from bitnet_numba.model.families import FAMILIES
+from bitnet_numba.model.full_precision import full_precision_linears
 from bitnet_numba.model.hf_source import read_json, scale_divides
 from bitnet_numba.model.roles import LINEAR_ROLES, NORM_ROLES, Role
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
@@ -66,6 +67,7 @@ class ModelFiles:
     header: dict[str, Any]  # format, version, sizes
     metadata: dict[str, Any]  # long lists as their length and type
     tensors: dict[str, StoredTensor]
+    notes: tuple[str, ...] = ()  # about what is not run here
     packed_scale_divides: bool = False  # see :func:`~bitnet_numba.model.hf_source.scale_divides`
 
     @cached_property
@@ -115,6 +117,8 @@ def _read_directory(path: Path) -> ModelFiles:
         tensors[entry.name] = StoredTensor(
             entry.name, entry.dtype, entry.shape, entry.file, entry.offset, entry.n_bytes, role, rule_name
         )
+    names = {tensor.role: name for name, tensor in tensors.items() if tensor.role is not None}
+    full_precision = full_precision_linears(names, checkpoint.tensors, quantization_config(settings))
     files = tuple(sorted({entry.file for entry in entries}))
     size = sum(file.stat().st_size for file in files)
     return ModelFiles(
@@ -125,6 +129,7 @@ def _read_directory(path: Path) -> ModelFiles:
         header={"format": "safetensors", "files": len(files), "size_bytes": size, "tensors": len(tensors)},
         metadata=settings,
         tensors=tensors,
+        notes=tuple(f"tensor {name!r} is not run: in full precision, {reason}" for name, reason in full_precision),
         packed_scale_divides=scale_divides(path, quantization_config(settings)),
     )
 

@@ -51,11 +51,17 @@ Examples:
     default="f16",
     show_default=True,
     metavar="|".join(TYPES),
-    help="Type of the linear layers. For the last three, weights are quantized as in training.",
+    help="Type of the linear layers. The first three hold the ternary weights times their scale, which an engine that "
+    "knows no ternary weights runs as the same model; the last three hold them packed.",
 )
 @click.option("--tokenizer", type=PATH, metavar="FILE", help="A tokenizer.json. Default: the one in MODEL_DIR.")
 @click.option("--hf-repo", metavar="ID", help="Repository of MODEL_DIR, for the record; its last part names the model.")
 @click.option("--revision", metavar="R", help="Revision of that repository, for the record.")
+@click.option(
+    "--masters",
+    is_flag=True,
+    help="In a float type, keep the weights of the training, and mark the file: other engines run another model then.",
+)
 @click.option("--strict", is_flag=True, help="Refuse to round values or to drop tensors, instead of a note.")
 @JSON_OPTION
 def command(
@@ -67,6 +73,7 @@ def command(
     tokenizer: Path | None,
     hf_repo: str | None,
     revision: str | None,
+    masters: bool,
     strict: bool,
     as_json: bool,
 ) -> None:
@@ -86,7 +93,7 @@ def command(
         raise click.UsageError("--max-context is about graphs; leave it out with --format gguf")
     from bitnet_numba.export.model import ExportRequest, export_model  # here, because it imports numpy
 
-    request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, strict)
+    request = ExportRequest(model_dir, output, kind, tokenizer, hf_repo, revision, masters, strict)
     with _text.removal_on_sigterm(), writing(f"Writing {kind}") as report:
         result = export_model(request, report)
     _ui.say_notes(result.notes)

@@ -50,6 +50,7 @@ def command(
     is_checked = ln_stats or gate is not None
     inspection = inspect_model(model, ln_stats=is_checked, gate=gate or "auto", policy=policy, policy_key=policy_key)
     _text.write(inspection.to_dict() if as_json else _report(inspection))
+    _ui.say_notes(inspection.files.notes)
     _report_verdict(inspection)
 
 

@@ -48,7 +48,7 @@ def test_programs_get_the_record(invoke: Invoke, checkpoint: Path, tmp_path: Pat
 def test_notes_go_to_stderr_and_strict_mode_refuses_them(invoke: Invoke, tmp_path: Path) -> None:
     toy = toy_checkpoint()
     toy.tensors["model.layers.0.self_attn.q_proj.weight"][1][3, 5] = 0x3401  # between float16's steps
-    arguments = ("export", str(toy.write(tmp_path / "toy")), "-o", str(tmp_path / "out"))
+    arguments = ("export", str(toy.write(tmp_path / "toy")), "-o", str(tmp_path / "out"), "--masters")
     assert "rounded" in invoke(*arguments).stderr
     strict = invoke(*arguments, "--strict")
     assert (strict.exit_code, strict.stdout) == (1, "")
@@ -69,7 +69,7 @@ def test_sigterm_takes_back_what_is_written(checkpoint: Path, tmp_path: Path) ->
     program = (
         "import os, signal, sys\nfrom bitnet_numba.export import tensors\nfrom bitnet_numba_cli.main import cli\n"
         "plain = tensors.ternary_from_floats\n"
-        "def end(*arguments):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return plain(*arguments)\n"
+        "def end(*arguments, **more):\n    os.kill(os.getpid(), signal.SIGTERM)\n    return plain(*arguments, **more)\n"
         "tensors.ternary_from_floats = end\ncli.main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, "export", str(checkpoint), "-o", str(tmp_path / "out"), "--type", "i2_s"]

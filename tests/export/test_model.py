@@ -90,11 +90,11 @@ def test_the_gguf_package_reads_the_f16_file(tmp_path: Path) -> None:
     model = toy_model(has_masters=True, **BLOCKS)
     reader = gguf.GGUFReader(exported(model.checkpoint(None).write(tmp_path / "toy"), "f16").gguf)
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    for (role, layer), masters in model.masters.items():
+    for (role, layer), (codes, scale) in model.linears.items():
         tensor = stored[f"blk.{layer}.{role}.weight"]
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F16
-        assert tensor.shape.tolist() == [*reversed(masters.shape)]
-        np.testing.assert_array_equal(tensor.data, masters.astype(np.float16))
+        assert tensor.shape.tolist() == [*reversed(codes.shape)]
+        np.testing.assert_array_equal(tensor.data, codes * np.float16(scale))
     for (role, layer_or_none), norm in model.norms.items():
         name = role if layer_or_none is None else f"blk.{layer_or_none}.{role}"
         np.testing.assert_array_equal(stored[f"{name}.weight"].data, norm)
@@ -168,13 +168,14 @@ def test_rounding_is_noted_and_refused_in_strict_mode(tmp_path: Path) -> None:
     checkpoint = toy_checkpoint()
     checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"][1][3, 5] = 0x3401  # 1.2e-7, between float16's steps
     directory = checkpoint.write(tmp_path / "toy")
-    result = exported(directory, "f16")
+    result = exported(directory, "f16", masters=True)
     assert any("blk.0.attn_q.weight" in note and "rounded" in note for note in result.notes)
     before = result.gguf.read_bytes()
     with pytest.raises(UnsupportedError, match="rounded"):
-        exported(directory, "f16", strict=True)
+        exported(directory, "f16", strict=True, masters=True)
     assert result.gguf.read_bytes() == before
-    assert exported(directory, "bf16", strict=True).notes == ()
+    assert exported(directory, "bf16", strict=True, masters=True).notes == ()
+    assert exported(directory, "f16", strict=True).notes == ()  # weights times scale, and the exact scale beside them
 
 
 def test_a_scale_that_float16_rounds_is_noted(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_scale_that_float16_rounds_is_noted(tmp_path: Path) -> None:
     assert exported(directory, "i2_s").notes == ()
 
 
-@pytest.mark.parametrize(("kind", "way_out"), [("f16", "use bf16 or f32"), ("tq1_0", "use i2_s")])
+@pytest.mark.parametrize(("kind", "way_out"), [("f16", "use f32"), ("tq1_0", "use i2_s")])
 def test_what_float16_cannot_hold_is_refused(kind: str, way_out: str, tmp_path: Path) -> None:
     model = toy_model(has_masters=True, **BLOCKS)
     contents = model.checkpoint(None)

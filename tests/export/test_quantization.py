@@ -69,11 +69,12 @@ def test_what_is_not_quantized_stays_a_float_in_every_type(name: str, wanted: Te
     assert "norm" not in name or stored is TensorType.F32
 
 
-def test_embeddings_of_ternary_files_are_exact_and_those_of_float_files_as_asked() -> None:
+def test_embeddings_are_exact_in_files_of_every_type() -> None:
     role = gguf_role("token_embd.weight")
     assert role is not None
     assert stored_type(role, TensorType.I2_S, lambda: TensorType.BF16) is TensorType.BF16
-    assert stored_type(role, TensorType.F16, lambda: TensorType.BF16) is TensorType.F16
+    assert stored_type(role, TensorType.F16, lambda: TensorType.BF16) is TensorType.BF16
+    assert stored_type(role, TensorType.F32, lambda: TensorType.BF16) is TensorType.F32
 
 
 def test_file_types_are_those_of_the_gguf_package() -> None:

@@ -59,10 +59,16 @@ _CONFIGS: dict[str, tuple[SpoilDirectory, str]] = {
     "no class": (lambda model: model.config.pop("architectures"), "architectures [] without BitNet quantization"),
     "class is a number": (_config(architectures=5), "key 'architectures': expected list, got int"),
     "quantization is a text": (_config(quantization_config="bitnet"), "'quantization_config': expected dict, got str"),
-    "norms inside of linear layers": (_quantization(use_rms_norm=True), "'use_rms_norm' (an RMSNorm inside each"),
-    "unknown linear class": (_quantization(linear_class="x"), "linear_class 'x' is not known; use bitlinear or"),
-    "attention bias": (_config(attention_bias=True), "key 'attention_bias': linear layers with a bias are not run"),
-    "bias": (_config(mlp_bias=True), "key 'mlp_bias': linear layers with a bias are not run"),
+    "norms inside of linear layers": (
+        _quantization(use_rms_norm=True),
+        "key 'use_rms_norm' is True, which is not run",
+    ),
+    "unknown linear class": (
+        _quantization(linear_class="x"),
+        "key 'linear_class' is 'x', which is not run",
+    ),
+    "attention bias": (_config(attention_bias=True), "key 'attention_bias' is True, which is not run"),
+    "bias": (_config(mlp_bias=True), "key 'mlp_bias' is True, which is not run"),
     "activation of control characters": (_config(hidden_act="\n\x1b[31m"), r"hidden_act '\n\x1b[31m' is not run here"),
     "a million classes": (_config(architectures=["x"] * 2**20), "'x'... without BitNet quantization"),
     "another activation": (_config(hidden_act="gelu"), "hidden_act 'gelu' is not run here; relu2 and silu are"),
@@ -118,7 +124,7 @@ _SAVED: dict[str, tuple[SpoilDirectory, str]] = {
     ),
     "projection of whole numbers": (
         lambda model: (_saved(_HF_Q, "I8", np.zeros((256, 256), np.int8))(model), _not_saved(f"{_HF_Q}_scale")(model)),
-        f"tensor '{_HF_Q}' holds I8; save it as BF16, F16 or F32",
+        f"tensor '{_HF_Q}': a linear layer in full precision (other layers are packed, and it is not)",
     ),
     "code 3": (
         _saved(_HF_Q, "U8", np.full((64, 256), 0b01011101, np.uint8)),

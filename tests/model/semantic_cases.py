@@ -211,7 +211,7 @@ _VALUES: dict[str, tuple[SpoilGGUF, str]] = {
     ),
     "projection with NaN": (
         _tensor(_Q, type=TensorType.F32, data=np.full((256, 256), np.nan, np.float32)),
-        "tensor 'attn_q.weight' of layer 0: a weight is not finite",
+        "tensor 'attn_q.weight' of layer 0: holds a value that is not finite",
     ),
     "quantized norm": (
         _tensor("blk.1.ffn_norm.weight", type=TensorType.Q8_0, data=np.zeros(8 * 34, np.uint8)),

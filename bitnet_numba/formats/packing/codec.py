@@ -64,6 +64,10 @@ class FloatCodec:
         check_length(data.reshape(-1).view(np.uint8), np.dtype(self.stored).itemsize * math.prod(shape), place)
         return matrix_of(data.view(self.run_as).reshape(shape))
 
+    def stored_value(self, value: np.float32) -> np.float32:
+        """Return the nearest value that can be stored; it may be 0 or infinite."""
+        return np.float32(self.widen(self.round(np.array([value], np.float32)))[0])
+
 
 @dataclass(frozen=True, slots=True)
 class TernaryCodec:

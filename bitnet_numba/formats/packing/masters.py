@@ -32,13 +32,18 @@ def absmean_ternary(
     if not np.isfinite(mean):
         raise FormatError(f"{place}: a weight is not finite; get the file again")
     scale = max(np.float32(mean), MIN_SCALE)
+    return nearest_ternary(weights, scale), scale
+
+
+def nearest_ternary(weights: npt.NDArray[np.float32], scale: np.float32) -> npt.NDArray[np.int8]:
+    """Return ``clip(round(weights / scale), -1, 1)``, computed in float32, halves to even."""
     ternary = np.empty(weights.shape, np.int8)
     for part, out in _chunks(weights, ternary):
         scaled = part / scale
         np.rint(scaled, out=scaled)
         np.clip(scaled, -1, 1, out=scaled)
         out[:] = scaled
-    return ternary, scale
+    return ternary
 
 
 def exact_ternary(weights: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], np.float32] | None:

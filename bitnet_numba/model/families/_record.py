@@ -26,6 +26,8 @@ class Family:
     architectures: tuple[str, ...]  # values of ``general.architecture`` in GGUF files; an export writes the first
     hf_classes: tuple[str, ...]  # values of ``architectures`` in ``config.json``
     requires_quant_method: bool = False  # ``config.json`` must state ``bitnet``, as these classes have float models too
+    has_masters: bool = False  # float linear layers of its GGUF files are master weights, which the engine quantizes
+    hf_quantizes: bool = False  # its class of transformers quantizes whatever ``config.json`` says
     activation: Activation  # of the gate in the feed-forward network
     sub_norms: bool  # an RMSNorm stands before the output projection, and one before the down projection
     adjacent_pairs: bool = False

@@ -9,6 +9,8 @@ from bitnet_numba.model.weight_rules import InspectionRules
 FAMILY = Family(
     architectures=("bitnet",),
     hf_classes=("BitnetForCausalLM",),  # its n is small
+    has_masters=True,
+    hf_quantizes=True,
     activation="silu",
     sub_norms=True,
     rope_theta=10000.0,

@@ -37,6 +37,7 @@ I2S_RULES = Ruleset(
 FAMILY = Family(
     architectures=("bitnet-b1.58", "bitnet-25"),
     hf_classes=("BitNetForCausalLM",),
+    has_masters=True,
     activation="relu2",
     sub_norms=True,
     rope_theta=500000.0,
