@@ -23,7 +23,7 @@ import bitnet_numba
 from bench.common import interleaved, options, print_result, print_table
 from bench.decode import DecodeTest
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.limits import usable_cores
 
 SETTLING_SECONDS = 0.1  # until the scheduler has moved everybody to where they stay
 TURNS_UNASKED = 10_000
@@ -159,7 +159,7 @@ def main() -> None:
             "tokens_per_second": {name: round(speed, 2) for name, speed in speeds.items()},
             **ratios(speeds),
             "threads": model.threads,
-            "cores": cpu.usable_cores(),
+            "cores": usable_cores().cores,
             "isa": model.isa,
         }
     print(f"bound by the scheduler: fair shares of {result['cores']} cores")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from bench.common import options
 from bench.make_model import SHAPES, make_model
+from bitnet_numba.backends.cpu.limits import usable_cores
 from bitnet_numba.backends.cpu.simd import cpu
 
 TOP = Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def machine() -> dict[str, Any]:
     packages = ("numba", "llvmlite", "numpy")
     return {
         "cpu": cpu.brand(),
-        "cores": cpu.usable_cores(),
+        "cores": usable_cores().cores,
         "isa": cpu.isa(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),

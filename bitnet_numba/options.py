@@ -49,7 +49,7 @@ class LoadOptions:
     threads: int | None = declare(
         None,
         "Number of threads that share the work ({range}); results do not depend on it.",
-        "one per core",
+        "one per core that the process may use, fewer for a small model",
         low=1,
         high=MAX_THREADS,
         variable="BITNET_NUM_THREADS",

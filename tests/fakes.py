@@ -102,6 +102,7 @@ class FakeBackend:
     """
 
     threads = 2
+    threads_reason = "a fake"
     isa = "fake"
     head = "full"
     kernel_names = KERNEL_NAMES

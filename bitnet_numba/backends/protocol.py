@@ -217,6 +217,11 @@ class Backend(SamplingOperations, Protocol[CacheT]):
     @property
     def threads(self) -> int: ...
     @property
+    def threads_reason(self) -> str:
+        """What decided the number of threads, as ``info`` shows it."""
+        ...
+
+    @property
     def kv_type(self) -> str:
         """Number format of the KV cache."""
         ...

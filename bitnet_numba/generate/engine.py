@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.after_fork import reset_after_fork
 from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, TokenChunk
 from bitnet_numba.errors import BitNetError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
@@ -50,8 +51,22 @@ class Engine:
         self._mutex = threading.Lock()  # of the fields below; never held during a step
         self._waiters: list[_Waiter] = []
         self._is_stepping = self._is_closed = False
+        self._in_step: Batch = []
         self._n_steps = 0
         self._turns = itertools.count(1)
+        self._owners: dict[Job, int] = {}  # the thread that added each running sequence
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Go on with this thread's sequences alone: those of other threads, and steps of theirs, are the parent's."""
+        this = threading.get_ident()
+        self._running = [job for job in self._running if self._owners.get(job) == this]
+        self._owners = dict.fromkeys(self._running, this)
+        for job, _ in self._in_step:  # another thread's step, which may have changed half of it
+            job.failure = BitNetError("the process was forked while a step ran this sequence: start it again")
+        self._abandoned.clear()
+        self._mutex = threading.Lock()
+        self._waiters, self._is_stepping, self._in_step = [], False, []
 
     @property
     def n_running(self) -> int:
@@ -106,11 +121,14 @@ class Engine:
 
     def add(self, job: Job) -> None:
         """Let the next step run a sequence too; returns at once, also while a step runs."""
+        self._owners[job] = threading.get_ident()
         self._running.append(job)  # atomic: waiting here for the step that runs would cost others their steps
 
     def remove(self, job: Job) -> None:
         """Take a sequence out; if it is not done, nobody may use it any more."""
-        self._running.remove(job)
+        if job in self._owners:  # not in a forked child, if it is another thread's
+            del self._owners[job]
+            self._running.remove(job)
 
     def generate(self, sequences: SequenceOf[Sequence]) -> list[GenerationResult]:
         """Run new sequences to their end, in steps that they share; return their results in the same order.
@@ -247,12 +265,12 @@ class Engine:
         self._is_stepping = True
         try:
             self._mutex.release()
-            batch = self._schedule()
-            if batch:
-                self._run(batch)
+            self._in_step = self._schedule()
+            if self._in_step:
+                self._run(self._in_step)
         finally:
             self._mutex.acquire()
-            self._is_stepping = False
+            self._is_stepping, self._in_step = False, []
             self._n_steps += 1
             for waiter in self._waiters:
                 if waiter.is_served():

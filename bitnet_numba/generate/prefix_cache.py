@@ -9,6 +9,7 @@ from typing import Generic
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.after_fork import reset_after_fork
 from bitnet_numba.backends.protocol import PAGE_POSITIONS, CacheT
 from bitnet_numba.errors import ResourceError
 
@@ -47,8 +48,16 @@ class PrefixCache(Generic[CacheT]):
         self._max_sequences, self._max_pages = max_sequences, max_prefix_pages(max_sequences, max_context)
         self._entries: list[_Entry[CacheT]] = []  # most recently used last
         self._arrived: deque[_Entry[CacheT]] = deque(maxlen=max_sequences)
-        self._lock = threading.Lock()
         self._is_closed = False
+        self._lock = threading.Lock()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the lock new; if another thread held it, what it was changing is dropped."""
+        if self._lock.locked():
+            self._entries.clear()
+            self._arrived.clear()
+        self._lock = threading.Lock()
 
     def begin(self, token_ids: Sequence[int], capacity: int) -> CacheT:
         """Return a cache for this prompt; if an earlier sequence shares a prefix, its keys and values are in it.

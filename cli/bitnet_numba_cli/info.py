@@ -56,11 +56,14 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
 
 
 def _cpu() -> dict[str, Any]:
+    from bitnet_numba.backends.cpu.limits import usable_cores
     from bitnet_numba.backends.cpu.simd import cpu  # here, because it imports numba
 
+    limit = usable_cores()
     return {
         "name": cpu.brand(),
-        "usable_cores": cpu.usable_cores(),
+        "usable_cores": limit.cores,
+        "cores_limited_by": limit.reason,
         "instruction_sets": list(cpu.available_isas()),
         "chosen": cpu.isa(),
         "features": sorted(cpu.features()),
@@ -78,7 +81,13 @@ def _cache() -> dict[str, Any]:
 def _kernels(model: "LanguageModel") -> dict[str, Any]:
     prompt = [0] * min(N_TOKENS, model.max_context)
     result = model.generate(prompt, max_tokens=N_TOKENS, ignore_eos=True)
-    return {"threads": result.threads, "instruction_set": result.isa, "ids": sorted(result.kernels)}
+    reason = model.engine.backend.threads_reason
+    return {
+        "threads": result.threads,
+        "threads_by": reason,
+        "instruction_set": result.isa,
+        "ids": sorted(result.kernels),
+    }
 
 
 def _title(name: str) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import bitnet_numba
-from bitnet_numba.backends.cpu.load import choose_threads
-from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu import load as load_room
+from bitnet_numba.backends.cpu.limits import CoreLimit
+from bitnet_numba.backends.cpu.load import MIN_THREAD_BYTES, choose_threads
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, ResourceError, TemplateError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.generate.load import BackendName, load_model
@@ -107,11 +108,17 @@ def test_refuses_what_is_not_there(tmp_path: Path) -> None:
 # ---- how much --------------------------------------------------------------------------------------------------------
 def test_chooses_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITNET_NUM_THREADS", raising=False)
-    assert choose_threads(LoadOptions()) == min(cpu.usable_cores(), MAX_THREADS)
-    assert choose_threads(LoadOptions(threads=7)) == 7
+    monkeypatch.setattr(load_room, "usable_cores", lambda: CoreLimit(12, "CPU affinity"))
+    large = 1 << 30
+    assert choose_threads(LoadOptions(), large) == (12, "CPU affinity")
+    assert choose_threads(LoadOptions(), 3 * MIN_THREAD_BYTES) == (3, "size of the model")
+    assert choose_threads(LoadOptions(), 1000) == (1, "size of the model")
+    assert choose_threads(LoadOptions(threads=7), 1000) == (7, "as asked")
+    monkeypatch.setattr(load_room, "usable_cores", lambda: CoreLimit(1000, "CPU affinity"))
+    assert choose_threads(LoadOptions(), 1 << 40).cores == MAX_THREADS
     monkeypatch.setenv("BITNET_NUM_THREADS", "3")
-    assert choose_threads(LoadOptions()) == 3
-    assert choose_threads(LoadOptions(threads=1)) == 1
+    assert choose_threads(LoadOptions(), 1000) == (3, "BITNET_NUM_THREADS")
+    assert choose_threads(LoadOptions(threads=1), large).cores == 1
 
 
 @pytest.mark.parametrize("backend", ["cpu", "numpy"])

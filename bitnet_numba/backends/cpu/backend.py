@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.after_fork import reset_after_fork
 from bitnet_numba.backends.chunk_checks import checked_chunks
 from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.batch import batch_indices
@@ -65,11 +66,12 @@ class CPUBackend(CPUSampling):
         kv_type: KVType,
         max_context: int,
         head: HeadMode = "exact",
+        threads_reason: str = "as asked",
     ) -> None:
         check_weights(weights, sizes, max_context)
         self.config: ModelConfig = sizes.config
         self.max_context = max_context
-        self.threads = threads
+        self.threads, self.threads_reason = threads, threads_reason
         self.isa = cpu.isa()
         self.head: HeadMode = head
         self.kv_type = kv_type
@@ -80,8 +82,13 @@ class CPUBackend(CPUSampling):
         self._pool = ThreadPool(threads)
         self._workers = PersistentWorkers(self._pool, forward, weights, np.empty(0, KV_DTYPES[kv_type]), self._state)
         self._lock = threading.Lock()  # a step's candidates are read before the next step overwrites them
-        self._dismiss = weakref.finalize(self, self._workers.close)
+        self._dismiss = weakref.finalize(self, _dismiss, self._workers, self._pool)
         self._dismiss.atexit = False  # the process may end while a step runs
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the lock new: another thread may have held it."""
+        self._lock = threading.Lock()
 
     def new_cache(self, capacity: int) -> KVCache:
         """Allocate a KV cache of ``capacity`` positions; ResourceError where the context or memory is too small."""
@@ -156,10 +163,13 @@ class CPUBackend(CPUSampling):
         self.compile_sampling()
 
     def close(self) -> None:
-        """End the threads; no step can run after."""
+        """End the threads, and free weights and scratch memory; no step can run after."""
         with self._lock:
-            self._dismiss()
-        self._pool.close()
+            self._workers.close()
+            self._pool.close()
+            self._dismiss.detach()
+            self._workers.release()
+            del self.weights, self._state
 
     # ---- one step --------------------------------------------------------------------------------------------------
     def _filtered(self, chunks: Sequence[TokenChunk[KVCache]], queries: Sequence[CandidateQuery]) -> list[Candidates]:
@@ -202,6 +212,12 @@ class CPUBackend(CPUSampling):
         for other in {chunk.cache.form for chunk in checked} - {form}:
             raise ParameterError(f"cache: made for a model of other sizes, {other}; take one from new_cache")
         return checked
+
+
+def _dismiss(workers: PersistentWorkers, pool: ThreadPool) -> None:
+    """Let the threads of a model that was dropped end; never waits."""
+    workers.close()
+    pool.dismiss()
 
 
 def _shape(sizes: PaddedSizes, weights: Weights) -> Shape:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bitnet_numba.backends.cpu.limits import CoreLimit, usable_cores
 from bitnet_numba.backends.cpu.memory import Reserve
 from bitnet_numba.backends.cpu.packed_sizes import RUN, packed_size
 from bitnet_numba.backends.cpu.simd import cpu
@@ -19,6 +20,9 @@ from bitnet_numba.settings import read_settings
 if TYPE_CHECKING:
     from bitnet_numba.backends.cpu.backend import CPUBackend
 
+MIN_THREAD_BYTES = 8 << 20
+"""Packed weights a thread needs, by default: with fewer, waiting for the others takes longer than the work saves."""
+
 _SMALL_HEADS = set(type_names(Kind.INT8))  # tensor types whose head needs no int8 copy
 _COPY_HEADER = 16  # bytes of such a copy's row, besides its codes
 
@@ -28,9 +32,10 @@ def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
 
     BitNetError if the context is too long for the model, a tensor cannot be read, or memory is short.
     """
-    context, threads = options.context_of(source.config.max_seq_len), choose_threads(options)
-    with_int8_copy = options.head == "exact"
-    reserve = Reserve(packed_bytes(source, with_int8_copy=with_int8_copy))
+    context, with_int8_copy = options.context_of(source.config.max_seq_len), options.head == "exact"
+    n_bytes = packed_bytes(source, with_int8_copy=with_int8_copy)
+    threads, threads_reason = choose_threads(options, n_bytes)
+    reserve = Reserve(n_bytes)
     from bitnet_numba.backends.cpu.backend import CPUBackend
     from bitnet_numba.backends.cpu.kernels.ternary import pack
     from bitnet_numba.backends.cpu.kernels.ternary.tile_check import check_tiles
@@ -43,7 +48,13 @@ def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
         source, sizes, context, with_int8_copy=with_int8_copy, threads=threads, allocate=reserve.allocate
     )
     backend = CPUBackend(
-        sizes, weights, threads=threads, kv_type=options.kv_type, max_context=context, head=options.head
+        sizes,
+        weights,
+        threads=threads,
+        threads_reason=threads_reason,
+        kv_type=options.kv_type,
+        max_context=context,
+        head=options.head,
     )
     if cpu.has_tiles():
         check_tiles()
@@ -51,9 +62,19 @@ def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
     return backend
 
 
-def choose_threads(options: LoadOptions) -> int:
-    """Return the number of threads: as asked, else ``BITNET_NUM_THREADS``, else one per usable core."""
-    return options.threads or read_settings().threads or min(cpu.usable_cores(), MAX_THREADS)
+def choose_threads(options: LoadOptions, n_bytes: int) -> CoreLimit:
+    """Return the number of threads, and what decided it.
+
+    As asked, else ``BITNET_NUM_THREADS``, else one per usable core, as far as there are ``MIN_THREAD_BYTES`` of the
+    ``n_bytes`` of packed weights for each.
+    """
+    if options.threads:
+        return CoreLimit(options.threads, "as asked")
+    stated = read_settings().threads
+    if stated:
+        return CoreLimit(stated, "BITNET_NUM_THREADS")
+    by_size = CoreLimit(max(1, n_bytes // MIN_THREAD_BYTES), "size of the model")
+    return min(usable_cores(), by_size, CoreLimit(MAX_THREADS, "the most"), key=lambda limit: limit.cores)
 
 
 def packed_bytes(source: ModelSource, *, with_int8_copy: bool) -> int:

@@ -7,11 +7,11 @@ import math
 import mmap
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.cpu.limits import available_bytes
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 
@@ -77,15 +77,3 @@ class Reserve:
             with self._changed:
                 self._n_faulted = start + part.size
                 self._changed.notify_all()
-
-
-def available_bytes() -> int | None:
-    """Return Linux's estimate of the memory that programs may still take; None where /proc is not mounted."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None

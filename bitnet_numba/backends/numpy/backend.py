@@ -31,7 +31,7 @@ R = TypeVar("R")
 class NumPyBackend(NumPySampling):
     """A model of any family, its weights as floats for BLAS; keys and values are rounded to ``kv_type``."""
 
-    threads, isa = 1, "numpy"
+    threads, threads_reason, isa = 1, "the NumPy backend", "numpy"
 
     def __init__(self, source: ModelSource, *, kv_type: str = "f16", max_context: int | None = None) -> None:
         self.config = config = source.config

@@ -7,6 +7,7 @@ another Python thread is busy, so only the caller does that, once a step, and wi
 from collections.abc import Callable
 from typing import Any
 
+from bitnet_numba.after_fork import reset_after_fork
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.threads.command_buffer import (
     CLOSED,
@@ -55,6 +56,11 @@ class PersistentWorkers:
         self._pool = pool
         self._serve = serve
         self._fixed = fixed
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the threads inside the jitted call, which are the parent's."""
         self._buffer = new_command_buffer(CLOSED)
         self._job: Job | None = None
         self._in_use: object = None
@@ -77,6 +83,10 @@ class PersistentWorkers:
     def close(self) -> None:
         """Let the threads return to the pool; the next call brings them back."""
         _close(self._buffer)
+
+    def release(self) -> None:
+        """Drop the fixed arguments and the last input, whose memory is then free; no call is possible after."""
+        self._fixed, self._job, self._in_use = (), None, None
 
     def _wait_for_interrupted(self) -> None:
         """Wait for the previous call if an interrupt ended its waiting."""

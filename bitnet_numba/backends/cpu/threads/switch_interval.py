@@ -4,6 +4,8 @@ import sys
 import threading
 from types import TracebackType
 
+from bitnet_numba.after_fork import reset_after_fork
+
 SHORT = 1000  # microseconds; Python's default of 5000 is a quarter of a token's time
 
 
@@ -15,9 +17,17 @@ class PromptReturn:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._n_inside = 0
         self._before = 0
+        self._lock = threading.Lock()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Take back what blocks of other threads set, which do not end in this process."""
+        self._lock = threading.Lock()
+        if self._n_inside and self._before > SHORT and _interval() == SHORT:
+            _set_interval(self._before)
+        self._n_inside = 0
 
     def __enter__(self) -> None:
         with self._lock:

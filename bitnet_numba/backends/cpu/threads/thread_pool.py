@@ -4,6 +4,7 @@ All threads enter a jitted function together, without the GIL, and share its wor
 such as OpenMP or TBB is needed. A thread that loses its core only delays the tasks it holds.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
+from bitnet_numba.after_fork import reset_after_fork
 from bitnet_numba.backends.cpu.array_types import Int64s
 from bitnet_numba.backends.cpu.threads.atomics import LINE, fetch_add, load_acquire, pause, yield_core
+from bitnet_numba.errors import ResourceError, UnsupportedError
 
 SPINS = 500  # about 20 us before the core is yielded: most barriers take less, a preempted thread takes longer
 _WAIT_SECONDS = 0.1  # longest delay of a signal that comes just before the caller waits
@@ -91,6 +94,20 @@ def _new_sync(n_threads: int) -> Int64s:
     return np.zeros((2 + 3 * n_threads, LINE), np.int64)
 
 
+@functools.cache
+def _require_real_threads() -> None:
+    """Raise an UnsupportedError where a package such as gevent has replaced threads by its own, which take turns."""
+    native: list[int] = []
+    probe = threading.Thread(target=lambda: native.append(threading.get_native_id()), daemon=True)
+    probe.start()
+    probe.join()
+    if native == [threading.get_native_id()]:
+        raise UnsupportedError(
+            "Python's threads are replaced by ones that take turns (gevent, eventlet), so none can wait for another; "
+            "load the model in a process without them, or use patch_all(thread=False)"
+        )
+
+
 def alone() -> ThreadContext:
     """Return the context of a pool of one thread, the caller."""
     return ThreadContext(_new_sync(1), 0, 1)
@@ -106,24 +123,31 @@ class Job:
         self.finished.acquire()
 
 
+_Queues = list[queue.SimpleQueue[Job | None]]
+
+
 class ThreadPool:
     """Threads that run one function together, and wait in Python between two runs.
 
     The caller is not one of them: Python raises KeyboardInterrupt only in the main thread, so it never takes a thread
-    away from a barrier where others wait for it.
+    away from a barrier where others wait for it. They start with the first work; a forked child starts its own.
+    ResourceError where the system allows no more threads.
     """
 
     def __init__(self, n_threads: int) -> None:
+        _require_real_threads()
         self.n_threads = n_threads
-        self._sync = _new_sync(n_threads)
-        self._queues: list[queue.SimpleQueue[Job | None]] = [queue.SimpleQueue() for _ in range(n_threads)]
+        self._is_closed = False
+        self._threads: list[threading.Thread] = []
+        self.after_fork()
+        reset_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget the threads, which are the parent's, and what they were doing."""
+        self._sync = _new_sync(self.n_threads)
+        self._queues: _Queues = [queue.SimpleQueue() for _ in range(self.n_threads)]
         self._arrivals = queue.SimpleQueue[None]()
-        self._threads = [
-            threading.Thread(target=self._lead if thread == 0 else self._follow, args=(thread,), daemon=True)
-            for thread in range(n_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads.clear()
 
     def run(self, work: Callable[[ThreadContext], None]) -> None:
         """Call ``work`` on every thread, and return when all are done; raise what one of them raised.
@@ -139,39 +163,65 @@ class ThreadPool:
 
     def start(self, work: Callable[[ThreadContext], None]) -> Job:
         """Queue ``work`` for every thread, and return at once; RuntimeError if the pool is closed."""
-        if not self._threads:
+        if self._is_closed:
             raise RuntimeError("the thread pool is closed")
+        if not self._threads:
+            self._start_threads()
         job = Job(work)
         self._queues[0].put(job)
         return job
 
     def close(self) -> None:
-        """End the threads after the work that is queued."""
+        """End the threads after the work that is queued, and wait for them."""
+        threads = list(self._threads)
+        self.dismiss()
+        for thread in threads:
+            thread.join()
+
+    def dismiss(self) -> None:
+        """Let the threads end after the work that is queued; returns at once."""
+        self._is_closed = True
         if self._threads:
             self._queues[0].put(None)
-        for thread in self._threads:
-            thread.join()
         self._threads.clear()
 
-    def _lead(self, thread: int) -> None:
+    def _start_threads(self) -> None:
+        shared = self._queues, self._arrivals  # not those that a forked child or another start has
+        threads = [
+            threading.Thread(target=self._follow if thread else self._lead, args=(thread, *shared), daemon=True)
+            for thread in range(self.n_threads)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError as error:  # "can't start new thread"
+            for own_queue in self._queues:
+                own_queue.put(None)  # the lead passes its own on too, which nobody reads
+            self.after_fork()
+            raise ResourceError(
+                f"the system allows no {self.n_threads} more threads; end other programs or ask for fewer"
+            ) from error
+        self._threads = threads
+
+    def _lead(self, thread: int, queues: _Queues, arrivals: queue.SimpleQueue[None]) -> None:
         """Run jobs in order, each together with all followers."""
         while True:
-            job = self._queues[thread].get()
-            for follower in self._queues[1:]:
+            job = queues[thread].get()
+            for follower in queues[1:]:
                 follower.put(job)
             if job is None:
                 return
             self._work(job, thread)
-            for _ in self._queues[1:]:
-                self._arrivals.get()
+            for _ in queues[1:]:
+                arrivals.get()
             job.finished.release()
             del job  # releases the arrays that its closure holds
 
-    def _follow(self, thread: int) -> None:
-        while (job := self._queues[thread].get()) is not None:
+    def _follow(self, thread: int, queues: _Queues, arrivals: queue.SimpleQueue[None]) -> None:
+        while (job := queues[thread].get()) is not None:
             self._work(job, thread)
             del job
-            self._arrivals.put(None)
+            arrivals.put(None)
 
     def _work(self, job: Job, thread: int) -> None:
         try:

@@ -19,6 +19,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import (
     claim,
     slots_end,
 )
+from bitnet_numba.errors import ResourceError
 from tests.backends.cpu.kernels.running import pool_of
 
 SIZES = [1, 2, 3, 5]
@@ -162,6 +163,7 @@ def test_an_interrupt_ends_the_waiting_and_the_next_run_comes_after_the_work() -
 def test_closing_ends_the_threads() -> None:
     before = threading.active_count()
     pool = ThreadPool(3)
+    pool.run(lambda ctx: None)
     assert threading.active_count() == before + 3
     pool.close()
     assert threading.active_count() == before
@@ -174,3 +176,27 @@ def test_a_closed_pool_runs_nothing() -> None:
     with pytest.raises(RuntimeError, match="closed"):
         pool.run(idents.append)
     assert not idents
+
+
+def test_a_system_without_room_for_threads_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start = threading.active_count(), threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    pool = ThreadPool(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limited)
+        with pytest.raises(ResourceError, match="the system allows no 4 more threads"):
+            pool.run(lambda ctx: None)
+    for thread in started:
+        thread.join(timeout=10)
+    assert threading.active_count() == before
+    seen: list[int] = []
+    pool.run(lambda ctx: seen.append(ctx.thread))  # there is room again
+    assert sorted(seen) == [0, 1, 2, 3]
+    pool.close()
