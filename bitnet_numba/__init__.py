@@ -5,7 +5,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 if TYPE_CHECKING:
-    from bitnet_numba.errors import BitNetError
+    from bitnet_numba.errors import (
+        AuthenticationError,
+        BitNetError,
+        CorrectionRefusedError,
+        DiskSpaceError,
+        EvidenceError,
+        EvidenceUnreadableError,
+        FormatError,
+        GateError,
+        IntegrityError,
+        NetworkError,
+        ParameterError,
+        RateLimitError,
+        ResourceError,
+        TemplateError,
+        UnsupportedError,
+    )
     from bitnet_numba.generate.language_model import LanguageModel
     from bitnet_numba.generate.result import Chunk, GenerationResult
     from bitnet_numba.generate.sampler import TokenLogprob
@@ -14,18 +30,46 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AuthenticationError",
     "BitNetError",
     "Chunk",
+    "CorrectionRefusedError",
+    "DiskSpaceError",
+    "EvidenceError",
+    "EvidenceUnreadableError",
+    "FormatError",
+    "GateError",
     "GenerationResult",
+    "IntegrityError",
     "LanguageModel",
+    "NetworkError",
+    "ParameterError",
+    "RateLimitError",
+    "ResourceError",
     "SamplingParams",
+    "TemplateError",
     "TokenLogprob",
+    "UnsupportedError",
     "__version__",
     "load",
 ]
 
 _HOMES = {
+    "AuthenticationError": "bitnet_numba.errors",
     "BitNetError": "bitnet_numba.errors",
+    "CorrectionRefusedError": "bitnet_numba.errors",
+    "DiskSpaceError": "bitnet_numba.errors",
+    "EvidenceError": "bitnet_numba.errors",
+    "EvidenceUnreadableError": "bitnet_numba.errors",
+    "FormatError": "bitnet_numba.errors",
+    "GateError": "bitnet_numba.errors",
+    "IntegrityError": "bitnet_numba.errors",
+    "NetworkError": "bitnet_numba.errors",
+    "ParameterError": "bitnet_numba.errors",
+    "RateLimitError": "bitnet_numba.errors",
+    "ResourceError": "bitnet_numba.errors",
+    "TemplateError": "bitnet_numba.errors",
+    "UnsupportedError": "bitnet_numba.errors",
     "Chunk": "bitnet_numba.generate.result",
     "GenerationResult": "bitnet_numba.generate.result",
     "LanguageModel": "bitnet_numba.generate.language_model",
@@ -61,11 +105,12 @@ def load(model: str | Path | None = None, **options: "Unpack[LoadArguments]") ->
     import time  # here, so that `import bitnet_numba` costs nothing
 
     started = time.perf_counter()
+    from bitnet_numba.declare import from_arguments
     from bitnet_numba.generate.load import load_model
     from bitnet_numba.options import LoadOptions
     from bitnet_numba.validate.corrected import open_corrected
 
-    checked = LoadOptions(**options)
+    checked = from_arguments(LoadOptions, options)
     return load_model(open_corrected(model), checked, started=started)
 
 

@@ -4,6 +4,7 @@ A frozen dataclass whose fields are made by :func:`declare` checks its values, l
 tells the command line and the reference pages what to show.
 """
 
+import difflib
 import os
 import reprlib
 import sys
@@ -130,6 +131,29 @@ class Option:
 
 
 # ---- tables of options -----------------------------------------------------------------------------------------------
+FOREIGN_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "temp": "temperature",
+    "typical_p": "top_p",
+    "repeat_penalty": "repetition_penalty",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "top_logprobs": "logprobs",
+    "prompt_lookup_num_tokens": "lookup",
+    "n_threads": "threads",
+    "num_threads": "threads",
+    "n_ctx": "max_context",
+    "max_model_len": "max_context",
+    "ctx_size": "max_context",
+    "type_k": "kv_type",
+    "kv_cache_dtype": "kv_type",
+}
+"""Names that transformers, vLLM, llama.cpp and Ollama have for options of this program."""
+
+
 def declare(default: Any, help: str, note: str = "", **facts: Any) -> Any:  # noqa: A002 - as click names it
     """Declare a field of a table, with further attributes of :class:`Option`; its type is that of the field."""
     metadata = {"option": Option(default, help, note, **facts)}
@@ -159,6 +183,18 @@ def option_table(table: type[_TableT]) -> type[_TableT]:
     raises = "Raises\n------\nParameterError\n    If a value is out of its range."
     table.__doc__ = "\n".join([f"{table.__doc__}\n", "Parameters", "----------", *rows, "", raises])
     return table
+
+
+def from_arguments(table: type[_TableT], arguments: Mapping[str, Any]) -> _TableT:
+    """Return a table with these values; ParameterError for a name that it does not have, with one that it has."""
+    names = options_of(table)
+    for name in arguments:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1, 0.6)
+            known = FOREIGN_NAMES.get(name) or (close[0] if close else None)
+            remedy = f"did you mean {known}?" if known in names else f"known are {', '.join(names)}"
+            raise ParameterError(f"{name}: no such parameter; {remedy}")
+    return table(**arguments)
 
 
 def check(options: object) -> None:

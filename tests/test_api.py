@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_text(monkeypatch: pytest.MonkeyPatch) -> N
         ([2**70], "token 0 is 1180591620717411303424: expected an id"),
         ([1, 2.0], "token 1 is of type float"),
         ([True], "token 0 is of type bool"),
-        (["a"], "token 0 is of type str"),
+        ([1, "a"], "token 1 is of type str"),
         (np.zeros((2, 2), np.int32), "token 0 is of type ndarray"),
         (np.zeros(2), "token 0 is of type float64"),
         (b"abc", "expected token ids, got bytes"),

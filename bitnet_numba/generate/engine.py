@@ -183,8 +183,12 @@ class Engine:
                 self._abandoned.append(sequence)
                 self._release_abandoned()
 
-    def logits(self, token_ids: npt.NDArray[np.int32], chunk_size: int) -> npt.NDArray[np.float32]:
-        """Return the logits after each token, float32[n_tokens, vocab_size], in steps of up to ``chunk_size`` tokens.
+    def logits(
+        self, token_ids: npt.NDArray[np.int32], chunk_size: int, n_last: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the logits after the last tokens, float32[n_last, vocab_size], in steps of up to ``chunk_size``.
+
+        ``n_last`` is by default that of all tokens.
 
         Raises
         ------
@@ -193,8 +197,9 @@ class Engine:
         """
         self._check_fits(token_ids.size)
         vocab_size = self.backend.config.vocab_size
+        n_last = token_ids.size if n_last is None else n_last
         try:
-            out = np.empty((token_ids.size, vocab_size), np.float32)
+            out = np.empty((n_last, vocab_size), np.float32)
             job = PromptLogits(token_ids, self.prefixes.new_cache(token_ids.size), chunk_size, out)
             self.add(job)
             try:
@@ -204,7 +209,7 @@ class Engine:
             if job.failure:
                 raise job.failure
         except MemoryError as error:
-            size = f"{token_ids.size:,} x {vocab_size:,}"
+            size = f"{n_last:,} x {vocab_size:,}"
             raise ResourceError(f"no memory for {size} logits of 4 bytes: ask for fewer tokens") from error
         return out
 

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_numba.declare import from_arguments
 from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
@@ -91,7 +92,12 @@ class LanguageModel:
         return self.engine.prefixes.n_bytes
 
     def generate(
-        self, prompt: str | TokenIds, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+        self,
+        prompt: str | TokenIds,
+        params: SamplingParams | None = None,
+        *,
+        record: bool = False,
+        **sampling: Unpack[SamplingArguments],
     ) -> GenerationResult:
         """Continue a prompt.
 
@@ -99,6 +105,8 @@ class LanguageModel:
         ----------
         prompt : str or sequence of int
             Text, in which special tokens are plain text, or token ids.
+        params : SamplingParams, optional
+            In place of keywords.
         record : bool
             Whether the result has the ``record`` that a receipt is made of.
         **sampling
@@ -107,37 +115,61 @@ class LanguageModel:
         Raises
         ------
         ParameterError
-            If the prompt is empty or holds an id outside the vocabulary, or a sampling parameter is out of range.
+            If the prompt is empty or holds an id outside the vocabulary, or a sampling parameter is unknown or out of
+            range.
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
         """
-        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling, record)])[0]
+        return self.engine.generate(
+            [self.new_sequence(self._prompt_ids(prompt), _params(params, sampling), record=record)]
+        )[0]
 
     def generate_batch(
-        self, prompts: Sequence[str | TokenIds], **sampling: Unpack[SamplingArguments]
+        self,
+        prompts: Sequence[str | TokenIds],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **sampling: Unpack[SamplingArguments],
     ) -> list[GenerationResult]:
         """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
 
         Together they take far less time than one after the other: a step reads the weights once for all of them. Takes
-        and raises what :meth:`generate` does, before anything is computed. Results are in the order of the prompts.
-        Where steps were shared, ``kernels`` counts each one's calls in full, and speeds are those of the one sequence.
+        and raises what :meth:`generate` does, before anything is computed; ``params`` may be a list with those of each
+        prompt. Results are in the order of the prompts. Where steps were shared, ``kernels`` counts each one's calls in
+        full, and speeds are those of the one sequence.
         """
         if isinstance(prompts, str):
             raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
-        return self.engine.generate([self._sequence(self._prompt_ids(prompt), sampling) for prompt in prompts])
+        if params is None or isinstance(params, SamplingParams):
+            each = [_params(params, sampling)] * len(prompts)
+        else:
+            each = [_params(one, sampling) for one in params]
+        if len(each) != len(prompts):
+            raise ParameterError(f"params: {len(each)} for {len(prompts)} prompts; give one for each, or one for all")
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        return self.engine.generate([self.new_sequence(*one) for one in zip(ids, each, strict=True)])
 
     def stream(
-        self, prompt: str | TokenIds, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+        self,
+        prompt: str | TokenIds,
+        params: SamplingParams | None = None,
+        *,
+        record: bool = False,
+        **sampling: Unpack[SamplingArguments],
     ) -> Iterator[Chunk]:
         """Continue a prompt chunk by chunk.
 
         Takes and raises what :meth:`generate` does, at once. A stream may be left at any time. The ``text`` of all
         chunks together is the text of the whole; the last one also has the ``result``.
         """
-        return self.engine.stream(self._sequence(self._prompt_ids(prompt), sampling, record))
+        return self.engine.stream(self.new_sequence(self._prompt_ids(prompt), _params(params, sampling), record=record))
 
     def chat(
-        self, messages: Messages, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        record: bool = False,
+        **sampling: Unpack[SamplingArguments],
     ) -> GenerationResult:
         """Answer the last turn of a conversation.
 
@@ -145,13 +177,20 @@ class LanguageModel:
         special tokens are plain text. Takes and raises what :meth:`generate` does, and a TemplateError if the chat
         template cannot write these messages.
         """
-        return self.engine.generate([self._sequence(self.chat_ids(messages), sampling, record)])[0]
+        return self.engine.generate(
+            [self.new_sequence(self.chat_ids(messages), _params(params, sampling), record=record)]
+        )[0]
 
     def stream_chat(
-        self, messages: Messages, *, record: bool = False, **sampling: Unpack[SamplingArguments]
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        record: bool = False,
+        **sampling: Unpack[SamplingArguments],
     ) -> Iterator[Chunk]:
         """Answer the last turn of a conversation chunk by chunk: to :meth:`chat` what :meth:`stream` is to generate."""
-        return self.engine.stream(self._sequence(self.chat_ids(messages), sampling, record))
+        return self.engine.stream(self.new_sequence(self.chat_ids(messages), _params(params, sampling), record=record))
 
     def chat_ids(self, messages: Messages) -> list[int]:
         """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
@@ -162,11 +201,14 @@ class LanguageModel:
             raise ParameterError("messages: the chat template makes no tokens of them; write something in them")
         return ids
 
-    def logits(self, token_ids: TokenIds, chunk_size: int | None = None) -> NDArray[np.float32]:
+    def logits(self, token_ids: TokenIds, chunk_size: int | None = None, *, last: bool = False) -> NDArray[np.float32]:
         """Compute the logits after each of T tokens, at least one, as float32[T, vocab_size].
 
         Parameters
         ----------
+        last : bool
+            Only those after the last token, float32[vocab_size]: for a large vocabulary the others are most of the work
+            and of the memory.
         chunk_size : int, optional
             Read that many tokens a step; 1 is how an answer is generated. The result does not depend on it.
 
@@ -181,7 +223,8 @@ class LanguageModel:
         step = ids.size if chunk_size is None else chunk_size
         if not _is_integer(step) or step < 1:
             raise ParameterError(f"chunk_size={chunk_size!r}: expected a whole number of at least 1, or None for all")
-        return self.engine.logits(ids, step)
+        logits = self.engine.logits(ids, step, 1 if last else None)
+        return logits[0] if last else logits
 
     def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
@@ -202,6 +245,11 @@ class LanguageModel:
     def close(self) -> None:
         """Give threads and memory back; whoever uses the model afterwards gets a BitNetError."""
         self.engine.close()
+
+    def __repr__(self) -> str:
+        config = self.config
+        state = "closed" if self.engine.is_closed else f"{self.isa}, {self.threads} threads"
+        return f"<LanguageModel {config.name!r}: {config.architecture}, {config.n_layers} layers, {state}>"
 
     def __enter__(self) -> Self:
         return self
@@ -238,11 +286,10 @@ class LanguageModel:
             record=record,
         )
 
-    def _sequence(self, prompt_ids: list[int], sampling: SamplingArguments, record: bool = False) -> RunningSequence:
-        return self.new_sequence(prompt_ids, SamplingParams(**sampling), record=record)
-
     def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
         if not isinstance(prompt, str):
+            if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], str):
+                raise ParameterError("the prompt is a list of texts: generate_batch takes several")
             return self._checked_ids(prompt)
         if not prompt:
             raise ParameterError("the prompt is empty: give at least one character")
@@ -259,6 +306,17 @@ class LanguageModel:
                 shown = token_id if _is_integer(token_id) else f"of type {type(token_id).__name__}"
                 raise ParameterError(f"token {index} is {shown}: expected an id from 0 to {vocab_size - 1:,}")
         return [int(token_id) for token_id in token_ids]
+
+
+def _params(params: SamplingParams | None, sampling: SamplingArguments) -> SamplingParams:
+    """Return sampling parameters that are given as such, or as keywords; not both."""
+    if params is None:
+        return from_arguments(SamplingParams, sampling)
+    if not isinstance(params, SamplingParams):
+        raise ParameterError(f"params: expected SamplingParams, got {type(params).__name__}; or give keywords")
+    if sampling:
+        raise ParameterError(f"{next(iter(sampling))}: given beside params; put it into params")
+    return params
 
 
 def _is_integer(value: object) -> bool:

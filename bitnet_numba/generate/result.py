@@ -27,7 +27,7 @@ class GenerationRecord:
     hidden_leaves: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GenerationResult:
     """A finished generation, and the figures observed while it ran.
 
@@ -96,6 +96,13 @@ class GenerationResult:
     draft_tokens: int
     accepted_tokens: int
     record: GenerationRecord | None = None
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:60]}..."
+        return (
+            f"<GenerationResult {text!r}: {self.generation_tokens} tokens, {self.generation_tps:.1f} tokens/s, "
+            f"ended by {self.finish_reason}>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as plain JSON values."""

@@ -318,7 +318,7 @@ class Sequence:
 
 
 class PromptLogits:
-    """The logits after each token of a prompt, computed in steps that running sequences share.
+    """The logits after the last tokens of a prompt, computed in steps that running sequences share.
 
     Parameters
     ----------
@@ -327,8 +327,8 @@ class PromptLogits:
         Empty, with room for all of them.
     chunk_size : int
         Tokens in a step, at most.
-    out : float32[n_tokens, vocab_size]
-        Written.
+    out : float32[n_last, vocab_size]
+        Written: the logits after as many tokens as it has rows.
     """
 
     is_prefilling = True
@@ -355,13 +355,17 @@ class PromptLogits:
         """Return the tokens that the next step runs, at most ``room``; None where there is no room."""
         self._cache.truncate(self._n_done)
         tokens = self._token_ids[self._n_done : self._n_done + min(room, self._chunk_size)]
-        return TokenChunk(tokens, self._cache, tokens.size) if tokens.size else None
+        if not tokens.size:
+            return None
+        n_before = self._token_ids.size - len(self._out)  # tokens without logits
+        return TokenChunk(tokens, self._cache, max(0, min(tokens.size, self._n_done + tokens.size - n_before)))
 
     def advance(self, rows: list[Candidates]) -> None:
         """Write the logits of the last chunk."""
-        for row in rows:
-            self._out[self._n_done] = row.logits
-            self._n_done += 1
+        self._n_done = self._cache.length
+        first = len(self._out) - (self._token_ids.size - self._n_done) - len(rows)
+        for index, row in enumerate(rows):
+            self._out[first + index] = row.logits
 
     def record(self, calls: Counts, seconds: float) -> None:
         """Record nothing: the caller gets logits alone."""

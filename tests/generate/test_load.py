@@ -56,7 +56,7 @@ def test_special_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> No
 def test_refuses_options_before_the_model_is_opened(options: Any) -> None:
     with pytest.raises(ParameterError, match=f"^{next(iter(options))}=.*: expected "):
         bitnet_numba.load("/no/such/model.gguf", **options)
-    with pytest.raises(TypeError, match="kept_prefixes"):
+    with pytest.raises(ParameterError, match="kept_prefixes: no such parameter; did you mean cached_prefixes"):
         bitnet_numba.load("demo", kept_prefixes=4)  # type: ignore[call-arg]
 
 

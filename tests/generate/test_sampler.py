@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -67,6 +67,7 @@ def test_greedy_takes_the_first_of_the_likeliest(seed: int, step: float) -> None
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_narrowest_filters_are_greedy(narrow: dict[str, Any], seed: int) -> None:
     x = logits(seed)
+    assume(np.diff(np.sort(x)[-2:])[0] > 0.01)  # a hundred of the narrowest temperature: nobody draws the second
     assert sampler(**{"temperature": 1.0, "seed": seed, **narrow}).pick(x).id == int(np.argmax(x))
 
 
