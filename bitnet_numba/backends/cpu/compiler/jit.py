@@ -5,13 +5,21 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from bitnet_numba.backends.cpu.compiler.kernel_cache import use_kernel_cache
+from bitnet_numba.backends.cpu.compiler import compilation
+from bitnet_numba.backends.cpu.compiler.function_cache import FunctionCache
+from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.errors import UnsupportedError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Without Numba's reference counting: kernels allocate nothing, their callers keep every array alive, and counting each
 # view that is passed around takes atomic operations that took over half of attention's time.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False, "_nrt": False}
+
+if numba.config.DISABLE_JIT:
+    raise UnsupportedError("NUMBA_DISABLE_JIT: kernels only run as machine code; unset it")
+compilation.watch()
+cpu.isa()  # the compilation target is chosen before Numba makes its first function
 
 
 def jit(function: _Function) -> _Function:
@@ -20,7 +28,7 @@ def jit(function: _Function) -> _Function:
     A jitted body checks neither shapes nor indices: those are established where arrays are made.
     """
     compiled = numba.njit(**_OPTIONS)(function)
-    use_kernel_cache(compiled, function)
+    compiled._cache = FunctionCache(function)
     return cast(_Function, compiled)
 
 
