@@ -28,7 +28,7 @@ def command(as_json: bool, **options: Any) -> None:
     """
     with loaded(loading_arguments(options)) as model:
         isa = model.isa
-    from bitnet_numba.backends.cpu.compiler.compilation import compiled  # here, because it imports numba
+    from bitnet_numba.backends.cpu.compiler.compiled import compiled  # here, because it imports numba
     from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_folder
 
     folder = cache_folder()

@@ -72,7 +72,7 @@ def _cpu() -> dict[str, Any]:
 def _cache() -> dict[str, Any]:
     """Describe the kernel cache; it was warm if nothing that has run had to be compiled."""
     from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
-    from bitnet_numba.backends.cpu.compiler.compilation import compiled
+    from bitnet_numba.backends.cpu.compiler.compiled import compiled
 
     folder = kernel_cache.cache_folder()
     return {

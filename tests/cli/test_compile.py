@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_numba.backends.cpu.compiler import compilation, kernel_cache
-from bitnet_numba.backends.cpu.compiler.compilation import Compilation
+from bitnet_numba.backends.cpu.compiler import compiled, kernel_cache
+from bitnet_numba.backends.cpu.compiler.compiled import Compilation
 from bitnet_numba.backends.cpu.simd import cpu
 from tests.cli.conftest import Invoke
 from tests.subprocesses import run_python
@@ -24,14 +24,14 @@ def test_what_is_compiled_is_kept_for_the_next_process() -> None:
 
 def test_people_get_a_sentence(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = kernel_cache.cache_dir()
-    monkeypatch.setattr(compilation, "compiled", Compilation())
+    monkeypatch.setattr(compiled, "compiled", Compilation())
     assert invoke("compile", "-m", "demo").stdout == f"nothing to compile for {cpu.isa()}: {folder}\n"
-    monkeypatch.setattr(compilation, "compiled", Compilation(kernels=7, seconds=2.51))
+    monkeypatch.setattr(compiled, "compiled", Compilation(kernels=7, seconds=2.51))
     assert invoke("compile", "-m", "demo").stdout == f"7 kernels for {cpu.isa()} compiled in 2.5 s: {folder}\n"
 
 
 def test_what_cannot_be_kept_is_an_error(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "compiled", Compilation(kernels=7, seconds=2.5))
+    monkeypatch.setattr(compiled, "compiled", Compilation(kernels=7, seconds=2.5))
     nowhere = kernel_cache.CacheFolder(None, is_writable=False, reason="/cache: Read-only file system")
     monkeypatch.setattr(kernel_cache, "cache_folder", lambda: nowhere)
     result = invoke("compile", "-m", "demo")

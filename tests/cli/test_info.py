@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bitnet_numba.backends.cpu.compiler import compilation, kernel_cache
-from bitnet_numba.backends.cpu.compiler.compilation import Compilation
+from bitnet_numba.backends.cpu.compiler import compiled, kernel_cache
+from bitnet_numba.backends.cpu.compiler.compiled import Compilation
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.generate import memory_check
@@ -64,7 +64,7 @@ def test_a_process_holds_no_more_than_its_model_needs() -> None:
 
 
 def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "compiled", Compilation())
+    monkeypatch.setattr(compiled, "compiled", Compilation())
     monkeypatch.setattr(memory_check, "touched_bytes", lambda path: 0)
     monkeypatch.setattr(memory_check, "peak_memory_mb", lambda: 5000.0)
     result = invoke("info", "-m", "demo", "--memory")
@@ -75,7 +75,7 @@ def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.
 
 
 def test_what_cannot_be_checked_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "compiled", Compilation(kernels=1))
+    monkeypatch.setattr(compiled, "compiled", Compilation(kernels=1))
     result = invoke("info", "-m", "demo", "--memory")
     assert result.exit_code == 0
     assert UNKNOWN in result.stdout

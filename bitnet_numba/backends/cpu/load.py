@@ -69,9 +69,9 @@ def _load(source: ModelSource, options: LoadOptions) -> "CPUBackend":
         max_context=context,
         head=options.head,
     )
+    backend.compile()
     if cpu.has_tiles():
         check_tiles()
-    backend.compile()
     return backend
 
 

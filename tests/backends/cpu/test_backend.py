@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.compiler.compilation import compiled
+from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
 from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.cpu.kv_cache import KVCache

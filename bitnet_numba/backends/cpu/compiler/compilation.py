@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from numba.core import event
 
-from bitnet_numba.backends.cpu.compiler.function_cache import FunctionCache
+from bitnet_numba.backends.cpu.compiler import separate
+from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_folder
 
 _logger = logging.getLogger("bitnet_numba")
@@ -17,40 +17,30 @@ NOTICE_DELAY = 1.0
 """Seconds of compiling after which a line says so."""
 
 
-@dataclass
-class Compilation:
-    """Kernels that were compiled rather than loaded, and the seconds that took."""
-
-    kernels: int = 0
-    seconds: float = 0.0
-
-
-compiled = Compilation()
-"""Of this process, so far."""
-
-
-class _Watch(event.Listener):
+class Watch(event.Listener):
     """Listens to Numba, under whose global lock one thread compiles at a time; what a function calls is inside it."""
 
     def __init__(self) -> None:
-        self._depth = 0
-        self._started = self._ended = self._since = 0.0
+        self.depth = 0
+        self._started: float | None = None
+        self._ended = self._since = 0.0
         self._notice: threading.Timer | None = None
         self._has_said = False
 
-    def on_start(self, event: Any) -> None:
-        if not _is_kernel(event):
-            return
+    def on_miss(self) -> None:
+        """Take note that one of this package's functions is not in the cache, so that it is compiled next."""
         compiled.kernels += 1
-        self._depth += 1
-        if self._depth == 1:
+        if self._started is None:
             self._begin()
 
+    def on_start(self, event: Any) -> None:
+        self.depth += 1
+
     def on_end(self, event: Any) -> None:
-        if not _is_kernel(event):
-            return
-        self._depth -= 1
-        if self._depth == 0:
+        if self.depth == 1:
+            separate.complete()
+        self.depth -= 1
+        if self.depth == 0 and self._started is not None:
             self._end()
 
     def _begin(self) -> None:
@@ -68,7 +58,8 @@ class _Watch(event.Listener):
 
     def _end(self) -> None:
         self._ended = time.monotonic()
-        compiled.seconds += self._ended - self._started
+        compiled.seconds += self._ended - (self._started or self._ended)
+        self._started = None
         if self._notice is not None:
             self._notice.cancel()
             self._notice = None
@@ -84,10 +75,5 @@ class _Watch(event.Listener):
             _logger.warning("Compiling kernels, at each start, for they cannot be kept: %s", reason)
 
 
-def _is_kernel(event: Any) -> bool:
-    return isinstance(event.data["dispatcher"]._cache, FunctionCache)
-
-
-def watch() -> None:
-    """Begin to count; called once, before anything is compiled."""
-    event.register("numba:compile", _Watch())
+watch = Watch()
+event.register("numba:compile", watch)

@@ -19,6 +19,8 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
+from bitnet_numba.backends.cpu.compiler import separate
+from bitnet_numba.backends.cpu.compiler.compilation import watch
 from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_folder, is_trusted
 
 _logger = logging.getLogger("bitnet_numba")
@@ -40,28 +42,45 @@ class FunctionCache:
         return str(cache_folder().path)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the compile result of a signature, or ``None``."""
+        """Return the compile result of a signature, or ``None``: then Numba compiles it next."""
+        result = self._load(signature, target_context)
+        if result is None:
+            watch.on_miss()
+        elif watch.depth == 0:
+            separate.complete()
+        return result
+
+    def _load(self, signature: Any, target_context: Any) -> Any:
         folder, name = cache_folder().path, self._entry(signature)
         if folder is None or name is None:
             return None
         target_context.refresh()
         try:
-            arguments, reduced = _read(folder / name)
-            if arguments == normalize_signature(signature)[0]:
-                return CompileResult._rebuild(target_context, *reduced)
+            arguments, uses, reduced = _read(folder / name)
+            if arguments != normalize_signature(signature)[0]:
+                return None
+            for use in uses:
+                separate.link(use)
+            return CompileResult._rebuild(target_context, *reduced)
         except Exception:  # anything can come out of a damaged pickle
             return None
-        return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Store the compile result of a signature; where that fails, the next start compiles again."""
         folder, name = cache_folder(), self._entry(signature)
-        if folder.path is None or not folder.is_writable or name is None or result.library.has_dynamic_globals:
+        uses = separate.uses_of(result.library._final_module)
+        has_addresses = len(result.library._dynamic_globals) > len(uses)
+        if folder.path is None or not folder.is_writable or name is None or has_addresses:
             return
         try:
-            _write(folder.path / name, dumps((normalize_signature(signature)[0], result._reduce())))
+            _write(folder.path / name, dumps((normalize_signature(signature)[0], uses, result._reduce())))
         except OSError as error:  # a full disk costs the next start its speed, not this one its answer
             _say_once(f"compiled kernels cannot be kept: {folder.path}: {error.strerror}")
+
+    def holds(self, signature: Any) -> bool:
+        """Return whether there is an entry for a signature, or there cannot be one."""
+        folder, name = cache_folder(), self._entry(signature)
+        return folder.path is None or not folder.is_writable or name is None or (folder.path / name).exists()
 
     def flush(self) -> None:
         """Do nothing: what is compiled again is stored again."""

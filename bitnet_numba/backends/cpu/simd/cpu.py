@@ -105,8 +105,8 @@ def available_isas() -> tuple[str, ...]:
 def isa() -> str:
     """Choose the instruction set: the one that ``BITNET_ISA`` forces, or the fastest that this CPU has.
 
-    It becomes Numba's compilation target too, so that kernels behave as on a CPU that has no more, and one machine's
-    are every machine's. ParameterError if it is unknown; UnsupportedError if this CPU lacks it, Linux refuses its
+    Kernels are compiled for it alone, so that they behave as on a CPU that has no more, and one machine's are every
+    machine's. ParameterError if it is unknown; UnsupportedError if this CPU lacks it, Linux refuses its
     tiles, or the system is not Linux.
     """
     if sys.platform != "linux":
@@ -114,15 +114,19 @@ def isa() -> str:
     forced = read_settings().isa
     if forced not in (None, EMULATED_TILES):
         _check_forced(forced)
-    chosen = forced or _fastest_isa()
-    if _has_target(chosen):
-        from numba.core import config  # here: who only asks for features need not import Numba
+    return forced or _fastest_isa()
 
+
+def set_target() -> None:
+    """Make the instruction set Numba's compilation target; it must come before Numba's first function."""
+    from numba.core import config  # here: who only asks for features need not import Numba
+
+    chosen = isa()
+    if _has_target(chosen):
         base = () if is_x86() else ("neon",)
         used = REQUIRED_FEATURES[_vectors_of(chosen) if chosen == EMULATED_TILES else chosen]
         config.CPU_NAME = _BASE_CPU[platform.machine()]
         config.CPU_FEATURES = ",".join(f"+{name}" for name in dict.fromkeys((*base, *used)))
-    return chosen
 
 
 def _has_target(chosen: str) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 import bitnet_numba
 from bitnet_numba.backends.cpu.compiler import compilation
-from bitnet_numba.backends.cpu.compiler.compilation import compiled
+from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.norm import rms_norm
 from bitnet_numba.backends.cpu.kernels.softmax import softmax_worker

@@ -78,6 +78,7 @@ def test_a_forced_set_becomes_the_compilation_target(isa: str, target: str, monk
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setenv("BITNET_ISA", isa)
     assert cpu.isa() == isa
+    cpu.set_target()
     compiled_for = config.CPU_NAME, config.CPU_FEATURES
     assert compiled_for == ("x86-64", target)
     assert cpu.has_hardware_floats() == (isa != "generic")
@@ -87,6 +88,7 @@ def test_a_forced_set_becomes_the_compilation_target(isa: str, target: str, monk
 def test_the_chosen_set_becomes_the_compilation_target() -> None:
     """So machine code is the same on each CPU that has the set, whatever else it has."""
     used = cpu.REQUIRED_FEATURES[cpu.isa()]
+    cpu.set_target()
     assert config.CPU_FEATURES is not None
     assert {f"+{name}" for name in used} == set(config.CPU_FEATURES.split(","))
     assert cpu.target_features() <= set(used)
@@ -110,6 +112,7 @@ def play_arm(monkeypatch: pytest.MonkeyPatch, capabilities: int, found_by_llvm: 
 def test_linux_tells_what_llvm_does_not_find(found_by_llvm: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     play_arm(monkeypatch, 1 << 1 | 1 << 20, found_by_llvm)
     assert cpu.isa() == "neon_dotprod"
+    cpu.set_target()
     assert config.CPU_FEATURES == "+neon,+dotprod"
     assert cpu.has_signed_dot()
 
@@ -136,6 +139,7 @@ def test_a_forced_set_is_compiled_for_the_oldest_arm_cpu(
     play_arm(monkeypatch, 1 << 1 | 1 << 20, {})
     monkeypatch.setenv("BITNET_ISA", isa)
     assert cpu.isa() == isa
+    cpu.set_target()
     compiled_for = config.CPU_NAME, config.CPU_FEATURES
     assert compiled_for == ("generic", target)
     assert cpu.has_hardware_floats()

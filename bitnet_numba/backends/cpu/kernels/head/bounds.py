@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int32s, Int64s, Words
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
     BASE,
@@ -98,7 +98,7 @@ def new_filter_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads
     )
 
 
-@jit
+@jit_separate
 def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, state: FilterState) -> None:
     """Quantize float32[n_tokens, hidden_size] hidden states into ``state``; all tokens are pending."""
     n_tokens = hidden.shape[0]
@@ -110,7 +110,7 @@ def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, s
     barrier_if_many(ctx, n_tokens)
 
 
-@jit
+@jit_separate
 def bound_logits(ctx: ThreadContext, int8_copy: Words, hidden: HiddenCodes, always: Bytes, state: FilterState) -> None:
     """Write the bounds of all logits of the tokens for which :func:`needs_bounds` holds; a barrier must follow.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitnet_numba.backends.cpu.array_types import Bytes, Doubles, Floats, Int32s, Int64s, Numbers, Words
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.head.bounds import (
     FilterState,
     bound_logits,
@@ -39,7 +39,7 @@ class CandidateQueries(NamedTuple):
     beta: Floats  # inverse temperature used to bound the softmax mass of the excluded logits; negative: do not
 
 
-@jit
+@jit_separate
 def candidate_logits(
     ctx: ThreadContext,
     counts: Counts,
@@ -77,7 +77,7 @@ def candidate_logits(
 
 
 # ---- the candidates --------------------------------------------------------------------------------------------------
-@jit
+@jit_separate
 def _select(
     ctx: ThreadContext, vocab_size: int, hidden: HiddenCodes, queries: CandidateQueries, state: FilterState
 ) -> None:
