@@ -73,13 +73,15 @@ def _cache() -> dict[str, Any]:
     """Describe the kernel cache; it was warm if nothing that has run had to be compiled."""
     from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
     from bitnet_numba.backends.cpu.compiler.compiled import compiled
+    from bitnet_numba.backends.cpu.compiler.shipped import shipped
 
-    folder = kernel_cache.cache_folder()
+    folder, package = kernel_cache.cache_folder(), shipped()
     return {
         "folder": None if folder.path is None else str(folder.path),
         "warm": compiled.kernels == 0,
         "compiled": compiled.kernels,
         "not_kept_because": folder.reason,
+        "shipped": package.reason or (None if package.folder is None else str(package.folder)),
     }
 
 

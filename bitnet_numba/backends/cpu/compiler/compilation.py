@@ -10,6 +10,7 @@ from numba.core import event
 from bitnet_numba.backends.cpu.compiler import separate
 from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_folder
+from bitnet_numba.backends.cpu.compiler.shipped import shipped
 
 _logger = logging.getLogger("bitnet_numba")
 
@@ -68,11 +69,12 @@ class Watch(event.Listener):
 
     def _say(self) -> None:
         self._has_said = True
-        reason = cache_folder().reason
+        reason, unfit = cache_folder().reason, shipped().reason
         if reason is None:
-            _logger.warning("Compiling kernels for this machine (once; later starts take a second or two) ...")
+            line = "Compiling kernels for this machine (once; later starts take a second or two) ..."
         else:
-            _logger.warning("Compiling kernels, at each start, for they cannot be kept: %s", reason)
+            line = f"Compiling kernels, at each start, for they cannot be kept: {reason}"
+        _logger.warning("%s", line if unfit is None else f"{line} ({unfit})")
 
 
 watch = Watch()

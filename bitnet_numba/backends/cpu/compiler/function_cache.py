@@ -22,6 +22,7 @@ from numba.core.sigutils import normalize_signature
 from bitnet_numba.backends.cpu.compiler import separate
 from bitnet_numba.backends.cpu.compiler.compilation import watch
 from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_folder, is_trusted
+from bitnet_numba.backends.cpu.compiler.shipped import shipped
 
 _logger = logging.getLogger("bitnet_numba")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -52,18 +53,16 @@ class FunctionCache:
 
     def _load(self, signature: Any, target_context: Any) -> Any:
         folder, name = cache_folder().path, self._entry(signature)
-        if folder is None or name is None:
+        if name is None:
             return None
         target_context.refresh()
-        try:
-            arguments, uses, reduced = _read(folder / name)
-            if arguments != normalize_signature(signature)[0]:
-                return None
-            for use in uses:
-                separate.link(use)
-            return CompileResult._rebuild(target_context, *reduced)
-        except Exception:  # anything can come out of a damaged pickle
-            return None
+        stored = [shipped().read(name), None if folder is None else _read(folder / name)]
+        for content in filter(None, stored):
+            try:
+                return _rebuilt(content, signature, target_context)
+            except Exception:  # anything can come out of a damaged pickle
+                continue
+        return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Store the compile result of a signature; where that fails, the next start compiles again."""
@@ -73,14 +72,16 @@ class FunctionCache:
         if folder.path is None or not folder.is_writable or name is None or has_addresses:
             return
         try:
-            _write(folder.path / name, dumps((normalize_signature(signature)[0], uses, result._reduce())))
+            _write(folder.path / name, dumps((normalize_signature(signature)[0], uses, _reduced(result))))
         except OSError as error:  # a full disk costs the next start its speed, not this one its answer
             _say_once(f"compiled kernels cannot be kept: {folder.path}: {error.strerror}")
 
     def holds(self, signature: Any) -> bool:
         """Return whether there is an entry for a signature, or there cannot be one."""
         folder, name = cache_folder(), self._entry(signature)
-        return folder.path is None or not folder.is_writable or name is None or (folder.path / name).exists()
+        if folder.path is None or not folder.is_writable or name is None or name in shipped().digests:
+            return True
+        return (folder.path / name).exists()
 
     def flush(self) -> None:
         """Do nothing: what is compiled again is stored again."""
@@ -104,16 +105,35 @@ def _say_once(text: str) -> None:
     _logger.warning(text)
 
 
-def _read(path: Path) -> Any:
-    """Read a pickle behind its digest: a changed byte of machine code could do anything."""
-    with path.open("rb") as file:
-        if not is_trusted(os.fstat(file.fileno())):
-            raise PermissionError(f"{path}: others can write it")
-        stored = file.read()
+def _reduced(result: Any) -> tuple[Any, ...]:
+    """Return a compile result as Numba stores it, without the annotated source, which has the paths of this machine."""
+    library, description, environment, signature, objectmode, lifted, _, *others = result._reduce()
+    return library, description, environment, signature, objectmode, lifted, "", *others
+
+
+def _read(path: Path) -> bytes | None:
+    """Read a file that nobody but this user and root can have written, if it is there."""
+    try:
+        with path.open("rb") as file:
+            return file.read() if is_trusted(os.fstat(file.fileno())) else None
+    except OSError:
+        return None
+
+
+def _rebuilt(stored: bytes, signature: Any, target_context: Any) -> Any:
+    """Return the compile result in a file's bytes: a pickle behind its digest, for one changed byte could do anything.
+
+    ValueError where they are damaged, or another signature's.
+    """
     digest, pickled = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
     if hashlib.sha256(pickled).digest() != digest:
-        raise ValueError(f"{path}: damaged")
-    return pickle.loads(pickled)
+        raise ValueError("damaged")
+    arguments, uses, reduced = pickle.loads(pickled)
+    if arguments != normalize_signature(signature)[0]:
+        raise ValueError("another signature")
+    for use in uses:
+        separate.link(use)
+    return CompileResult._rebuild(target_context, *reduced)
 
 
 def _write(path: Path, pickled: bytes) -> None:
