@@ -17,6 +17,7 @@ from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate
 from numba.extending import lower_builtin
 
+from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.workers import Workers
 
 # Numba's own cache keeps no caller of such a global, whose address means something in one process only
@@ -120,9 +121,9 @@ def complete() -> None:
             continue
         _unset.remove(use)
         use.dispatcher.compile(use.arguments)
-        compiled = use.dispatcher.overloads[use.arguments]
-        _pointers[use.symbol][1].value = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-    workers.close()
+        result = use.dispatcher.overloads[use.arguments]
+        _pointers[use.symbol][1].value = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    compiled.kernels += workers.close()
 
 
 def compile_only(use: Use) -> list[Use]:

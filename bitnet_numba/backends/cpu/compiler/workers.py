@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from numba.core.serialize import dumps
 
-from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.simd import cpu
 
 MAX_WORKERS = 3
@@ -39,7 +38,7 @@ class Workers:
         self._order: list[Hashable] = []
         self._n_found = 0  # of the current compilation of this process: the first ones in the order
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._n_done = self._n_seen = 0
+        self._n_done = self._n_seen = self._n_compiled = 0
 
     def submit(self, task: Hashable) -> None:
         """Let a process compile a kernel, if there are cores for more than one."""
@@ -69,8 +68,8 @@ class Workers:
             self._changed.wait_for(lambda: self._n_done > self._n_seen or _BEGUN not in self._states.values())
             self._n_seen = self._n_done
 
-    def close(self) -> None:
-        """End the processes; a later task starts new ones."""
+    def close(self) -> int:
+        """End the processes, and return how many functions they have compiled; a later task starts new ones."""
         with self._changed:
             for process in self._processes:
                 if process.stdin is not None:
@@ -80,6 +79,8 @@ class Workers:
             self._states.clear()
             self._order.clear()
             self._changed.notify_all()
+            n_compiled, self._n_compiled = self._n_compiled, 0
+            return n_compiled
 
     def _start(self) -> None:
         """Start the processes; without any, this one compiles everything."""
@@ -103,16 +104,17 @@ class Workers:
         with process, contextlib.suppress(OSError, EOFError, ValueError, pickle.UnpicklingError):
             for task in self._waiting(process):
                 found: list[Hashable] = []
+                n_compiled = 0
                 try:
                     _send(process.stdin, dumps(task))
                     found, n_compiled = pickle.loads(_receive(process.stdout))
-                    compiled.kernels += n_compiled
                 finally:
-                    self._finish(task, found)
+                    self._finish(task, found, n_compiled)
 
-    def _finish(self, task: Hashable, found: Iterable[Hashable]) -> None:
+    def _finish(self, task: Hashable, found: Iterable[Hashable], n_compiled: int) -> None:
         with self._changed:
             self._n_done += 1
+            self._n_compiled += n_compiled
             if task in self._states:  # not closed since
                 self._states[task] = _DONE
                 new = [other for other in found if other not in self._states]
@@ -135,6 +137,7 @@ class Workers:
 def serve() -> None:
     """Compile the kernels that come through stdin, and reply through stdout, until that ends."""
     from bitnet_numba.backends.cpu.compiler import separate
+    from bitnet_numba.backends.cpu.compiler.compiled import compiled
 
     separate.is_worker = True
     source, target = sys.stdin.buffer, sys.stdout.buffer

@@ -142,12 +142,11 @@ def test_a_process_compiles_into_the_same_cache(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("BITNET_CACHE_DIR", str(tmp_path / "other"))
     monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
     assert not use.dispatcher._cache.holds(use.arguments)
-    workers, before = Workers(), compiled.kernels
+    workers = Workers()
     workers.submit(use)
-    wait_until(lambda: compiled.kernels > before)
-    assert use.dispatcher._cache.holds(use.arguments)
-    assert workers.take([use]) == use  # to load it
-    workers.close()
+    wait_until(lambda: use.dispatcher._cache.holds(use.arguments))
+    wait_until(lambda: workers.take([use]) == use)  # to load it
+    assert workers.close() > 0
 
 
 def test_one_core_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
