@@ -45,6 +45,7 @@ from bitnet_numba.backends.cpu.simd.memory import (
     store_f32,
 )
 from bitnet_numba.backends.cpu.simd.register_tile import add_unsigned_products, store_totals, zero_totals
+from bitnet_numba.backends.cpu.simd.view import as_float32
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier_if_many, claim, slots_end
 
 STREAMS = 2  # blocks read at once, from distant places: two streams keep memory busier than one
@@ -182,7 +183,7 @@ def _centre(
     ctx: ThreadContext, lines: Words, hidden: HiddenCodes, slot: int, index: int, stream: int, state: FilterState
 ) -> Any:
     """Return s t (c . q) of sixteen rows, and the magnitudes of its bytes' sums, which its roundings scale with."""
-    scale = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], HIDDEN_SCALE))
+    scale = v.mul_f32(load_f32(as_float32(lines[SCALE]), 0), broadcast_from(hidden.measures[slot], HIDDEN_SCALE))
     correction = load_i32(lines[CORRECTION], 0)  # subtracts what the bias of the hidden state's bytes has added
     n_bytes = hidden.codes.shape[1]
     total = v.to_f32(v.add_i32(load_i32(state.acc[ctx.thread, index * n_bytes, stream], 0), correction))
@@ -210,7 +211,7 @@ def _bound_both(
     for stream in range(STREAMS):
         number = block + stream * (int8_copy.shape[0] // STREAMS)
         centre, size = _centre(ctx, int8_copy[number], hidden, slot, index, stream, state)
-        width = _width(int8_copy[number].view(np.float32), size, hidden.measures[slot])
+        width = _width(as_float32(int8_copy[number]), size, hidden.measures[slot])
         lower, upper = v.sub_f32(centre, width), v.add_f32(centre, width)
         lower = v.max_f32(lower, v.broadcast_f32(np.float32(-np.inf)))  # NaN is no bound at all
         upper = v.min_f32(upper, v.broadcast_f32(np.float32(np.inf)))

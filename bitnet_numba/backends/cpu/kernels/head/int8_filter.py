@@ -108,9 +108,12 @@ def _find_pending(ctx: ThreadContext, n_tokens: int, vocab_size: int, state: Fil
 @jit
 def _update_backoff(tries_one_byte: bool, n_tokens: int, state: FilterState) -> None:
     """Let the next calls skip the bounds from one byte if these left most tokens pending."""
+    n_pending = 0
+    for token in range(n_tokens):
+        n_pending += state.is_pending[token]
     if not tries_one_byte:
         state.backoff[0] -= 1
-    elif 2 * state.is_pending[:n_tokens].sum() > n_tokens:
+    elif 2 * n_pending > n_tokens:
         state.backoff[0] = BACKOFF_CALLS
 
 
