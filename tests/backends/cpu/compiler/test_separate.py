@@ -9,13 +9,14 @@ import numpy.typing as npt
 import pytest
 from numba.core.errors import NumbaWarning
 
+from bitnet_numba.backends.cpu import limits
 from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.compiler.separate import Use
 from bitnet_numba.backends.cpu.compiler.workers import Workers
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import pack, ternary_gemv
-from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.limits import CoreLimit
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import alone
 from tests.fakes import wait_until
@@ -140,7 +141,7 @@ def a_use() -> Use:
 def test_a_process_compiles_into_the_same_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use = a_use()
     monkeypatch.setenv("BITNET_CACHE_DIR", str(tmp_path / "other"))
-    monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
+    monkeypatch.setattr(limits, "usable_cores", lambda: CoreLimit(2, "test"))
     assert not use.dispatcher._cache.holds(use.arguments)
     workers = Workers()
     workers.submit(use)
@@ -150,7 +151,7 @@ def test_a_process_compiles_into_the_same_cache(tmp_path: Path, monkeypatch: pyt
 
 
 def test_one_core_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "usable_cores", lambda: 1)
+    monkeypatch.setattr(limits, "usable_cores", lambda: CoreLimit(1, "test"))
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
     use = a_use()
     workers = Workers()
