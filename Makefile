@@ -9,7 +9,7 @@ TOKENIZER ?=
 BITNET = $(PYTHON) -m bitnet_numba
 WITH_TOKENIZER = $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)")
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-bounds test-aarch64 fuzz lint type imports size cover docs wheel demo-model demo-check bench clean ci \
+.PHONY: help setup test test-slow test-bounds test-aarch64 fuzz lint type imports size cover docs wheel kernels demo-model demo-check bench clean ci \
 	model-export model-quantize-i2s model-inspect-ln model-validate model-clean model-check
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ bench:  ## measure everything and write docs/reference/performance.md: make benc
 
 wheel:  ## build the wheel: make wheel
 	$(PYTHON) -m build --wheel
+
+kernels:  ## compile the kernels that the wheel of bitnet-numba-kernels ships to this Python: make kernels PYTHON=python3.12
+	$(PYTHON) -m kernels_package.build --out dist
 
 demo-model:  ## make the embedded model again from its checkpoint: make demo-model
 	$(PYTHON) -m bench.demo_model.make

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 @contextmanager
 def loaded(arguments: Mapping[str, Any]) -> Iterator["LanguageModel"]:
     """Call :func:`bitnet_numba.load`, write its notes to stderr, and close the model when the block ends."""
-    with _ui.compilation_notice():
-        model = bitnet_numba.load(**arguments)
-    with model:
+    with bitnet_numba.load(**arguments) as model:
         _ui.say_notes(model.notes)
         yield model

@@ -1,10 +1,7 @@
-"""What users see besides the answer: notes, timings and the compilation notice on stderr, and tables."""
+"""What users see besides the answer: notes and timings on stderr, and tables."""
 
 import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +12,6 @@ if TYPE_CHECKING:
     from bitnet_numba import GenerationResult
 
 Facts = Mapping[str, object]
-
-NOTICE = "Compiling kernels for this machine (once; later starts take a second or two)"
-NOTICE_DELAY = 1.0
 
 
 def say(text: str) -> None:
@@ -46,42 +40,6 @@ def timings(result: "GenerationResult") -> str:
         f" | first token after {result.first_token_ms:.0f} ms"
         f" | ended by {result.finish_reason}"
     )
-
-
-@contextmanager
-def compilation_notice() -> Iterator[None]:
-    """Say on stderr, if the block compiles kernels for longer than ``NOTICE_DELAY`` seconds, that this happens once.
-
-    On a terminal the line counts the seconds and is removed at the end; elsewhere it is written once.
-    """
-    from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
-
-    if kernel_cache.is_warm():
-        yield
-        return
-    over = threading.Event()
-    reporter = threading.Thread(target=_report_compilation, args=(over,), name="compilation-notice", daemon=True)
-    reporter.start()
-    try:
-        yield
-    finally:
-        over.set()
-        reporter.join()
-
-
-def _report_compilation(over: threading.Event) -> None:
-    start = time.monotonic()
-    if over.wait(NOTICE_DELAY):
-        return
-    if not stderr_is_terminal():
-        say(f"{NOTICE} ...")
-        return
-    line = ""
-    while not over.is_set():
-        line = f"{NOTICE}: {time.monotonic() - start:.0f} s"
-        click.echo(f"\r{line}", err=True, nl=False)
-        over.wait(1.0)
-    click.echo(f"\r{' ' * len(line)}\r", err=True, nl=False)
 
 
 def tables(sections: Mapping[str, Facts]) -> str:

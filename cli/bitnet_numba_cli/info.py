@@ -36,12 +36,11 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
     """
     from bitnet_numba.generate.memory_check import check_memory  # here, because it imports numpy
 
-    loading = loading_arguments(options)
-    cache = _cache()
-    with loaded(loading) as model:
+    with loaded(loading_arguments(options)) as model:
         cached_bytes = model.prefix_cache_bytes
         kernels = _kernels(model)
         n_positions = min(2 * N_TOKENS, model.max_context)
+        cache = _cache()
         check = check_memory(model.info(), n_positions, cached_bytes, compiled=not cache["warm"])
         sections = {**model.info(), "memory_check": check, "cpu": _cpu(), "kernels": kernels, "kernel_cache": cache}
     if memory_only:
@@ -71,11 +70,19 @@ def _cpu() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    """Describe the kernel cache before loading fills it."""
+    """Describe the kernel cache; it was warm if nothing that has run had to be compiled."""
     from bitnet_numba.backends.cpu.compiler import kernel_cache  # here, because it imports numba
+    from bitnet_numba.backends.cpu.compiler.compiled import compiled
+    from bitnet_numba.backends.cpu.compiler.shipped import shipped
 
-    folder = kernel_cache.cache_dir()
-    return {"folder": None if folder is None else str(folder), "warm": kernel_cache.is_warm()}
+    folder, package = kernel_cache.cache_folder(), shipped()
+    return {
+        "folder": None if folder.path is None else str(folder.path),
+        "warm": compiled.kernels == 0,
+        "compiled": compiled.kernels,
+        "not_kept_because": folder.reason,
+        "shipped": package.reason or (None if package.folder is None else str(package.folder)),
+    }
 
 
 def _kernels(model: "LanguageModel") -> dict[str, Any]:

@@ -11,7 +11,20 @@ import click
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli._text import discard_buffer
 
-COMMANDS = ("run", "chat", "receipt", "tokenize", "info", "inspect", "validate", "policy", "pull", "export", "quantize")
+COMMANDS = (
+    "run",
+    "chat",
+    "receipt",
+    "tokenize",
+    "info",
+    "inspect",
+    "validate",
+    "policy",
+    "pull",
+    "export",
+    "quantize",
+    "compile",
+)
 
 
 class CommandLine(click.Group):

@@ -34,8 +34,7 @@ def command(model: str | None, tokenizer: Path | None, as_json: bool) -> None:
     """
     from bitnet_numba.validate.check import validate_model  # here, because it imports numba
 
-    with _ui.compilation_notice():
-        validation = validate_model(model, tokenizer=tokenizer)
+    validation = validate_model(model, tokenizer=tokenizer)
     _text.write(validation.to_dict() if as_json else _report(validation))
     if validation.exit_code:
         n_findings = sum(map(len, validation.findings.values()))

@@ -30,6 +30,13 @@ def test_prefill() -> None:
     assert result["prompts"][0]["arithmetic_growth"] == 1 < result["prompts"][1]["arithmetic_growth"]
 
 
+@pytest.mark.slow
+def test_startup() -> None:
+    result = result_of("startup", "-m", "demo", "--rounds", "1", "--no-cold")
+    assert {"read_seconds", "first_token_seconds", "embedded_first_token_seconds"} <= result.keys()
+    assert 0 < result["read_seconds"] < result["first_token_seconds"]
+
+
 def test_context() -> None:
     result = result_of("context", "-m", "demo", "--contexts", "32", "96", "--tokens", "4", *TINY)
     near, far = result["contexts"]

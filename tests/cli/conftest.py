@@ -14,14 +14,13 @@ Invoke = Callable[..., Result]
 
 
 def install(patch: pytest.MonkeyPatch, model: ScriptedModel) -> None:
-    """Make ``bitnet_numba.load`` return a fake, and let its kernels be compiled already."""
+    """Make ``bitnet_numba.load`` return a fake."""
 
     def load(name: str | None = None, **options: Any) -> ScriptedModel:
         model.loaded_with = {"model": name, **options} if name is not None else options
         return model
 
     patch.setattr(bitnet_numba, "load", load)
-    patch.setattr("bitnet_numba.backends.cpu.compiler.kernel_cache.is_warm", lambda: True)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """``info`` on the embedded model."""
 
 import json
+import re
 import sys
 from typing import Any
 
 import pytest
 
-from bitnet_numba.backends.cpu.compiler import kernel_cache
+from bitnet_numba.backends.cpu.compiler import compiled, kernel_cache
+from bitnet_numba.backends.cpu.compiler.compiled import Compilation
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.generate import memory_check
@@ -62,7 +64,7 @@ def test_a_process_holds_no_more_than_its_model_needs() -> None:
 
 
 def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_cache, "is_warm", lambda: True)
+    monkeypatch.setattr(compiled, "compiled", Compilation())
     monkeypatch.setattr(memory_check, "touched_bytes", lambda path: 0)
     monkeypatch.setattr(memory_check, "peak_memory_mb", lambda: 5000.0)
     result = invoke("info", "-m", "demo", "--memory")
@@ -73,7 +75,7 @@ def test_a_process_that_has_held_more_fails(invoke: Invoke, monkeypatch: pytest.
 
 
 def test_what_cannot_be_checked_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_cache, "is_warm", lambda: False)
+    monkeypatch.setattr(compiled, "compiled", Compilation(kernels=1))
     result = invoke("info", "-m", "demo", "--memory")
     assert result.exit_code == 0
     assert UNKNOWN in result.stdout
@@ -116,5 +118,8 @@ def test_people_get_tables(invoke: Invoke) -> None:
 
 
 def test_a_cache_that_cannot_be_had_is_said_so(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_cache, "cache_dir", lambda: None)
-    assert "folder  none" in invoke("info", "-m", "demo").stdout
+    nowhere = kernel_cache.CacheFolder(None, is_writable=False, reason="/cache: Read-only file system")
+    monkeypatch.setattr(kernel_cache, "cache_folder", lambda: nowhere)
+    shown = invoke("info", "-m", "demo").stdout
+    assert re.search(r"^ folder +none$", shown, re.MULTILINE)
+    assert re.search(r"^ not kept because +/cache: Read-only file system$", shown, re.MULTILINE)

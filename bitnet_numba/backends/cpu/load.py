@@ -11,6 +11,7 @@ from bitnet_numba.backends.cpu.limits import CoreLimit, usable_cores
 from bitnet_numba.backends.cpu.memory import Reserve
 from bitnet_numba.backends.cpu.packed_sizes import RUN, packed_size
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.errors import ResourceError
 from bitnet_numba.formats.tensor_formats import Kind, type_names
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.source import ModelSource, expected_shapes
@@ -30,8 +31,20 @@ _COPY_HEADER = 16  # bytes of such a copy's row, besides its codes
 def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
     """Return a backend whose kernels are compiled.
 
-    BitNetError if the context is too long for the model, a tensor cannot be read, or memory is short.
+    BitNetError if the context is too long for the model, a tensor cannot be read, or memory or threads are short.
     """
+    try:
+        return _load(source, options)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise ResourceError(
+            "threads: the system lets this process start no more; raise its limit (ulimit -u, or pids.max of its "
+            "container), or load with fewer threads"
+        ) from error
+
+
+def _load(source: ModelSource, options: LoadOptions) -> "CPUBackend":
     context, with_int8_copy = options.context_of(source.config.max_seq_len), options.head == "exact"
     n_bytes = packed_bytes(source, with_int8_copy=with_int8_copy)
     threads, threads_reason = choose_threads(options, n_bytes)
@@ -56,9 +69,9 @@ def load_backend(source: ModelSource, options: LoadOptions) -> "CPUBackend":
         max_context=context,
         head=options.head,
     )
+    backend.compile()
     if cpu.has_tiles():
         check_tiles()
-    backend.compile()
     return backend
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from bitnet_numba.backends.cpu.backend import CPUBackend
-from bitnet_numba.backends.cpu.compiler.kernel_cache import is_warm
+from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK
 from bitnet_numba.backends.cpu.kernels.registry import counted
 from bitnet_numba.backends.cpu.kv_cache import KVCache
@@ -368,6 +368,13 @@ def test_refuses_the_cache_of_a_model_of_other_sizes(model: CPUBackend) -> None:
             read(model, np.zeros(1, np.int32), other)
 
 
-def test_compiled_kernels_are_found_warm(model: CPUBackend) -> None:
-    read(model, np.zeros(1, np.int32), model.new_cache(1))
-    assert is_warm()
+def test_nothing_is_compiled_after_loading(model: CPUBackend) -> None:
+    """Each kind of step runs the kernels that loading has compiled, so none of them waits for the compiler."""
+    before = compiled.kernels
+    ids = np.arange(20, dtype=np.int32)
+    for query in (None, CandidateQuery(n_best=1), CandidateQuery(n_best=0, margin=1.0, temperature=0.5)):
+        for n_tokens in (1, 2, 20):
+            cache = model.new_cache(64)
+            model.forward([TokenChunk(ids[:n_tokens], cache, 1, query)])
+            model.forward([TokenChunk(ids[:1], cache, 1, query), TokenChunk(ids[:3], model.new_cache(8), 3, query)])
+    assert compiled.kernels == before

@@ -1,26 +1,24 @@
-"""Compiled kernels on disk, so that only the first start on a machine compiles: Numba's cache with rules of its own.
+"""The folder of compiled kernels: whose it must be, what its name says, and why there is none.
 
-What lies there is executed. So the folder must be private, entries carry a digest, and a damaged one is compiled anew.
+What lies there is executed. So it is used only where no other user can write to it.
 """
 
 import functools
 import hashlib
 import os
-import pickle
+import platform
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import llvmlite
 import numba
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.registry import cpu_target
 
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.settings import read_settings
 
 _PACKAGE = Path(__file__).parent.parent
-_DIGEST_BYTES = hashlib.sha256().digest_size
 # Numba's own key does not see a helper, or a constant, that changed in another module
 _COMPILED_SOURCES = (
     "compiler/**/*.py",
@@ -30,32 +28,66 @@ _COMPILED_SOURCES = (
     "forward/**/*.py",
     "packed_sizes.py",
 )
+CODE_SETTINGS = (
+    "BOUNDSCHECK",
+    "DEBUG",
+    "DEBUGINFO_DEFAULT",
+    "DEBUG_JIT",
+    "DEBUG_NRT",
+    "DEBUG_NRT_STACK_LIMIT",
+    "DISABLE_INTEL_SVML",
+    "ENABLE_PROFILING",
+    "EXTEND_VARIABLE_LIFETIMES",
+    "JIT_COVERAGE",
+    "LLVM_REFPRUNE_FLAGS",
+    "LLVM_REFPRUNE_PASS",
+    "LOOP_VECTORIZE",
+    "NRT_STATS",
+    "OPT",
+    "PARFOR_MAX_TUPLE_SIZE",
+    "SLP_VECTORIZE",
+    "USING_SVML",
+)
+"""Numba's settings that change machine code; the target CPU is told by the code generator itself."""
 
 
-@functools.cache
+class CacheFolder(NamedTuple):
+    """Where kernels are loaded from and stored."""
+
+    path: Path | None  # None: there is no folder to trust
+    is_writable: bool
+    reason: str | None  # why nothing can be stored
+
+
 def cache_dir() -> Path | None:
-    """Return the folder of compiled kernels, or ``None`` where no private one can be had: then nothing is stored.
+    """Return the folder of compiled kernels, or ``None`` where there is none that only this user or root can change."""
+    return cache_folder().path
 
-    Its name holds a digest of everything that the machine code depends on. The folder and the two above it must belong
-    to this user and be closed to others.
+
+def cache_folder() -> CacheFolder:
+    """Find the folder, whose name holds a digest of all that machine code depends on, as the settings are now.
+
+    It and the two above it must belong to this user or to root, and be closed to the writing of others.
     """
     root = read_settings().cache_dir or _user_cache()
-    if root is None:
-        return None
-    folder = root / "kernels" / f"{cpu.isa()}-{_digest()}"
+    return _folder(root, code_key()) if root else CacheFolder(None, False, "there is no home directory")
+
+
+def _folder(root: Path, key: str) -> CacheFolder:
+    if not compiled_sources():
+        return CacheFolder(None, False, "the sources of the kernels are not installed, so no change would be noticed")
+    path = root / "kernels" / f"{cpu.isa()}-{key}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not all(map(_is_private, (root, folder.parent, folder))) or not os.access(folder, os.W_OK):
-            return None
-    except OSError:
-        return None
-    return folder
-
-
-def is_warm() -> bool:
-    """Tell whether compiled kernels of this version and machine lie ready."""
-    folder = cache_dir()
-    return folder is not None and any(folder.rglob("step.forward-*.nbc"))
+        _make_private(path)
+    except OSError as error:
+        return CacheFolder(None, False, f"{error.filename or path}: {error.strerror}")
+    for folder in (root, path.parent, path):
+        open_to = _open_to(folder.stat())
+        if open_to:
+            return CacheFolder(None, False, f"{folder} {open_to}")
+    if not os.access(path, os.W_OK):
+        return CacheFolder(path, False, f"{path}: not writable")
+    return CacheFolder(path, True, None)
 
 
 def _user_cache() -> Path | None:
@@ -67,69 +99,46 @@ def _user_cache() -> Path | None:
         return None
 
 
-def _is_private(folder: Path) -> bool:
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _make_private(folder: Path) -> None:
+    """Make a folder and the missing ones above it for this user alone, whatever the umask is."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
-def _digest() -> str:
+def _open_to(status: os.stat_result) -> str | None:
+    """Tell who else could change a folder or a file."""
+    if status.st_uid not in (os.getuid(), 0):
+        return "belongs to another user: name a folder of your own in BITNET_CACHE_DIR"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others: close it with chmod go-w"
+    return None
+
+
+def is_trusted(status: os.stat_result) -> bool:
+    """Return whether nobody but this user and root could have written a file."""
+    return _open_to(status) is None
+
+
+# ---- what machine code depends on ------------------------------------------------------------------------------------
+def code_key() -> str:
+    """Return a digest of what all machine code depends on: versions, target, settings and the kernels' sources."""
+    target = cpu_target.target_context.codegen().magic_tuple()
+    settings = [f"{name}={getattr(numba.config, name, None)!r}" for name in CODE_SETTINGS]
+    return _digest(cpu.isa(), *map(str, target), *settings)
+
+
+@functools.cache
+def _digest(*parts: str) -> str:
     state = hashlib.sha256()
-    for part in (numba.__version__, llvmlite.__version__, cpu.isa(), cpu.brand(), *sorted(cpu.features())):
+    for part in (numba.__version__, llvmlite.__version__, platform.python_version_tuple()[:2], *parts):
         state.update(f"{part}\n".encode())
     for source in compiled_sources():
         state.update(source.read_bytes())
     return state.hexdigest()[:16]
 
 
-def compiled_sources() -> list[Path]:
+@functools.cache
+def compiled_sources() -> tuple[Path, ...]:
     """Return the files whose functions or constants become machine code."""
-    return [source for pattern in _COMPILED_SOURCES for source in sorted(_PACKAGE.glob(pattern))]
-
-
-class _CheckedFile(IndexDataCacheFile):
-    """Numba's cache files, with a digest before the machine code: a changed byte in it could do anything."""
-
-    def _save_data(self, name: str, data: Any) -> None:
-        code = self._dump(data)
-        with self._open_for_write(self._data_path(name)) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-
-    def _load_data(self, name: str) -> Any:
-        stored = Path(self._data_path(name)).read_bytes()
-        digest, code = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
-        if hashlib.sha256(code).digest() != digest:
-            raise ValueError(f"{name}: damaged")
-        return pickle.loads(code)
-
-
-class _ForgivingCache(FunctionCache):
-    """Numba's cache, for which a damaged entry is one that is not there."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._cache_file = _CheckedFile(
-            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
-        )
-
-    def load_overload(self, signature: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(signature, target_context)
-        except Exception:  # anything can come out of a damaged pickle
-            self.flush()
-            return None
-
-    def save_overload(self, signature: Any, data: Any) -> None:
-        try:
-            super().save_overload(signature, data)
-        except OSError:  # a full disk costs the next start its speed, not this one its answer
-            self.disable()
-
-
-def use_kernel_cache(compiled: Any, function: Callable[..., Any]) -> None:
-    """Let a jitted function load its machine code from the kernel cache, and store it there."""
-    if cache_dir() is None or numba.config.DISABLE_JIT:
-        return
-    callers = numba.config.CACHE_DIR  # of the program that imports this package: its own kernels stay where they were
-    numba.config.CACHE_DIR = str(cache_dir())
-    compiled._cache = _ForgivingCache(function)
-    numba.config.CACHE_DIR = callers
+    return tuple(source for pattern in _COMPILED_SOURCES for source in sorted(_PACKAGE.glob(pattern)))

@@ -1,7 +1,7 @@
 """Attention of one layer: rotate queries and keys, store keys and values in the KV cache, attend over it."""
 
 from bitnet_numba.backends.cpu.array_types import Floats, Int32s
-from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline, jit_separate
 from bitnet_numba.backends.cpu.forward.arrays import K, Q, Step, V
 from bitnet_numba.backends.cpu.kernels.attention.block import attend_block, scratch_of
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, n_masked
@@ -39,7 +39,7 @@ def attention(ctx: ThreadContext, step: Step, layer: int) -> None:
 
 
 # ---- one token -------------------------------------------------------------------------------------------------------
-@jit_inline
+@jit_separate
 def attend_one(ctx: ThreadContext, step: Step, layer: int) -> None:
     """Attend by tasks of one block of positions; the last block's thread stores the token's key and value first."""
     shape, state, slot, position = step.inputs.shape, step.state, ctx.thread, step.inputs.positions[0]
@@ -75,7 +75,7 @@ def attend_group(ctx: ThreadContext, step: Step, kv_head: int, index: int, block
 
 
 # ---- many tokens -----------------------------------------------------------------------------------------------------
-@jit_inline
+@jit_separate
 def attend_many(ctx: ThreadContext, step: Step, layer: int) -> None:
     """Store all keys and values, then attend by tasks of a tile of tokens and one key-value head.
 

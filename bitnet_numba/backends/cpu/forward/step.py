@@ -8,7 +8,7 @@ import numpy as np
 
 from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int8s, Int32s, Numbers
 from bitnet_numba.backends.cpu.compiler.by_reference import by_reference
-from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline, jit_separate
 from bitnet_numba.backends.cpu.forward.arrays import (
     CANDIDATE_HEAD,
     DOWN,
@@ -65,7 +65,7 @@ def run_step(ctx: ThreadContext, step: Step) -> None:
         output(ctx, step)
 
 
-@jit_inline
+@jit_separate
 def embed(ctx: ThreadContext, step: Step) -> None:
     """x = embedding[token]."""
     weights, state, tokens = step.weights, step.state, step.inputs.tokens
@@ -76,7 +76,7 @@ def embed(ctx: ThreadContext, step: Step) -> None:
         state.counts[Kernel.EMBEDDING] += 1
 
 
-@jit_inline
+@jit_separate
 def attention_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     """x += output(norm(attention(qkv(norm(x)))))."""
     weights, state, shape = step.weights, step.state, step.inputs.shape
@@ -95,7 +95,7 @@ def attention_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     count_block(ctx, step)
 
 
-@jit_inline
+@jit_separate
 def ffn_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     """x += down(norm(act(gate(norm(x))) * up(norm(x))))."""
     weights, state, shape = step.weights, step.state, step.inputs.shape
@@ -116,7 +116,7 @@ def ffn_block(ctx: ThreadContext, step: Step, layer: int) -> None:
         state.counts[Kernel.FFN_RELU2 if shape.relu2 else Kernel.FFN_SILU] += 1
 
 
-@jit_inline
+@jit_separate
 def output(ctx: ThreadContext, step: Step) -> None:
     """logits = head(norm(x)) of the wanted tokens; activations stay float32."""
     weights, state, inputs, shape = step.weights, step.state, step.inputs, step.inputs.shape

@@ -44,9 +44,8 @@ TILES = "amx_int8"
 EMULATED_TILES = "amx_emulated"
 """``amx_int8`` with its tiles in plain code, for tests on any CPU; only ``BITNET_ISA`` selects it."""
 
-_X86_TARGETS = {"avx_vnni": ("haswell", "+avxvnni"), "avx2": ("haswell", ""), "generic": ("x86-64", "")}
-_ARM_TARGETS = {"neon_dotprod": ("generic", "+neon,+dotprod"), "generic": ("generic", "+neon")}
-"""Compilation target of a forced set: the oldest CPU that has it, and features to add to that."""
+_BASE_CPU = {"x86_64": "x86-64", "aarch64": "generic"}
+"""LLVM's name of the oldest CPU of each architecture; a set's features are added to it, and nothing else."""
 
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18  # <asm/prctl.h> on x86-64
 _AT_HWCAP = 16
@@ -106,21 +105,38 @@ def available_isas() -> tuple[str, ...]:
 def isa() -> str:
     """Choose the instruction set: the one that ``BITNET_ISA`` forces, or the fastest that this CPU has.
 
-    A forced one also becomes Numba's compilation target, so that it behaves as on a CPU that has no more.
-    ParameterError if it is unknown; UnsupportedError if this CPU lacks it, Linux refuses its tiles, or the system is
-    not Linux.
+    Kernels are compiled for it alone, so that they behave as on a CPU that has no more, and one machine's are every
+    machine's. ParameterError if it is unknown; UnsupportedError if this CPU lacks it, Linux refuses its
+    tiles, or the system is not Linux.
     """
     if sys.platform != "linux":
         raise UnsupportedError(f"{sys.platform}: the kernels need Linux; run them in a Linux container")
     forced = read_settings().isa
-    if forced in (None, EMULATED_TILES):
-        _target_hwcap_features()
-        return forced or _fastest_isa()
-    _check_forced(forced)
-    target = (_X86_TARGETS if is_x86() else _ARM_TARGETS).get(forced)
-    if target and "NUMBA_CPU_NAME" not in os.environ:
-        _set_target(*target)
-    return forced
+    if forced not in (None, EMULATED_TILES):
+        _check_forced(forced)
+    return forced or _fastest_isa()
+
+
+def set_target() -> None:
+    """Make the instruction set Numba's compilation target; it must come before Numba's first function."""
+    from numba.core import config  # here: who only asks for features need not import Numba
+
+    chosen = isa()
+    if _has_target(chosen):
+        base = () if is_x86() else ("neon",)
+        used = REQUIRED_FEATURES[_vectors_of(chosen) if chosen == EMULATED_TILES else chosen]
+        config.CPU_NAME = _BASE_CPU[platform.machine()]
+        config.CPU_FEATURES = ",".join(f"+{name}" for name in dict.fromkeys((*base, *used)))
+
+
+def _has_target(chosen: str) -> bool:
+    """Return whether a set is compiled for its own target; else for what Numba is told, or for this CPU."""
+    forced = read_settings().isa is not None
+    if platform.machine() not in _BASE_CPU:
+        return False
+    if "NUMBA_CPU_NAME" in os.environ or ("NUMBA_CPU_FEATURES" in os.environ and not forced):
+        return False
+    return forced or chosen != "generic" or not is_x86()  # x86 CPUs without AVX2 may have SSSE3
 
 
 def _fastest_isa() -> str:
@@ -143,24 +159,10 @@ def _check_forced(forced: str) -> None:
         )
 
 
-def _target_hwcap_features() -> None:
-    """Add what Linux reports to Numba's compilation target, which holds only what LLVM found."""
-    reported = sorted(_hwcap_features())
-    if reported and not {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}.intersection(os.environ):
-        found = llvm.get_host_cpu_features().flatten()
-        _set_target(None, ",".join([*found.split(","), *(f"+{name}" for name in reported)]).lstrip(","))
-
-
-def _set_target(cpu_name: str | None, cpu_features: str) -> None:
-    from numba.core import config  # here: who only asks for features need not import Numba
-
-    config.CPU_NAME, config.CPU_FEATURES = cpu_name or config.CPU_NAME, cpu_features
-
-
 # ---- what the choice means -------------------------------------------------------------------------------------------
 def target_features() -> frozenset[str]:
-    """Return the features that compiled code may use: those of a forced instruction set, or all of this CPU's."""
-    return frozenset(REQUIRED_FEATURES[vector_isa()]) if read_settings().isa else features()
+    """Return the features that compiled code may use: those of the chosen set, or all that the CPU has."""
+    return frozenset(REQUIRED_FEATURES[vector_isa()]) if _has_target(isa()) else features()
 
 
 def has_tiles() -> bool:
@@ -175,9 +177,13 @@ def packs_five_trits() -> bool:
 
 def vector_isa() -> str:
     """Return the instruction set of vectors: the chosen one, or the one that it adds tiles or lookups to."""
-    if has_tiles() or packs_five_trits():
+    return _vectors_of(isa())
+
+
+def _vectors_of(chosen: str) -> str:
+    if chosen in (TILES, EMULATED_TILES, FIVE_TRITS):
         return next(name for name in available_isas() if name not in (TILES, FIVE_TRITS))
-    return isa()
+    return chosen
 
 
 def has_hardware_floats() -> bool:

@@ -7,6 +7,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from bitnet_numba.backends.cpu.simd import cpu
+
+cpu.set_target()
+
 Builder = Any  # llvmlite has no type stubs
 Value = Any
 Emit = Callable[..., Value]

@@ -27,7 +27,7 @@ def compiled(body: Any) -> Callable[..., None]:
 TARGET = cpu.target_features()
 CHOSEN = {isa: compiled(body) for isa, body in BODIES.items() if TARGET.issuperset(cpu.REQUIRED_FEATURES[isa])}
 SSE2 = {"sse2": compiled(dot_sse2)} if cpu.is_x86() else {}
-SSSE3 = {"ssse3": compiled(dot_ssse3)} if "ssse3" in TARGET else {}
+SSSE3 = {"ssse3": compiled(dot_ssse3)} if {"ssse3", "avx"} & TARGET else {}  # AVX implies it
 PRODUCTS = CHOSEN | SSE2 | SSSE3 | {"plain": compiled(dot_plain)}
 LARGEST_BYTE = {body: 127 if body == "neon_dotprod" else 128 for body in (*BODIES, *PRODUCTS)}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Floats, Numbers
-from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline, jit_separate
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, causal_limit, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import MASKED, Results, new_results, results_of
 from bitnet_numba.backends.cpu.kernels.attention.store import POSITIONS_PER_BLOCK, POSITIONS_PER_TILE, HeadBlock
@@ -71,7 +71,7 @@ class Tile(NamedTuple):
     head_dim: int
 
 
-@jit
+@jit_separate
 def attend_block(queries: Floats, block: HeadBlock, limits: CausalLimits, scratch: Scratch) -> None:
     """Write each query's partial results over one block to ``scratch.block``; none where the causal limit is 0.
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int32s, Int64s, Words
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK
 from bitnet_numba.backends.cpu.kernels.head.hidden_codes import (
     BASE,
@@ -45,6 +45,7 @@ from bitnet_numba.backends.cpu.simd.memory import (
     store_f32,
 )
 from bitnet_numba.backends.cpu.simd.register_tile import add_unsigned_products, store_totals, zero_totals
+from bitnet_numba.backends.cpu.simd.view import as_float32
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, barrier_if_many, claim, slots_end
 
 STREAMS = 2  # blocks read at once, from distant places: two streams keep memory busier than one
@@ -98,7 +99,7 @@ def new_filter_state(vocab_size: int, hidden_size: int, n_tokens: int, n_threads
     )
 
 
-@jit
+@jit_separate
 def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, state: FilterState) -> None:
     """Quantize float32[n_tokens, hidden_size] hidden states into ``state``; all tokens are pending."""
     n_tokens = hidden.shape[0]
@@ -110,7 +111,7 @@ def quantize_hidden_states(ctx: ThreadContext, counts: Counts, hidden: Floats, s
     barrier_if_many(ctx, n_tokens)
 
 
-@jit
+@jit_separate
 def bound_logits(ctx: ThreadContext, int8_copy: Words, hidden: HiddenCodes, always: Bytes, state: FilterState) -> None:
     """Write the bounds of all logits of the tokens for which :func:`needs_bounds` holds; a barrier must follow.
 
@@ -182,7 +183,7 @@ def _centre(
     ctx: ThreadContext, lines: Words, hidden: HiddenCodes, slot: int, index: int, stream: int, state: FilterState
 ) -> Any:
     """Return s t (c . q) of sixteen rows, and the magnitudes of its bytes' sums, which its roundings scale with."""
-    scale = v.mul_f32(load_f32(lines[SCALE].view(np.float32), 0), broadcast_from(hidden.measures[slot], HIDDEN_SCALE))
+    scale = v.mul_f32(load_f32(as_float32(lines[SCALE]), 0), broadcast_from(hidden.measures[slot], HIDDEN_SCALE))
     correction = load_i32(lines[CORRECTION], 0)  # subtracts what the bias of the hidden state's bytes has added
     n_bytes = hidden.codes.shape[1]
     total = v.to_f32(v.add_i32(load_i32(state.acc[ctx.thread, index * n_bytes, stream], 0), correction))
@@ -210,7 +211,7 @@ def _bound_both(
     for stream in range(STREAMS):
         number = block + stream * (int8_copy.shape[0] // STREAMS)
         centre, size = _centre(ctx, int8_copy[number], hidden, slot, index, stream, state)
-        width = _width(int8_copy[number].view(np.float32), size, hidden.measures[slot])
+        width = _width(as_float32(int8_copy[number]), size, hidden.measures[slot])
         lower, upper = v.sub_f32(centre, width), v.add_f32(centre, width)
         lower = v.max_f32(lower, v.broadcast_f32(np.float32(-np.inf)))  # NaN is no bound at all
         upper = v.min_f32(upper, v.broadcast_f32(np.float32(np.inf)))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bitnet_numba.backends.cpu.array_types import Floats, Numbers
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.simd.memory import broadcast_from, load_f32, prefetch, store_f32
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.simd.vector import add_f32, fma_f32, mul_f32, sum_f32, zero_f32
@@ -14,7 +14,7 @@ ELEMENTS_PER_STEP = 2 * LANES  # of the two sums of a logit, whose order defines
 PREFETCH_ELEMENTS = 1024  # prefetch distance
 
 
-@jit
+@jit_separate
 def head_product(ctx: ThreadContext, matrix: Numbers, scales: Floats, hidden: Floats, out: Floats) -> None:
     """Write the logits ``matrix . hidden`` of each token to ``out``, [n_tokens, vocab_size]; a barrier must follow.
 

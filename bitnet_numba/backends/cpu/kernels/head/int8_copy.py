@@ -10,6 +10,7 @@ from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, WORD
 from bitnet_numba.backends.cpu.simd.memory import load_f32, store_i32
 from bitnet_numba.backends.cpu.simd.types import LANES
+from bitnet_numba.backends.cpu.simd.view import as_float32, as_int32
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 CORRECTION, SCALE, NORM, ERROR = range(4)
@@ -77,8 +78,8 @@ def _quantize_row(values: Numbers, lane: int, codes: Int8s, lines: Words) -> Non
 
 @jit
 def _write_header(lane: int, correction: int, scale: Any, norm: Any, error: Any, lines: Words) -> None:
-    lines.view(np.int32)[CORRECTION, lane] = correction
-    floats = lines.view(np.float32)
+    as_int32(lines)[CORRECTION, lane] = correction
+    floats = as_float32(lines)
     floats[SCALE, lane] = scale
     floats[NORM, lane] = norm
     floats[ERROR, lane] = error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitnet_numba.backends.cpu.array_types import Bytes, Doubles, Floats, Int32s, Int64s, Numbers, Words
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.head.bounds import (
     FilterState,
     bound_logits,
@@ -39,7 +39,7 @@ class CandidateQueries(NamedTuple):
     beta: Floats  # inverse temperature used to bound the softmax mass of the excluded logits; negative: do not
 
 
-@jit
+@jit_separate
 def candidate_logits(
     ctx: ThreadContext,
     counts: Counts,
@@ -77,7 +77,7 @@ def candidate_logits(
 
 
 # ---- the candidates --------------------------------------------------------------------------------------------------
-@jit
+@jit_separate
 def _select(
     ctx: ThreadContext, vocab_size: int, hidden: HiddenCodes, queries: CandidateQueries, state: FilterState
 ) -> None:
@@ -108,9 +108,12 @@ def _find_pending(ctx: ThreadContext, n_tokens: int, vocab_size: int, state: Fil
 @jit
 def _update_backoff(tries_one_byte: bool, n_tokens: int, state: FilterState) -> None:
     """Let the next calls skip the bounds from one byte if these left most tokens pending."""
+    n_pending = 0
+    for token in range(n_tokens):
+        n_pending += state.is_pending[token]
     if not tries_one_byte:
         state.backoff[0] -= 1
-    elif 2 * state.is_pending[:n_tokens].sum() > n_tokens:
+    elif 2 * n_pending > n_tokens:
         state.backoff[0] = BACKOFF_CALLS
 
 

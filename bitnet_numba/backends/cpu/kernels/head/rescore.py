@@ -4,7 +4,7 @@ from typing import Any
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Floats, Int32s, Numbers
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.head.bounds import FilterState
 from bitnet_numba.backends.cpu.kernels.head.full import HEAD_ROWS_PER_TASK, row_product
 from bitnet_numba.backends.cpu.kernels.softmax import exp_to_1
@@ -13,7 +13,7 @@ from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 
-@jit
+@jit_separate
 def rescore(ctx: ThreadContext, matrix: Numbers, hidden: Floats, beta: Floats, state: FilterState) -> None:
     """Write the candidates' logits, and the tail mass of tokens whose ``beta`` is not negative."""
     n_tokens = hidden.shape[0]

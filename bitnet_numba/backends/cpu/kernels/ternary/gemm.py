@@ -12,7 +12,7 @@ import numpy as np
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s, Numbers
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.kernels.ternary.layout import FIFTH, GROUP_RUNS, LINES
 from bitnet_numba.backends.cpu.kernels.ternary.tiles import FEW_BLOCKS, TileScratch, ternary_gemm_tiles, tile_scratch
@@ -91,7 +91,7 @@ def gemm_scratch(n_threads: int, slots: int, columns: int) -> GemmScratch:
     return GemmScratch(unpacked, tile_scratch(n_threads, slots, columns) if cpu.has_tiles() else tile_scratch(0, 0, 0))
 
 
-@jit
+@jit_separate
 def ternary_gemm_registers(
     ctx: ThreadContext,
     counts: Counts,

@@ -6,7 +6,7 @@ import numpy as np
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.kernels.ternary.layout import FIFTH, GROUP_BYTES, GROUP_RUNS, LINE, LINES
 from bitnet_numba.backends.cpu.packed_sizes import FIVE_TRITS, GROUP, ROWS_PER_BLOCK, RUN, WORD
@@ -16,7 +16,7 @@ from bitnet_numba.backends.cpu.simd.trits import below_81, first_code, four_code
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, claim
 
 
-@jit
+@jit_separate
 def ternary_gemv(ctx: ThreadContext, counts: Counts, weights: Bytes, q: Int8s, q_sum: int, out: Int32s) -> None:
     """Write the product of a ternary matrix and one token's activations to ``out``, int32[rows], exactly.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import bitnet_numba.backends.cpu.simd.vector as v
 from bitnet_numba.backends.cpu.array_types import Bytes, Int8s, Int32s
-from bitnet_numba.backends.cpu.compiler.jit import jit
+from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.kernels.registry import Counts, Kernel
 from bitnet_numba.backends.cpu.kernels.ternary.layout import LINE, LINES
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, RUN, WORD
@@ -85,7 +85,7 @@ class Product(NamedTuple):
     tiles: Bytes
 
 
-@jit
+@jit_separate
 def ternary_gemm_tiles(
     ctx: ThreadContext,
     counts: Counts,
