@@ -23,7 +23,7 @@ import bitnet_numba
 from bench.common import interleaved, options, print_result, print_table
 from bench.decode import DecodeTest
 from bitnet_numba import LanguageModel
-from bitnet_numba.backends.cpu.limits import usable_cores
+from bitnet_numba.machine_limits import usable_cores
 
 SETTLING_SECONDS = 0.1  # until the scheduler has moved everybody to where they stay
 TURNS_UNASKED = 10_000

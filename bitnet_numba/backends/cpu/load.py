@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitnet_numba.backends.cpu.limits import CoreLimit, usable_cores
+from bitnet_numba.machine_limits import CoreLimit, usable_cores
 from bitnet_numba.backends.cpu.memory import Reserve
 from bitnet_numba.backends.cpu.packed_sizes import RUN, packed_size
 from bitnet_numba.backends.cpu.simd import cpu

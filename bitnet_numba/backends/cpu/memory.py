@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.cpu.limits import available_bytes
+from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 

@@ -11,7 +11,7 @@ from bitnet_numba.backends.cpu.forward.arrays import DOWN, GATE, OUTPUT, UP, K, 
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, int8_copy_shape, quantize_rows
 from bitnet_numba.backends.cpu.kernels.rope import rope_table
 from bitnet_numba.backends.cpu.kernels.ternary import pack
-from bitnet_numba.backends.cpu.limits import available_bytes
+from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.backends.cpu.memory import Allocate, allocate
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, packed_size
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes

@@ -16,7 +16,7 @@ from bitnet_numba.backends.cpu.compiler.separate import Use
 from bitnet_numba.backends.cpu.compiler.workers import Workers
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import pack, ternary_gemv
-from bitnet_numba.backends.cpu.limits import CoreLimit
+from bitnet_numba.machine_limits import CoreLimit
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import alone
 from tests.fakes import wait_until

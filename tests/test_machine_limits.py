@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_numba.backends.cpu.limits import available_bytes, usable_cores
+from bitnet_numba.machine_limits import available_bytes, usable_cores
 
 V2 = "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 V1 = (
