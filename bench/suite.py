@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from bench.common import options
 from bench.make_model import SHAPES, make_model
-from bitnet_numba.machine_limits import usable_cores
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.machine_limits import usable_cores
 
 TOP = Path(__file__).parent.parent
 MODELS = Path(".cache") / "bench"

@@ -55,8 +55,8 @@ def command(as_json: bool, memory_only: bool, **options: Any) -> None:
 
 
 def _cpu() -> dict[str, Any]:
-    from bitnet_numba.machine_limits import usable_cores
     from bitnet_numba.backends.cpu.simd import cpu  # here, because it imports numba
+    from bitnet_numba.machine_limits import usable_cores
 
     limit = usable_cores()
     return {

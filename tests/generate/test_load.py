@@ -8,11 +8,11 @@ import pytest
 
 import bitnet_numba
 from bitnet_numba.backends.cpu import load as load_room
-from bitnet_numba.machine_limits import CoreLimit
 from bitnet_numba.backends.cpu.load import MIN_THREAD_BYTES, choose_threads
 from bitnet_numba.errors import BitNetError, FormatError, ParameterError, ResourceError, TemplateError
 from bitnet_numba.formats.gguf import TensorType
 from bitnet_numba.generate.load import BackendName, load_model
+from bitnet_numba.machine_limits import CoreLimit
 from bitnet_numba.model.open import open_source
 from bitnet_numba.options import MAX_THREADS, LoadOptions
 from tests.subprocesses import run_python

@@ -6,10 +6,10 @@ import numpy as np
 
 from bitnet_numba.backends.cpu.array_types import Bytes, Int64s
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
-from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.errors import ParameterError, ResourceError
 from bitnet_numba.files import human_size
+from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.options import KVType
 
 KV_DTYPES: dict[str, type[np.generic]] = {  # Numba has no float16: uint16 holds its bits

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitnet_numba.machine_limits import CoreLimit, usable_cores
 from bitnet_numba.backends.cpu.memory import Reserve
 from bitnet_numba.backends.cpu.packed_sizes import RUN, packed_size
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.formats.tensor_formats import Kind, type_names
+from bitnet_numba.machine_limits import CoreLimit, usable_cores
 from bitnet_numba.model.roles import LINEAR_ROLES
 from bitnet_numba.model.source import ModelSource, expected_shapes
 from bitnet_numba.options import MAX_THREADS, LoadOptions

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
+from bitnet_numba.machine_limits import available_bytes
 
 HUGE_PAGE = 2 << 20
 MIN_RESERVE = 64 << 20  # bytes; less is page-faulted in no time

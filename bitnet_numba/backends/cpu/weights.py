@@ -11,7 +11,6 @@ from bitnet_numba.backends.cpu.forward.arrays import DOWN, GATE, OUTPUT, UP, K, 
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, int8_copy_shape, quantize_rows
 from bitnet_numba.backends.cpu.kernels.rope import rope_table
 from bitnet_numba.backends.cpu.kernels.ternary import pack
-from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.backends.cpu.memory import Allocate, allocate
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, packed_size
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
@@ -20,6 +19,7 @@ from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadP
 from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing.i2s import pack_i2s
+from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
