@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from numba.core.serialize import dumps
 
-from bitnet_numba.backends.cpu import limits
+from bitnet_numba import machine_limits
 
 MAX_WORKERS = 3
 """More have nothing to do: the kernels that take longest come one after the other."""
@@ -87,7 +87,7 @@ class Workers:
         if not Path(sys.executable).name.startswith("python"):  # a program that embeds Python
             return
         command = [sys.executable, "-c", _SERVE.format(path=sys.path, module=__name__)]
-        for _ in range(min(limits.usable_cores().cores - 1, MAX_WORKERS)):
+        for _ in range(min(machine_limits.usable_cores().cores - 1, MAX_WORKERS)):
             with contextlib.suppress(OSError, RuntimeError):  # no process or no thread to be had
                 process = subprocess.Popen(
                     command,

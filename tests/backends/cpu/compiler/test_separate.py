@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from numba.core.errors import NumbaWarning
 
-from bitnet_numba.backends.cpu import limits
+from bitnet_numba import machine_limits
 from bitnet_numba.backends.cpu.compiler.compiled import compiled
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_separate
 from bitnet_numba.backends.cpu.compiler.separate import Use
@@ -141,7 +141,7 @@ def a_use() -> Use:
 def test_a_process_compiles_into_the_same_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use = a_use()
     monkeypatch.setenv("BITNET_CACHE_DIR", str(tmp_path / "other"))
-    monkeypatch.setattr(limits, "usable_cores", lambda: CoreLimit(2, "test"))
+    monkeypatch.setattr(machine_limits, "usable_cores", lambda: CoreLimit(2, "test"))
     assert not use.dispatcher._cache.holds(use.arguments)
     workers = Workers()
     workers.submit(use)
@@ -151,7 +151,7 @@ def test_a_process_compiles_into_the_same_cache(tmp_path: Path, monkeypatch: pyt
 
 
 def test_one_core_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "usable_cores", lambda: CoreLimit(1, "test"))
+    monkeypatch.setattr(machine_limits, "usable_cores", lambda: CoreLimit(1, "test"))
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
     use = a_use()
     workers = Workers()
