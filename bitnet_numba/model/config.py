@@ -16,6 +16,8 @@ _T = TypeVar("_T")
 
 MAX_LAYERS = 512
 MAX_CONTEXT = (1 << 24) - 1
+MAX_THETA = 1e12  # of RoPE; models have 1e4 to 1e7
+MIN_FACTOR, MAX_FACTOR = 0.25, 1e6  # of RoPE scaling; models have 1 to 64
 MAX_SIZE = 1 << 19  # of each of SIZES, and of the attention heads together: what int32 sums of a row can hold
 SIZES = ("n_layers", "hidden_size", "intermediate_size", "n_heads", "n_kv_heads", "head_dim")
 
@@ -32,7 +34,8 @@ class RopeScaling:
     bands: tuple[float, float, int] | None = None
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.factor) and self.factor > 0, f"rope scaling factor is {self.factor}, not positive")
+        in_range = MIN_FACTOR <= self.factor <= MAX_FACTOR
+        _require(in_range, f"rope scaling factor is {self.factor}, not {MIN_FACTOR:g} to {MAX_FACTOR:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,7 @@ class ModelConfig:
         _require(width <= MAX_SIZE, f"{self.n_heads} heads of {self.head_dim} are more than {MAX_SIZE} wide")
         _require(self.head_dim % 2 == 0, f"head_dim is {self.head_dim}, which has no pairs to rotate")
         _require(0 < self.rms_norm_eps < 1, f"rms_norm_eps is {self.rms_norm_eps}, not between 0 and 1")
-        _require(
-            math.isfinite(self.rope_theta) and self.rope_theta > 0, f"rope_theta is {self.rope_theta}, not positive"
-        )
+        _require(1 <= self.rope_theta <= MAX_THETA, f"rope_theta is {self.rope_theta}, not 1 to {MAX_THETA:g}")
 
     @property
     def family(self) -> Family:

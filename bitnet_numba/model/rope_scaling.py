@@ -5,7 +5,11 @@ from decimal import Decimal, localcontext
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.errors import FormatError
 from bitnet_numba.model.source import ModelSource
+
+MIN_FREQUENCY, MAX_FREQUENCY = 1e-12, 4.0
+"""Range of frequencies that mean something, in radians a position: angles of 16 million positions are exact enough."""
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -20,7 +24,13 @@ def rope_frequencies(source: ModelSource) -> Doubles:
         frequencies = frequencies / scaling.factor
     elif scaling is not None and scaling.bands is not None:
         frequencies = frequencies / llama3_factors(frequencies, scaling.factor, *scaling.bands)
-    return frequencies if factors is None else frequencies / factors
+    frequencies = frequencies if factors is None else frequencies / factors
+    if not ((frequencies >= MIN_FREQUENCY) & (frequencies <= MAX_FREQUENCY)).all():
+        raise FormatError(
+            f"{source.path}: RoPE frequencies from {frequencies.min():g} to {frequencies.max():g} radians a position; "
+            f"expected {MIN_FREQUENCY:g} to {MAX_FREQUENCY:g}: get the file again"
+        )
+    return frequencies
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Doubles:

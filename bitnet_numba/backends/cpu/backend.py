@@ -7,7 +7,7 @@ pass and returns logits, or the candidates that the int8 filter of the head left
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,8 @@ class CPUBackend(CPUSampling):
     """A model on the CPU; fulfils :class:`bitnet_numba.backends.protocol.Backend`.
 
     Steps of several Python threads run one after the other, each shared by ``threads`` threads. Without an int8 copy of
-    the head in the weights, all logits are always computed.
+    the head in the weights, all logits are always computed. ``fill_rope`` is called before a step, with the positions
+    whose rows of the RoPE table it needs.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class CPUBackend(CPUSampling):
         max_context: int,
         head: HeadMode = "exact",
         threads_reason: str = "as asked",
+        fill_rope: Callable[[int], None] | None = None,
     ) -> None:
         check_weights(weights, sizes, max_context)
         self.config: ModelConfig = sizes.config
@@ -77,6 +79,7 @@ class CPUBackend(CPUSampling):
         self.kv_type = kv_type
         self.sizes = sizes
         self.weights = weights
+        self._fill_rope = fill_rope  # None: the table of the weights has all its rows
         self._shape = _shape(sizes, weights)
         self._state = allocate_state(sizes, threads, MAX_STEP_TOKENS, max_context)
         self._pool = ThreadPool(threads)
@@ -169,6 +172,7 @@ class CPUBackend(CPUSampling):
             self._pool.close()
             self._dismiss.detach()
             self._workers.release()
+            self._fill_rope = None
             del self.weights, self._state
 
     # ---- one step --------------------------------------------------------------------------------------------------
@@ -194,6 +198,8 @@ class CPUBackend(CPUSampling):
     def _run(
         self, chunks: Sequence[TokenChunk[KVCache]], head_mode: int, queries: CandidateQueries, logits: Logits
     ) -> None:
+        if self._fill_rope is not None:
+            self._fill_rope(max(chunk.cache.length + chunk.tokens.size for chunk in chunks))
         inputs = StepInput(
             shape=self._shape,
             pages=page_table([chunk.cache for chunk in chunks]),

@@ -53,18 +53,20 @@ def _load(source: ModelSource, options: LoadOptions) -> "CPUBackend":
     from bitnet_numba.backends.cpu.kernels.ternary import pack
     from bitnet_numba.backends.cpu.kernels.ternary.tile_check import check_tiles
     from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
-    from bitnet_numba.backends.cpu.weights import load_weights
+    from bitnet_numba.backends.cpu.weights import load_weights, new_rope_table
 
     pack(np.zeros((32, RUN // 4), np.uint8))  # start Numba while the reserve is still being page-faulted
     sizes = PaddedSizes.of(source.config)
+    rope = new_rope_table(source, sizes, context)
     weights = load_weights(
-        source, sizes, context, with_int8_copy=with_int8_copy, threads=threads, allocate=reserve.allocate
+        source, sizes, context, with_int8_copy=with_int8_copy, threads=threads, allocate=reserve.allocate, rope=rope
     )
     backend = CPUBackend(
         sizes,
         weights,
         threads=threads,
         threads_reason=threads_reason,
+        fill_rope=rope.fill,
         kv_type=options.kv_type,
         max_context=context,
         head=options.head,

@@ -9,23 +9,19 @@ import numpy.typing as npt
 from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int64s, Numbers, Words, check_array
 from bitnet_numba.backends.cpu.forward.arrays import DOWN, GATE, OUTPUT, UP, K, Q, V, Weights
 from bitnet_numba.backends.cpu.kernels.head.int8_copy import MAX_HIDDEN, int8_copy_shape, quantize_rows
-from bitnet_numba.backends.cpu.kernels.rope import rope_table
+from bitnet_numba.backends.cpu.kernels.rope import RopeTable
 from bitnet_numba.backends.cpu.kernels.ternary import pack
 from bitnet_numba.backends.cpu.memory import Allocate, allocate
 from bitnet_numba.backends.cpu.packed_sizes import ROWS_PER_BLOCK, packed_size
 from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.backends.cpu.simd.types import LANES
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool
-from bitnet_numba.errors import ResourceError
-from bitnet_numba.files import human_size
 from bitnet_numba.formats.packing.i2s import pack_i2s
-from bitnet_numba.machine_limits import available_bytes
 from bitnet_numba.model.rope_scaling import rope_frequencies
 from bitnet_numba.model.source import Matrix, ModelSource, TernaryMatrix
 
 _ZERO_CODES = 0b01_01_01_01  # four weights of zero
 _I2S_TAIL = 32  # bytes of an I2_S tensor after its codes
-_ROPE_BYTES = 32  # peak memory per element of a RoPE table while it is computed in float64
 
 
 def load_weights(
@@ -36,9 +32,11 @@ def load_weights(
     with_int8_copy: bool = False,
     threads: int = 1,
     allocate: Allocate = allocate,
+    rope: RopeTable | None = None,
 ) -> Weights:
     """Pack and pad every tensor of a model on ``threads`` threads; the RoPE table has ``max_context`` positions.
 
+    A ``rope`` table that is given is filled later, as far as sequences reach.
     The memory of packed weights and of the head's int8 copy, if it gets one, comes from ``allocate``. BitNetError if a
     value is no valid weight, scale or norm; ResourceError if memory is short.
     """
@@ -65,7 +63,7 @@ def load_weights(
         head=head.values,
         head_scales=head.scales,
         head_int8=int8_copy(head.values, threads, allocate) if with_int8_copy else _no_copy(),
-        rope=_rope(source, sizes, max_context),
+        rope=(rope or whole_rope_table(source, sizes, max_context)).rows,
     )
     for array in weights:
         array.flags.writeable = False  # Numba's types tell this apart: one compilation serves every source
@@ -247,11 +245,13 @@ def _no_copy() -> Words:
 
 
 # ---- RoPE ------------------------------------------------------------------------------------------------------------
-def _rope(source: ModelSource, sizes: PaddedSizes, max_context: int) -> Floats:
-    needed, available = max_context * sizes.head_dim * _ROPE_BYTES, available_bytes()
-    if available is not None and needed > available:
-        raise ResourceError(
-            f"{source.path}: RoPE for {max_context:,} positions needs {human_size(needed)}, "
-            f"{human_size(available)} are free; ask for a smaller context"
-        )
-    return rope_table(rope_frequencies(source), max_context, sizes.half)
+def new_rope_table(source: ModelSource, sizes: PaddedSizes, max_context: int) -> RopeTable:
+    """Reserve the RoPE table of a model; its rows are computed by :meth:`RopeTable.fill`."""
+    return RopeTable(rope_frequencies(source), max_context, sizes.half, allocate)
+
+
+def whole_rope_table(source: ModelSource, sizes: PaddedSizes, max_context: int) -> RopeTable:
+    """Return a RoPE table with all its rows."""
+    table = new_rope_table(source, sizes, max_context)
+    table.fill(max_context)
+    return table

@@ -43,7 +43,7 @@ class NumPyBackend(NumPySampling):
         self._norms = {place: source.norm(*place) for place in [*places, ("output_norm", None)]}
         self._embedding = operators.embedding(*source.matrix("token_embd"))
         self._head = self._embedding if source.tied else operators.embedding(*source.matrix("output"))
-        self._rope = operators.rope_table(rope_frequencies(source), self.max_context, config.head_dim // 2)
+        self._frequencies = rope_frequencies(source)
         self._page_shape = config.n_layers, 2, config.n_kv_heads, PAGE_POSITIONS, config.head_dim
         self._counts = np.zeros(len(KERNELS), np.int64)
 
@@ -81,7 +81,7 @@ class NumPyBackend(NumPySampling):
     def _attention(self, x: Doubles, layer: int, chunks: Chunks) -> Doubles:
         config, heads = self.config, (len(x), -1, self.config.head_dim)
         positions = [range(chunk.cache.length, chunk.cache.length + chunk.tokens.size) for chunk in chunks]
-        table = self._rope[np.concatenate(positions), None]
+        table = operators.rope_table(self._frequencies, np.concatenate(positions), config.head_dim // 2)[:, None]
         h = self._norm(x, "attn_norm", layer)
         query = self._run(operators.rope, self._linear(h, "attn_q", layer).reshape(heads), table)
         key = self._run(operators.rope, self._linear(h, "attn_k", layer).reshape(heads), table)
@@ -138,7 +138,7 @@ class NumPyBackend(NumPySampling):
         page, context_pages = 4 * int(np.prod(self._page_shape)), -(-self.max_context // PAGE_POSITIONS)
         ternary = sum(weights.nbytes for weights, _ in self._linears.values())
         embedding, head = self._embedding.nbytes, 0 if self._head is self._embedding else self._head.nbytes
-        rest = self._rope.nbytes + sum(norm.nbytes for norm in self._norms.values())
+        rest = self._frequencies.nbytes + sum(norm.nbytes for norm in self._norms.values())
         sizes = {"ternary_weights": ternary, "embedding": embedding, "head": head, "norms_scales_and_rope": rest}
         sizes |= {"kv_cache_of_full_context": page * context_pages, "cached_prefixes_at_most": page * prefix_pages}
         details = {"embedding_and_head_copied": embedding + head, "kv_cache_per_position": page // PAGE_POSITIONS}

@@ -71,10 +71,10 @@ def gated_silu(gate: Doubles, up: Doubles) -> Doubles:
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
-def rope_table(inverse_frequency: Doubles, n_positions: int, half: int) -> Doubles:
+def rope_table(inverse_frequency: Doubles, positions: npt.NDArray[Any], half: int) -> Doubles:
     """Return cosines, then sines, of each position's angles; the pairs up to ``half`` have the angle 0."""
-    angles = np.zeros((n_positions, half))
-    angles[:, : inverse_frequency.size] = np.outer(np.arange(n_positions), inverse_frequency)
+    angles = np.zeros((len(positions), half))
+    angles[:, : inverse_frequency.size] = np.outer(positions, inverse_frequency)
     return np.hstack([np.cos(angles), np.sin(angles)])
 
 

@@ -1,18 +1,13 @@
 """The KV cache: its size, its end, and what does not fit."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from bitnet_numba.backends.cpu import kv_cache as cache_room
-from bitnet_numba.backends.cpu import memory, weights
+from bitnet_numba.backends.cpu import memory
 from bitnet_numba.backends.cpu.kv_cache import KVCache, page_table
-from bitnet_numba.backends.cpu.padded_sizes import PaddedSizes
 from bitnet_numba.errors import ParameterError, ResourceError
-from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.options import KVType
-from tests.tiny import toy_model
 
 
 @pytest.mark.parametrize(("kv_type", "n_bytes"), [("f16", 2 * 32), ("f32", 4 * 32), ("int8", 32 + 4)])
@@ -55,13 +50,6 @@ def test_refuses_what_the_system_does_not_grant(monkeypatch: pytest.MonkeyPatch)
 def test_available_memory_is_read() -> None:
     available = memory.available_bytes()
     assert available is None or 2**20 < available < 2**50
-
-
-def test_refuses_rope_tables_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = GGUFSource(toy_model().gguf().write(tmp_path / "toy.gguf"))
-    monkeypatch.setattr(weights, "available_bytes", lambda: 10_000_000)
-    with pytest.raises(ResourceError, match=r"toy\.gguf: RoPE for 1,000,000 positions needs .* are free; ask for"):
-        weights.load_weights(source, PaddedSizes.of(source.config), 1_000_000)
 
 
 @pytest.mark.parametrize("length", [-1, 1])

@@ -102,7 +102,7 @@ def test_rope(layer: Layer, name: str) -> None:
     before = layer[f"{name}-{{}}.MUL_MAT"].reshape(after.shape)
     if layer.config.adjacent_pairs:
         before, after = (np.concatenate([array[..., ::2], array[..., 1::2]], axis=-1) for array in (before, after))
-    table = operators.rope_table(rope_frequencies(layer.source), 48, half)[layer.positions, None]
+    table = operators.rope_table(rope_frequencies(layer.source), layer.positions, half)[:, None]
     difference = np.abs(operators.rope(before, table) - after) / np.abs(after).max(axis=-1, keepdims=True)
     assert difference.max() <= 2e-6
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_numba.backends.cpu.kernels.rope import rope, rope_table
+from bitnet_numba.backends.cpu.kernels.rope import BLOCK_POSITIONS, RopeTable, rope, rope_table
+from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.model.rope_scaling import inverse_frequencies, llama3_factors, stretch_llama3
 from tests.backends.cpu.kernels import twins as reference
 from tests.backends.cpu.kernels.inputs import ROUNDING, SEEDS, UNDERFLOW, assert_within, wide_integers
@@ -47,7 +48,7 @@ def test_llama3_stretches_long_waves_only(head_dim: int) -> None:
 def test_table(head_dim: int, theta: float, n_positions: int) -> None:
     frequency = inverse_frequencies(head_dim, theta)
     half = (head_dim // 2 + 15) // 16 * 16
-    expected = reference.rope_table(frequency, n_positions, half)
+    expected = reference.rope_table(frequency, np.arange(n_positions), half)
     table = rope_table(frequency, n_positions, half)
     assert table.dtype == np.float32
     # rounded to float32 once; before that reduction and polynomial cost a few float64 roundings of numbers up to 1
@@ -75,3 +76,17 @@ def test_position_zero_is_not_rotated() -> None:
     out = np.empty(64, np.float32)
     rope(acc, np.float32(0.5), rope_table(inverse_frequencies(64, 10_000.0), 1, 32)[0], out)
     np.testing.assert_array_equal(out, acc.astype(np.float32) * np.float32(0.5))
+
+
+@pytest.mark.parametrize("reach", [1, 4096, 4097, 9000])
+def test_a_table_is_filled_in_blocks_with_the_same_bits(reach: int) -> None:
+    frequency = inverse_frequencies(64, 10_000.0)
+    table = RopeTable(frequency, 10_000, 32, allocate)
+    assert not table.rows.any()
+    table.fill(reach)
+    end = min(-(-reach // BLOCK_POSITIONS) * BLOCK_POSITIONS, 10_000)
+    np.testing.assert_array_equal(table.rows[:end], rope_table(frequency, end, 32))
+    assert not table.rows[end:].any()
+    table.fill(10_000)
+    np.testing.assert_array_equal(table.rows, rope_table(frequency, 10_000, 32))
+    assert not table.rows.flags.writeable
