@@ -1,5 +1,6 @@
 """Establish the baseline metrics of a model: plan, quantize, improve where asked, and build the report's document."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,9 @@ def _check(request: SmoothnessRequest) -> None:
         raise ParameterError("grouping timesteps needs timestep-tagged samples; name them with --calibration")
     if request.calibration is not None and request.grouping not in ("auto", "timesteps"):
         raise ParameterError(f"grouping {request.grouping} reads no calibration; leave --calibration or --grouping out")
+    for name in ("smoothness_threshold", "strength", "max_sqnr_drop"):
+        if not 0 <= getattr(request, name) < math.inf:
+            raise ParameterError(f"{name}={getattr(request, name)}: expected a finite number of at least 0")
     if not 1 <= request.num_time_groups <= 100:
         raise ParameterError(f"num_time_groups={request.num_time_groups}: expected a whole number from 1 to 100")
 

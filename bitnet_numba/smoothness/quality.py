@@ -18,6 +18,8 @@ class Sums:
         """Cosine similarity of w and w'; 1 where both are all zero, 0 where one is."""
         if not self.weights or not self.dequantized:
             return float(self.weights == self.dequantized)
+        if not self.errors:
+            return 1.0
         product = (self.weights + self.dequantized - self.errors) / 2
         return min(product / math.sqrt(self.weights) / math.sqrt(self.dequantized), 1.0)
 

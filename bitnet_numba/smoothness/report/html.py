@@ -84,7 +84,7 @@ def _plots(report: Mapping[str, Any]) -> list[str]:
         ),
         "Cosine similarity of each layer": line_plot(cosines, "Cosine similarity of each layer", "layer"),
     }
-    return [f"<h2>{title}</h2><figure>{plot}</figure>" for title, plot in plots.items()]
+    return [f'<h2>{title}</h2><figure tabindex="0">{plot}</figure>' for title, plot in plots.items()]
 
 
 def _violations(report: Mapping[str, Any]) -> str:
