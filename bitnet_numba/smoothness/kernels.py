@@ -18,12 +18,14 @@ Codes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 LANES = 256
-RANGE_LANES = 128
-SEARCH_LANES = 64
+RANGE_LANES = 64
+SEARCH_LANES = 32
 N_SUMS = 3
 SUM_WW, SUM_QQ, SUM_EE = range(N_SUMS)
 """Sums of w^2, w'^2 and (w - w')^2; w' is the dequantized weight."""
 RATIO, COARSE, FINE = 0.75, 12, 4  # clip ratios: RATIO**k, then steps of a fourth around the best
+COARSE_RATIOS = np.array([RATIO**k for k in range(COARSE)])
+FINE_STEPS = np.array([RATIO ** (k / FINE) for k in range(1 - FINE, FINE)])
 _EXPONENT = np.uint32(0x7F800000)
 
 
@@ -230,12 +232,12 @@ def clip_runs(weights: Floats, low: Floats, high: Floats, top: float, edges: Int
             lowest, highest = np.float64(low[row, run]), np.float64(high[row, run])
             best, at = np.inf, 0
             for k in range(COARSE):
-                error = _clipped_error(part, lowest, highest, RATIO**k, top, lanes)
+                error = _clipped_error(part, lowest, highest, COARSE_RATIOS[k], top, lanes)
                 if error < best:
                     best, at = error, k
-            ratio[row, run] = RATIO**at
-            for k in range(1 - FINE, FINE):
-                candidate = min(RATIO ** (at + k / FINE), 1.0)
+            ratio[row, run] = COARSE_RATIOS[at]
+            for k in range(FINE_STEPS.size):
+                candidate = min(COARSE_RATIOS[at] * FINE_STEPS[k], 1.0)
                 error = _clipped_error(part, lowest, highest, candidate, top, lanes)
                 if error < best:
                     best, ratio[row, run] = error, candidate

@@ -18,7 +18,7 @@ from bitnet_numba.smoothness.quantizer import Codes, Cuts, Floats, Method, Param
 
 DESCRIPTION = "quantization.json"
 FORMAT = "bitnet-numba packed codes"
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 32 << 20
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
 CODES, SCALES, ZEROS = ".codes", ".scales", ".zeros"
 _NAMES = {"U8": "uint8", "I8": "int8", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "BOOL": "bool"}
@@ -29,7 +29,7 @@ Stored = tuple[str, tuple[int, ...], npt.NDArray[Any]]  # the safetensors name o
 
 
 class ShardWriter:
-    """Writes tensors into a folder as shards of some 64 MB and their index; a tensor at a time is in memory.
+    """Writes tensors into a folder as shards of some 32 MB and their index; a tensor at a time is in memory.
 
     ``n_bytes`` counts the bytes of the tensors written.
     """

@@ -255,10 +255,9 @@ def _run_ratios(model: Model, tensor: Linear, cuts: Cuts, low: Floats, high: Flo
 def _shared_ratios(model: Model, tensor: Linear, cuts: Cuts, low: Floats, high: Floats, top: int) -> Doubles:
     """Search each group's clip ratio: coarse candidates first, then fine ones around the best."""
     ends = [(float(low[cuts.members(g)][0, 0]), float(high[cuts.members(g)][0, 0])) for g in range(cuts.n_groups)]
-    coarse = [kernels.RATIO**k for k in range(kernels.COARSE)]
+    coarse = kernels.COARSE_RATIOS.tolist()
     best = _least(model, tensor, cuts, ends, [coarse] * cuts.n_groups, top)
-    steps = [kernels.RATIO ** (k / kernels.FINE) for k in range(1 - kernels.FINE, kernels.FINE)]
-    fine = [[min(ratio * step, 1.0) for step in steps] for ratio in best]
+    fine = [[min(ratio * step, 1.0) for step in kernels.FINE_STEPS.tolist()] for ratio in best]
     return cuts.per_cell(_least(model, tensor, cuts, ends, fine, top))
 
 

@@ -16,7 +16,7 @@ from bitnet_numba.formats.tensor_formats import float_codec
 from bitnet_numba.model.config import quantization_config
 from bitnet_numba.model.hf_source import scale_divides
 
-CHUNK_WEIGHTS = 1 << 22  # in memory at a time, as float32
+CHUNK_WEIGHTS = 1 << 20  # in memory at a time, as float32
 PACKED = "U8"
 SCALE_SUFFIX = "_scale"
 MAX_SUFFIX = 8  # characters that the written names add

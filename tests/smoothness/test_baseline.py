@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bitnet_numba.formats.packing.masters import absmean_ternary
 from bitnet_numba.formats.safetensors import open_checkpoint
 from bitnet_numba.smoothness.baseline import NOTHING_TO_DO, SmoothnessRequest, establish
 from bitnet_numba.smoothness.packed import PackedModel
+from tests.docs.markdown import ROOT
 from tests.smoothness import twins
 from tests.smoothness.models import calibration, dream, normal, one_file
 from tests.tiny import toy_checkpoint
@@ -333,3 +335,21 @@ def test_weights_that_are_all_zero_are_exact(tmp_path: Path) -> None:
     result = established(one_file(tmp_path / "m", {"layers.0.w": np.zeros((8, 8), np.float32)}))
     assert (result["cosine_similarity"], result["sqnr_db"], result["smoothness_score"]) == (1.0, None, 1.0)
     assert not dequantized(tmp_path / "out", "layers.0.w").any()
+
+
+# ---- reference -------------------------------------------------------------------------------------------------------
+def test_every_field_is_in_the_reference_in_its_order(tmp_path: Path) -> None:
+    model, file = dream().write(tmp_path / "dream"), calibration(tmp_path / "samples.jsonl")
+    by_depth = established(model, grouping="depth", smooth="linear", optimize=True)
+    by_timesteps = established(model, calibration=file)
+    page = (ROOT / "docs" / "reference" / "smoothness.md").read_text(encoding="utf-8")
+    documented = [
+        name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert [name for name in documented if name in by_depth] == list(by_depth)
+    assert [name for name in documented if name in by_timesteps] == list(by_timesteps)
+    assert set(documented) - by_depth.keys() - by_timesteps.keys() == {"accuracy"}
+    inner = {
+        name for entry in (by_depth["smoothing"], by_depth["optimization"], *by_depth["per_layer"]) for name in entry
+    }
+    assert all(f"`{name}`" in page for name in inner)

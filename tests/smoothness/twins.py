@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.smoothness.kernels import COARSE, FINE, LANES, RATIO, SEARCH_LANES
+from bitnet_numba.smoothness.kernels import COARSE_RATIOS, FINE_STEPS, LANES, SEARCH_LANES
 from bitnet_numba.smoothness.quantizer import affine
 
 Array = npt.NDArray[Any]
@@ -71,11 +71,11 @@ def clip_ratio(weights: Array, low: Any, high: Any, top: int) -> float:
         scale, zero = affine(*ends, top)
         return squared_error(weights, scale[0], zero[0], top)
 
-    coarse = [error(RATIO**k) for k in range(COARSE)]
+    coarse = [error(ratio) for ratio in COARSE_RATIOS]
     at = int(np.argmin(coarse))
-    best, chosen = coarse[at], RATIO**at
-    for k in range(1 - FINE, FINE):
-        ratio = min(RATIO ** (at + k / FINE), 1.0)
+    best, chosen = coarse[at], float(COARSE_RATIOS[at])
+    for step in FINE_STEPS:
+        ratio = min(float(COARSE_RATIOS[at] * step), 1.0)
         if error(ratio) < best:
             best, chosen = error(ratio), ratio
     return chosen
