@@ -343,13 +343,11 @@ def test_every_field_is_in_the_reference_in_its_order(tmp_path: Path) -> None:
     by_depth = established(model, grouping="depth", smooth="linear", optimize=True)
     by_timesteps = established(model, calibration=file)
     page = (ROOT / "docs" / "reference" / "smoothness.md").read_text(encoding="utf-8")
-    documented = [
-        name for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
-    ]
+    rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
+    documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert [name for name in documented if name in by_depth] == list(by_depth)
     assert [name for name in documented if name in by_timesteps] == list(by_timesteps)
     assert set(documented) - by_depth.keys() - by_timesteps.keys() == {"accuracy"}
-    inner = {
-        name for entry in (by_depth["smoothing"], by_depth["optimization"], *by_depth["per_layer"]) for name in entry
-    }
+    entries = (by_depth["smoothing"], by_depth["optimization"], *by_depth["per_layer"])
+    inner = {name for entry in entries for name in entry}
     assert all(f"`{name}`" in page for name in inner)
