@@ -7,6 +7,7 @@ import numba
 
 from bitnet_numba.backends.cpu.compiler.function_cache import FunctionCache
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.machine_limits import usable_cores
 from bitnet_numba.settings import read_settings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -29,6 +30,6 @@ def jit_inline(function: _Function) -> _Function:
 
 
 def use_threads(threads: int | None = None) -> None:
-    """Set how many threads kernels use: the given number, BITNET_NUM_THREADS, or all that Numba has."""
-    most = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(max(1, min(threads or read_settings().threads or most, most)))
+    """Set how many threads kernels use: the given number, BITNET_NUM_THREADS, or one per core that may be used."""
+    wanted = threads or read_settings().threads or usable_cores().cores
+    numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
