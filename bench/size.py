@@ -15,7 +15,7 @@ KERNEL_LINES = 44
 WING_FILES = 13  # __init__.py included
 ROOTS = ("bitnet_numba", "cli", "bench", "docs")
 PRODUCT = ("bitnet_numba", "cli")
-DECORATORS = {"jit", "jit_inline", "register_jitable"}
+DECORATORS = {"jit", "jit_inline", "jit_rows", "register_jitable"}
 
 
 def code_lines(text: str, tree: ast.Module) -> set[int]:

@@ -23,8 +23,10 @@ COMMANDS = (
     "pull",
     "export",
     "quantize",
+    "smoothness",
     "compile",
 )
+ALIASES = {"metrics": "smoothness"}
 
 
 class CommandLine(click.Group):
@@ -40,6 +42,7 @@ class CommandLine(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None if there is no such command."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bitnet_numba_cli.{cmd_name}").command

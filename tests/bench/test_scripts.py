@@ -22,6 +22,14 @@ def test_decode() -> None:
     assert result["bytes_per_token"] > 0
 
 
+@pytest.mark.slow  # compiles the kernels of smoothness
+def test_smoothness() -> None:
+    result = result_of("smoothness", "--rows", "64", "--columns", "256", *TINY)
+    assert result["steps"].keys() == {"ranges", "quantize", "pack", "dequantize", "mse search"}
+    assert min(result["mse_m_weights_per_second"], result["minmax_m_weights_per_second"]) > 0
+    assert result["threads"] == 2
+
+
 def test_prefill() -> None:
     result = result_of("prefill", "-m", "demo", "--tokens", "64", "16", *TINY)
     assert {"prompt_tokens_per_second", "mac_share", "tokens", "threads", "isa"} <= result.keys()

@@ -16,6 +16,7 @@ TEMPLATES = ROOT / "docs" / "how-to" / "chat-with-templates.md"
 ONNX = ROOT / "docs" / "how-to" / "export-to-onnx-or-torch.md"
 EXPORT = ROOT / "docs" / "how-to" / "export-a-model.md"
 QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
+SMOOTHNESS = ROOT / "docs" / "how-to" / "measure-smoothness.md"
 PROOF = ROOT / "docs" / "how-to" / "prove-an-answer.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
@@ -100,3 +101,15 @@ def test_an_answer_is_proved_as_the_page_says(tmp_path: Path, monkeypatch: pytes
         outputs.append(done.stdout)
     assert code_blocks(PROOF, "text") == [outputs[1]]
     assert '"confirmed": true' in outputs[2]
+
+
+@pytest.mark.slow  # compiles the kernels of smoothness
+def test_smoothness_is_measured_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    monkeypatch.chdir(tmp_path)
+    [(commands, shown)] = commands_and_output(SMOOTHNESS)
+    assert CliRunner().invoke(cli, shlex.split(commands)[1:]).stdout == shown
+    [program] = code_blocks(SMOOTHNESS, "python")
+    assert _run(program, SMOOTHNESS, {}, capsys) == code_blocks(SMOOTHNESS, "text")[-1]

@@ -1,0 +1,1 @@
+"""The reports: JSON, console text, and one self-contained HTML page."""
