@@ -3,20 +3,23 @@
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import tokenizers
 from tokenizers import models
 
-from bitnet_numba.errors import FormatError, ParameterError, excerpt
+from bitnet_numba.errors import BitNetError, FormatError, ParameterError, excerpt
 from bitnet_numba.text.stream_decoder import StreamDecoder
+from bitnet_numba.text.text_matcher import TextMatcher
 from bitnet_numba.text.tokenizer_gguf import spec_from_gguf
 from bitnet_numba.text.tokenizer_json import spec_from_file
 from bitnet_numba.text.vocabulary import TokenizerSpec
 
 MAX_TEXT_LENGTH: Final = 16 * 2**20
+MAX_RUN_LENGTH: Final = 2**20  # of a word or of white space; the package panics at some millions
 
 # No vocabulary has it, so that a character which cannot be spelled is an error instead of being dropped.
 _NO_TOKEN: Final = "\0unspellable"
@@ -50,8 +53,8 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._ids = {text: token_id for token_id, text in vocabulary.texts.items()}
         self._drops_space = spec.drops_space
-        self._special_pattern = _alternatives(text for text, added in vocabulary.added.items() if added.is_special)
-        self._user_pattern = _alternatives(text for text, added in vocabulary.added.items() if not added.is_special)
+        self._special_texts = TextMatcher(text for text, added in vocabulary.added.items() if added.is_special)
+        self._user_texts = TextMatcher(text for text, added in vocabulary.added.items() if not added.is_special)
         model = _bpe_model(spec)
         self._first = _encoder(model, spec.normalizer, spec.pre_tokenizer)
         self._later = _encoder(model, spec.normalizer, spec.later_pre_tokenizer)
@@ -74,8 +77,8 @@ class Tokenizer:
         """Return the token ids of a text of at most 16 Mi characters.
 
         ``add_bos`` puts ``bos_id`` first, if the model uses one and it is not there yet. ``parse_special`` recognises
-        special tokens: only for text whose author may steer the model. Raises a ParameterError if the text is too long
-        or holds half a surrogate pair, a FormatError if the vocabulary cannot spell it.
+        special tokens: only for text whose author may steer the model. Raises a ParameterError if the text or a word
+        of it is too long, or it holds half a surrogate pair, a FormatError if the vocabulary cannot spell it.
         """
         _check_text(text)
         ids = self.encode_spans(text, self.find_special(text) if parse_special else [])
@@ -89,7 +92,7 @@ class Tokenizer:
 
     def find_special(self, text: str) -> list[SpecialSpan]:
         """Return the special tokens that a text spells, from left to right, the longest first."""
-        return list(self._find(self._special_pattern, text))
+        return list(self._find(self._special_texts, text))
 
     def encode_spans(self, text: str, spans: Sequence[SpecialSpan], cuts: Sequence[int] = ()) -> list[int]:
         """Return the token ids of a text with special tokens at ``spans`` alone; no token reaches across a cut."""
@@ -129,7 +132,7 @@ class Tokenizer:
     def _encode_plain(self, text: str, start: int, stop: int) -> list[int]:
         ids: list[int] = []
         position = start
-        for span in self._find(self._user_pattern, text[start:stop]):
+        for span in self._find(self._user_texts, text[start:stop]):
             ids += self._encode_run(text[position : start + span.start], is_first=position == 0)
             ids.append(span.token_id)
             position = start + span.stop
@@ -139,19 +142,15 @@ class Tokenizer:
         if not run:
             return []
         encoder = self._first if is_first else self._later
-        try:
+        # For a checked text its one reason is a character without a token.
+        remedy = f"the vocabulary cannot spell {run[:40]!r}; use the tokenizer.json of the model"
+        with _package_errors(lambda _: FormatError(remedy)):
             return list(encoder.encode(run, add_special_tokens=False).ids)
-        # The package raises plain Exception; for a checked text its one reason is a character without a token.
-        except Exception as error:
-            raise FormatError(
-                f"the vocabulary cannot spell {run[:40]!r}; use the tokenizer.json of the model"
-            ) from error
 
-    def _find(self, pattern: re.Pattern[str] | None, text: str) -> Iterator[SpecialSpan]:
+    def _find(self, texts: TextMatcher, text: str) -> Iterator[SpecialSpan]:
         position = 0
-        for match in pattern.finditer(text) if pattern else ():
-            added = self._vocabulary.added[match.group()]
-            start, stop = match.span()
+        for start, stop in texts.find(text):
+            added = self._vocabulary.added[text[start:stop]]
             if start < position:
                 continue
             while added.takes_left and start > position and text[start - 1].isspace():
@@ -178,7 +177,8 @@ def tokenizer_from_file(path: Path) -> Tokenizer:
 
 
 def _bpe_model(spec: TokenizerSpec) -> models.BPE:
-    try:
+    remedy = "the file is damaged or badly converted: download it again"
+    with _package_errors(lambda reason: FormatError(f"tokenizer: {reason}; {remedy}")):
         return models.BPE(
             vocab=spec.vocabulary.plain(spec.unknown),
             merges=spec.vocabulary.plain_merges(spec.merges),
@@ -187,11 +187,6 @@ def _bpe_model(spec: TokenizerSpec) -> models.BPE:
             byte_fallback=spec.byte_fallback,
             ignore_merges=spec.ignore_merges,
         )
-    # The package raises plain Exception for a merge whose parts are no tokens.
-    except Exception as error:
-        raise FormatError(
-            f"tokenizer: {excerpt(str(error))}; the file is damaged or badly converted: download it again"
-        ) from error
 
 
 def _encoder(
@@ -201,23 +196,31 @@ def _encoder(
     pipeline: dict[str, Any] = {"version": "1.0", "normalizer": normalizer, "pre_tokenizer": pre_tokenizer}
     pipeline["model"] = {"type": "BPE", "vocab": {}, "merges": []}
     pipeline |= {"added_tokens": [], **dict.fromkeys(("post_processor", "decoder", "truncation", "padding"))}
-    try:
+    with _package_errors(lambda reason: FormatError(f"tokenizer: {reason}; the file is damaged: download it again")):
         encoder = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
-    # The package raises plain Exception for a stage that it does not know.
-    except Exception as error:
-        raise FormatError(f"tokenizer: {excerpt(str(error))}; the file is damaged: download it again") from error
     encoder.model = model
     return encoder
 
 
-def _alternatives(texts: Iterable[str]) -> re.Pattern[str] | None:
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+@contextmanager
+def _package_errors(explain: Callable[[str], BitNetError]) -> Iterator[None]:
+    """Turn what the package raises into a BitNetError: plain Exception, and a panic, which is none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise explain(excerpt(str(error))) from error
 
 
 def _check_text(text: str) -> None:
     if len(text) > MAX_TEXT_LENGTH:
         raise ParameterError(f"text of {len(text):,} characters; at most {MAX_TEXT_LENGTH:,}: shorten it")
+    if len(text) > MAX_RUN_LENGTH:
+        longest = max(found.end() - found.start() for found in re.finditer(r"\s+|\S+", text))
+        if longest > MAX_RUN_LENGTH:
+            problem = f"{longest:,} characters in a row without a border between a word and white space"
+            raise ParameterError(f"text: {problem}; at most {MAX_RUN_LENGTH:,}: break it")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Final
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 from bitnet_numba.text.vocabulary import (
+    GPT2_PATTERN,
     LLAMA3_PATTERN,
     MAX_TOKEN_LENGTH,
     MAX_VOCABULARY,
@@ -18,14 +20,36 @@ from bitnet_numba.text.vocabulary import (
     Vocabulary,
     byte_of_token,
     turn_ends,
+    with_special,
 )
 
-LLAMA3_NAMES: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e"})
-GPT2_NAMES: Final = frozenset({"gpt-2"})
 LLAMA3_VOCABULARY: Final = 128_256
+MAX_JOINED_CHARACTERS: Final = 2**26  # squared lengths of SentencePiece tokens; Gemma's 256,000 tokens need a quarter
+MAX_MERGES: Final = 2**21
 
 _TOKENS: Final = "tokenizer.ggml.tokens"
 _REMEDY: Final = "the file is damaged or badly converted: download or convert it again"
+_NO_END: Final = "no token is named that ends a text; generation stops at its length only: set a stop string"
+
+
+@dataclass(frozen=True)
+class SplittingRules:
+    """What a name in ``tokenizer.ggml.pre`` means in llama.cpp (``llama-vocab.cpp``)."""
+
+    patterns: tuple[str, ...]  # one after the other, each splits what the earlier ones left
+    ignore_merges: bool = False
+    add_bos: bool = False  # unless the file says otherwise
+
+
+_LLAMA3: Final = SplittingRules((LLAMA3_PATTERN,), ignore_merges=True, add_bos=True)
+RULES: Final = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon_e"), _LLAMA3),
+    "smaug-bpe": SplittingRules((LLAMA3_PATTERN,)),
+    "gpt-2": SplittingRules((GPT2_PATTERN,)),
+    "default": SplittingRules(
+        (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN.removesuffix(r"|\s+"), r"\p{N}+", "[0-9][0-9][0-9]")
+    ),
+}
 
 
 def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
@@ -47,77 +71,105 @@ def spec_from_gguf(metadata: Mapping[str, Any]) -> TokenizerSpec:
 
 
 def _byte_level_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
-    vocabulary, ends = _read_vocabulary(metadata, is_byte_level=True)
-    follows_llama3, notes = _pre_tokenizer_rules(metadata, vocabulary)
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not follows_llama3}
-    split = {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
-    pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, byte_level] if follows_llama3 else [byte_level]}
-    return TokenizerSpec(
+    vocabulary, notes = _read_vocabulary(metadata, is_byte_level=True)
+    rules, assumption = _splitting_rules(metadata, vocabulary)
+    merges = _read_merges(metadata)
+    splits: list[dict[str, Any]] = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in rules.patterns
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": [*splits, byte_level]}
+    spec = TokenizerSpec(
         vocabulary,
-        _read_merges(metadata),
+        merges,
         pre_tokenizer=pre_tokenizer,
         later_pre_tokenizer=pre_tokenizer,
-        ignore_merges=follows_llama3,
-        add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token", default=follows_llama3),
-        notes=notes,
-        **ends,
+        ignore_merges=rules.ignore_merges,
+        add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token", default=rules.add_bos),
+        notes=(*notes, *assumption),
     )
+    return _with_ends(spec, metadata, merges)
 
 
-def _pre_tokenizer_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the rules of Llama-3 apply (else GPT-2's), and notes on assumptions."""
+def _splitting_rules(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[SplittingRules, tuple[str, ...]]:
+    """Return how text is split into words, and notes on assumptions."""
     name = metadata.get("tokenizer.ggml.pre")
-    if name in LLAMA3_NAMES:
-        return True, ()
-    if name in GPT2_NAMES:
-        return False, ()
+    if isinstance(name, str) and name in RULES:
+        return RULES[name], ()
     if name is not None:
-        known = ", ".join(sorted(LLAMA3_NAMES | GPT2_NAMES))
+        known = ", ".join(sorted(RULES))
         raise UnsupportedError(f"tokenizer.ggml.pre: {excerpt(name)} is not known; use a file with one of {known}")
     # Cut-down vocabularies of the family keep its special tokens.
-    follows_llama3 = vocabulary.size == LLAMA3_VOCABULARY or "<|begin_of_text|>" in vocabulary.added
+    follows_llama3 = vocabulary.size == LLAMA3_VOCABULARY or "<|begin_of_text|>" in vocabulary.texts.values()
     reason = f"a vocabulary of {vocabulary.size:,} tokens" + (" with Llama-3's" if follows_llama3 else "")
     assumed = "llama-bpe" if follows_llama3 else "gpt-2"
-    return follows_llama3, (f"tokenizer.ggml.pre is missing: {reason} is read as {assumed}",)
+    return RULES[assumed], (f"tokenizer.ggml.pre is missing: {reason} is read as {assumed}",)
 
 
 def _sentencepiece_spec(metadata: Mapping[str, Any]) -> TokenizerSpec:
-    vocabulary, ends = _read_vocabulary(metadata, is_byte_level=False)
+    vocabulary, notes = _read_vocabulary(metadata, is_byte_level=False)
     scores = _read_scores(metadata, vocabulary.size)
     adds_space = _flag(metadata, "tokenizer.ggml.add_space_prefix", default=True)
     unknown_id = _token_id(metadata, "unknown", vocabulary.size)
     steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": SPACE_MARK}] if adds_space else []
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK})
-    return TokenizerSpec(
+    merges = _merges_from_scores(vocabulary.plain(None), scores)
+    spec = TokenizerSpec(
         vocabulary,
-        _merges_from_scores(vocabulary.plain(None), scores),
+        merges,
         normalizer={"type": "Sequence", "normalizers": steps},
         byte_fallback=True,
         unknown=None if unknown_id is None else vocabulary.texts[unknown_id],
         add_bos=_flag(metadata, "tokenizer.ggml.add_bos_token", default=True),
         drops_space=adds_space,
-        **ends,
+        notes=notes,
     )
+    return _with_ends(spec, metadata, merges)
 
 
-def _read_vocabulary(metadata: Mapping[str, Any], is_byte_level: bool) -> tuple[Vocabulary, dict[str, Any]]:
-    """Return the vocabulary, and the fields of the specification for begin and end of a text."""
+def _with_ends(spec: TokenizerSpec, metadata: Mapping[str, Any], merges: list[tuple[str, str]]) -> TokenizerSpec:
+    """Add the tokens that begin and end a text."""
+    bos_id, eos_id, eot_id = (_token_id(metadata, name, spec.vocabulary.size) for name in ("bos", "eos", "eot"))
+    named = [token_id for token_id in (bos_id, eos_id, eot_id) if token_id is not None]
+    vocabulary = with_special(spec.vocabulary, named, merges)
+    eos_ids = {token_id for token_id in (eos_id, eot_id) if token_id is not None} | turn_ends(vocabulary)
+    notes = spec.notes if eos_ids else (*spec.notes, _NO_END)
+    return replace(spec, vocabulary=vocabulary, bos_id=bos_id, eos_id=eos_id, eos_ids=frozenset(eos_ids), notes=notes)
+
+
+def _read_vocabulary(metadata: Mapping[str, Any], is_byte_level: bool) -> tuple[Vocabulary, tuple[str, ...]]:
+    """Return the vocabulary, and notes on tokens that are read differently from what the file says."""
     tokens = _tokens(metadata)
-    bos_id, eos_id, eot_id = (_token_id(metadata, name, len(tokens)) for name in ("bos", "eos", "eot"))
-    special_ids = {token_id for token_id in (bos_id, eos_id, eot_id) if token_id is not None}
-    added = _added_texts(tokens, _token_types(metadata, len(tokens)), special_ids, is_byte_level)
-    vocabulary = Vocabulary(is_byte_level, dict(enumerate(tokens)), added)
-    eos_ids = frozenset((special_ids & {eos_id, eot_id}) | turn_ends(vocabulary))
-    return vocabulary, {"bos_id": bos_id, "eos_id": eos_id, "eos_ids": eos_ids}
+    types = _token_types(metadata, len(tokens))
+    tokens, notes = _without_glued_bos(tokens, types, _token_id(metadata, "bos", len(tokens)))
+    return Vocabulary(is_byte_level, dict(enumerate(tokens)), _added_texts(tokens, types, is_byte_level)), notes
 
 
-def _added_texts(
-    tokens: Sequence[str], types: Sequence[int], special_ids: Iterable[int], is_byte_level: bool
-) -> dict[str, AddedText]:
+def _without_glued_bos(
+    tokens: list[str], types: Sequence[int], bos_id: int | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the tokens without the BOS that some converters put before each added one, and a note of it."""
+    bos = "" if bos_id is None else tokens[bos_id]
+    half = bos[: len(bos) // 2]
+    bos = half if bos == half + half else bos
+    kinds = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    glued = [
+        i
+        for i, kind in enumerate(types)
+        if kind in kinds and bos and tokens[i].removeprefix(bos) not in ("", tokens[i])
+    ]
+    cut = dict(zip(glued, (tokens[i].removeprefix(bos) for i in glued), strict=True))
+    read = [cut.get(i, token) for i, token in enumerate(tokens)]
+    if not glued or len(set(read)) != len(read):
+        return tokens, ()
+    names = ", ".join(excerpt(cut[i]) for i in glued[:3])
+    return read, (f"{_TOKENS}: {len(glued):,} added tokens begin with {excerpt(bos)} and are read without it: {names}",)
+
+
+def _added_texts(tokens: Sequence[str], types: Sequence[int], is_byte_level: bool) -> dict[str, AddedText]:
     is_special = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
     added = {tokens[i]: AddedText(i, is_special[TokenType(kind)]) for i, kind in enumerate(types) if kind in is_special}
-    # Begin and end of text are special whatever a converter wrote about them.
-    added |= {tokens[i]: AddedText(i, is_special=True) for i in special_ids}
     for token_id, kind in enumerate(types):
         if kind == TokenType.BYTE and not is_byte_level and byte_of_token(tokens[token_id]) is None:
             raise FormatError(f"{_TOKENS}: byte token {token_id} is {excerpt(tokens[token_id])}, not <0xNN>; {_REMEDY}")
@@ -176,11 +228,18 @@ def _merges_from_scores(plain: Mapping[str, int], scores: Sequence[float]) -> li
     Two neighbouring tokens merge if their joined text is a token, and the joined token's score ranks the merge: Kudo
     and Richardson, "SentencePiece" (2018), ``bpe_model.cc`` of its code.
     """
-    merges = []
+    effort = sum(len(text) ** 2 for text in plain)
+    if effort > MAX_JOINED_CHARACTERS:
+        problem = f"the squared lengths of its tokens add up to {effort:,}, at most {MAX_JOINED_CHARACTERS:,} are read"
+        raise UnsupportedError(f"{_TOKENS}: {problem}; put the tokenizer.json of the model beside it")
+    merges: list[tuple[str, str]] = []
     for text in sorted(plain, key=lambda text: -scores[plain[text]]):
         if byte_of_token(text) is None:
             pairs = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
             merges += [(left, right) for left, right in pairs if left in plain and right in plain]
+            if len(merges) > MAX_MERGES:
+                problem = f"its tokens imply more than {MAX_MERGES:,} merges"
+                raise UnsupportedError(f"{_TOKENS}: {problem}; put the tokenizer.json of the model beside it")
     return merges
 
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bitnet_numba.errors import FormatError, UnsupportedError, excerpt
 from bitnet_numba.formats.json_file import JsonObject, read_json, read_json_if_present
+from bitnet_numba.text.stages import Stage, checked_stages
 from bitnet_numba.text.vocabulary import (
     MAX_TOKEN_LENGTH,
     MAX_VOCABULARY,
@@ -13,6 +14,7 @@ from bitnet_numba.text.vocabulary import (
     TokenizerSpec,
     Vocabulary,
     turn_ends,
+    with_special,
 )
 
 MAX_FILE_BYTES: Final = 128 * 2**20
@@ -127,14 +129,15 @@ def spec_from_file(path: Path) -> TokenizerSpec:
     byte_fallback = model.flag("byte_fallback", default=False)
     if not (is_byte_level or byte_fallback):
         raise UnsupportedError(f"{path}: neither byte-level nor with byte fallback; {_USE_GGUF}")
+    normalizers, splitters = (checked_stages(file.document, stage) for stage in ("normalizer", "pre_tokenizer"))
     vocabulary = _vocabulary(file, is_byte_level)
     unknown = model.text("unk_token", "")
     spec = TokenizerSpec(
         vocabulary,
         file.merges,
-        normalizer=file.document.values.get("normalizer"),
-        pre_tokenizer=file.document.values.get("pre_tokenizer"),
-        later_pre_tokenizer=_after_a_token(file),
+        normalizer={"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+        pre_tokenizer=_sequence(splitters),
+        later_pre_tokenizer=_sequence(_after_a_token(splitters)),
         ignore_merges=model.flag("ignore_merges", default=False),
         byte_fallback=byte_fallback,
         unknown=unknown if unknown in vocabulary.texts.values() else None,
@@ -158,13 +161,13 @@ def _vocabulary(file: TokenizerFile, is_byte_level: bool) -> Vocabulary:
     return Vocabulary(is_byte_level, texts, added)
 
 
-def _after_a_token(file: TokenizerFile) -> dict[str, Any] | None:
-    """Return the pre-tokenizer for text that follows a special token: there a first word is no longer the first."""
-    steps = [
-        {**step.values, "prepend_scheme": "never"} if step.text("prepend_scheme", "") == "first" else step.values
-        for step in file.steps("pre_tokenizer")
-    ]
+def _sequence(steps: list[Stage]) -> Stage | None:
     return {"type": "Sequence", "pretokenizers": steps} if steps else None
+
+
+def _after_a_token(steps: list[Stage]) -> list[Stage]:
+    """Return the pre-tokenizer for text that follows a special token: there a first word is no longer the first."""
+    return [{**step, "prepend_scheme": "never"} if step.get("prepend_scheme") == "first" else step for step in steps]
 
 
 def _takes_a_space(step: JsonObject) -> bool:
@@ -186,20 +189,17 @@ def _with_ends(spec: TokenizerSpec, file: TokenizerFile, path: Path) -> Tokenize
     listed = [*generation.naturals("eos_token_id"), *model.naturals("eos_token_id")]
     eos_id = ids.get(_token_text(config, "eos_token"), next(iter(listed), None))
     eos_ids = {*listed, *turn_ends(spec.vocabulary)} | (set() if eos_id is None else {eos_id})
-    # Begin and end of text are special, whether they are listed as such or not.
-    added = dict(spec.vocabulary.added)
-    for token_id in eos_ids if bos_id is None else eos_ids | {bos_id}:
-        text = spec.vocabulary.texts.get(token_id)
-        if text is None:
-            problem = f"begin or end token {token_id} is not in {path.name}"
-            raise FormatError(f"{path.parent}: {problem}; get the files again")
-        added[text] = replace(added.get(text, AddedText(token_id, is_special=True)), is_special=True)
+    named = eos_ids if bos_id is None else eos_ids | {bos_id}
+    missing = named - spec.vocabulary.texts.keys()
+    if missing:
+        problem = f"begin or end token {min(missing)} is not in {path.name}"
+        raise FormatError(f"{path.parent}: {problem}; get the files again")
     notes = () if eos_ids else (f"{path}: no token is named that ends a text; generation stops at its length only",)
     # The tokenizer itself outranks its configuration, as in transformers.
     add_bos = bos_id is not None and (first == bos_text if first else config.flag("add_bos_token", default=False))
     return replace(
         spec,
-        vocabulary=replace(spec.vocabulary, added=added),
+        vocabulary=with_special(spec.vocabulary, named, file.merges),
         bos_id=bos_id,
         eos_id=eos_id,
         eos_ids=frozenset(eos_ids),

@@ -1,6 +1,7 @@
 """Vocabularies as data: the spelling of tokens, their bytes, and the parts a tokenizer is built from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -13,10 +14,13 @@ LLAMA3_PATTERN: Final = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
 
 class TokenType(IntEnum):
     """Kinds of tokens, as ``tokenizer.ggml.token_type`` numbers them."""
 
+    UNDEFINED = 0  # a converter's word for a normal token
     NORMAL = 1
     UNKNOWN = 2
     CONTROL = 3
@@ -126,6 +130,22 @@ class TokenizerSpec:
     add_bos: bool = False  # texts begin with ``bos_id``
     drops_space: bool = False  # encoding puts a space before a text, which decoding removes
     notes: tuple[str, ...] = ()  # assumptions about the file, a line each, for the user
+
+
+def with_special(vocabulary: Vocabulary, token_ids: Iterable[int], merges: Iterable[tuple[str, str]]) -> Vocabulary:
+    """Make the tokens that begin and end texts special, whatever a converter wrote about them.
+
+    Not those that text spells: to end an answer (a newline, ``#``) is another fact than to be special.
+    """
+    made = {left + right for left, right in merges}
+    added = dict(vocabulary.added)
+    for token_id in token_ids:
+        text = vocabulary.texts[token_id]
+        is_markup = len(text) > 2 and text[0] + text[-1] == "<>" and byte_of_token(text) is None
+        is_spelled = len(text) == 1 or byte_of_token(text) is not None or text in made
+        if is_markup or not is_spelled:
+            added[text] = replace(added.get(text, AddedText(token_id, is_special=True)), is_special=True)
+    return replace(vocabulary, added=added)
 
 
 def turn_ends(vocabulary: Vocabulary) -> set[int]:

@@ -17,6 +17,7 @@ from bitnet_numba.text.tokenizer import (
     tokenizer_from_file,
     tokenizer_from_gguf,
 )
+from bitnet_numba.text.vocabulary import BYTE_ALPHABET, spelling_of_bytes
 from tests.text.vocabularies import DEMO_DIRECTORY, demo_metadata
 
 FROM_JSON = tokenizer_from_file(DEMO_DIRECTORY / "tokenizer.json")
@@ -163,6 +164,8 @@ BROKEN_METADATA: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no model": (lambda m: m.pop("tokenizer.ggml.model"), "tokenizer.ggml.model"),
     "other model": (lambda m: m.update({"tokenizer.ggml.model": "t5"}), "gpt2, llama"),
     "other pre": (lambda m: m.update({"tokenizer.ggml.pre": "qwen2"}), "llama-bpe"),
+    "pre as an array": (lambda m: m.update({"tokenizer.ggml.pre": [1]}), "tokenizer.ggml.pre"),
+    "model as an array": (lambda m: m.update({"tokenizer.ggml.model": ["gpt2"]}), "tokenizer.ggml.model"),
     "no tokens": (lambda m: m.pop("tokenizer.ggml.tokens"), "tokens: missing"),
     "no merges": (lambda m: m.pop("tokenizer.ggml.merges"), "merges: missing"),
     "tokens are numbers": (lambda m: m.update({"tokenizer.ggml.tokens": [1, 2]}), "array of str"),
@@ -287,3 +290,82 @@ def test_text_that_a_cut_down_vocabulary_cannot_spell() -> None:
     assert tokenizer.decode(tokenizer.encode("abc")) == "abc"
     with pytest.raises(FormatError, match="cannot spell 'abz'"):
         tokenizer.encode("abz")
+
+
+def test_a_token_may_end_answers_and_stay_text(tmp_path: Path) -> None:
+    document = json.loads((DEMO_DIRECTORY / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    newline = FROM_JSON.token_id("Ċ")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [4093, newline]}))
+    from_json = tokenizer_from_file(tmp_path / "tokenizer.json")
+    from_gguf = tokenizer_from_gguf(demo_metadata() | {"tokenizer.ggml.eot_token_id": newline})
+    for tokenizer in (from_json, from_gguf):
+        assert newline in tokenizer.eos_ids
+        assert newline not in tokenizer.special_ids
+        for parse_special in (False, True):
+            ids = tokenizer.encode("a\nb#", parse_special=parse_special)
+            assert ids == FROM_JSON.encode("a\nb#")
+            assert tokenizer.decode(ids) == "a\nb#"
+
+
+def test_the_end_token_is_special_though_its_type_says_normal() -> None:
+    tokenizer = tokenizer_from_gguf(demo_metadata() | {"tokenizer.ggml.token_type": [1] * 4096})
+    assert {4092, 4093} <= tokenizer.special_ids
+    assert tokenizer.encode("<|end_of_text|>", add_bos=False, parse_special=True) == [4093]
+
+
+def test_control_tokens_with_the_bos_glued_to_them_are_read_without() -> None:
+    for first in (4092, 4093):  # some converters glue it to itself, too
+        metadata = demo_metadata()
+        tokens = metadata["tokenizer.ggml.tokens"]
+        bos = tokens[4092]
+        for token_id in range(first, 4096):
+            tokens[token_id] = bos + tokens[token_id]
+        tokenizer = tokenizer_from_gguf(metadata)
+        for token_id in range(4092, 4096):
+            assert tokenizer.token_text(token_id) == FROM_GGUF.token_text(token_id)
+        assert any("begin with '<|begin_of_text|>' and are read without it" in note for note in tokenizer.notes)
+        assert tokenizer.eos_ids == FROM_GGUF.eos_ids
+
+
+def test_types_that_a_converter_left_open_are_normal() -> None:
+    types = [0] * 4092 + [3] * 4
+    tokenizer = tokenizer_from_gguf(demo_metadata() | {"tokenizer.ggml.token_type": types})
+    assert tokenizer.encode("Once upon") == FROM_GGUF.encode("Once upon")
+
+
+def test_a_vocabulary_without_an_end_is_told() -> None:
+    metadata = demo_metadata()
+    del metadata["tokenizer.ggml.eos_token_id"]
+    metadata["tokenizer.ggml.tokens"][4094] = "<|end|>"
+    assert "no token is named that ends a text" in tokenizer_from_gguf(metadata).notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        ("llama-bpe", ["I", "'M", " a", "'s", " ", "123", "45", "!?", "x", "  "]),
+        ("smaug-bpe", ["I", "'M", " a", "'s", " ", "123", "45", "!?", "x", "  "]),
+        ("gpt-2", ["I", "'", "M", " a", "'s", " 12345", "!?", "x", "  "]),
+        ("default", ["I", "'", "M", " a", "'", "s", " ", "123", "45", "!?", "x", "  "]),
+    ],
+)
+def test_pre_tokenizers_split_words_as_llama_cpp_does(pre: str, words: list[str]) -> None:
+    """The words that no merge may join: with a vocabulary of all their neighbours, they are the tokens."""
+    assert _words_of(pre, "I'M a's 12345!?x  ") == words
+
+
+def _words_of(pre: str, text: str) -> list[str]:
+    """Split a text by a vocabulary in which any two neighbouring characters may be joined."""
+    spelled = [spelling_of_bytes(character.encode()) for character in text]
+    parts = {"".join(spelled[i:j]) for i in range(len(spelled)) for j in range(i + 1, len(spelled) + 1)}
+    tokens = list(dict.fromkeys([*BYTE_ALPHABET, *sorted(parts, key=lambda part: (len(part), part))]))
+    merges = [f"{part[:cut]} {part[cut:]}" for part in tokens for cut in range(1, len(part))]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+    }
+    tokenizer = tokenizer_from_gguf(metadata)
+    return [tokenizer.token_bytes(i).decode() for i in tokenizer.encode(text)]

@@ -161,3 +161,15 @@ def test_tokenizer_json_agrees_with_the_package(tmp_path: Path, stages: dict[str
     ids = tokenizer.encode(text, parse_special=True)
     assert ids == package.encode(text).ids
     assert tokenizer.decode(ids) == package.decode(ids)
+
+
+def test_a_byte_token_may_end_answers_and_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(llama2_document(STAGES["always"])))
+    plain = tokenizer_from_file(tmp_path / "tokenizer.json").encode("a\nb")
+    (tmp_path / "config.json").write_text('{"eos_token_id": [2, 13]}')
+    tokenizer = tokenizer_from_file(tmp_path / "tokenizer.json")
+    assert (tokenizer.eos_ids, 13 in tokenizer.special_ids) == ({2, 13}, False)
+    assert tokenizer.encode("a\nb") == plain
+    assert 13 in plain
+    from_gguf = tokenizer_from_gguf(METADATA | {"tokenizer.ggml.eot_token_id": 13})
+    assert (from_gguf.eos_ids, from_gguf.encode("a\nb")) == ({2, 13}, TOKENIZER.encode("a\nb"))
