@@ -4,21 +4,61 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from bitnet_numba.errors import BitNetError, ResourceError
 
 UNFINISHED = ".part"
+MAX_NAME_BYTES = 255 - len(".") - len(".12345678") - len(UNFINISHED)  # with what a temporary file's name adds
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether something has this name; BitNetError if the system cannot tell, as for a name that is too long."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise BitNetError(f"{path}: {error.strerror}; check the path") from error
+    except ValueError as error:  # a null byte
+        raise BitNetError(f"{str(path)!r}: {error}; check the path") from error
+    return True
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading: the one opener of files that a user names, or that lie beside such a file.
+
+    It never waits, as opening a named pipe does, and never reads a device without end.
+
+    Raises
+    ------
+    BitNetError
+        If the file is missing, of another kind, or not readable.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        missing = "no such file; check the path"
+        unreadable = f"cannot be read ({error.strerror}); check its permissions"
+        raise BitNetError(f"{path}: {missing if error.errno == errno.ENOENT else unreadable}") from error
+    except ValueError as error:  # a null byte
+        raise BitNetError(f"{str(path)!r}: {error}; check the path") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BitNetError(f"{path}: is not a regular file; check the path")
+    return os.fdopen(handle, "rb")
 
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 lowercase hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -28,10 +68,12 @@ def fingerprint_of(sha256: str) -> str:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that could not be written, before the work for it begins."""
-    if path.is_symlink() or path.is_dir():
-        raise BitNetError(f"{path}: is a folder or a symbolic link; name a plain file")
-    if not path.parent.is_dir():
+    """Refuse a file that could not be written, before the work for it begins: only regular files are replaced."""
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise BitNetError(f"{path.name[:40]}...: the name has more than {MAX_NAME_BYTES} bytes; choose a shorter one")
+    if path.is_symlink() or (exists(path) and not path.is_file()):
+        raise BitNetError(f"{path}: is a folder, a symbolic link, a device or a pipe; name a plain file")
+    if not exists(path.parent) or not path.parent.is_dir():
         raise BitNetError(f"{path.parent}: no such directory; create it first")
     if not os.access(path.parent, os.W_OK):
         raise BitNetError(f"{path.parent}: takes no files; choose another folder")

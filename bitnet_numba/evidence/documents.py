@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_numba.errors import EvidenceUnreadableError
-from bitnet_numba.files import atomic_write
+from bitnet_numba.files import atomic_write, exists
 from bitnet_numba.formats.json_file import unique_keys
 from bitnet_numba.formats.mapping import map_file
 
@@ -32,7 +32,7 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
 
 def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
     """Read a JSON object and its bytes; see :func:`parse_document`."""
-    if not path.exists():
+    if not exists(path):
         raise EvidenceUnreadableError(f"{path}: no such file; check the path")
     contents = map_file(path)
     if contents.size > MAX_BYTES:

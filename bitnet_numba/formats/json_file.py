@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bitnet_numba.errors import FormatError
+from bitnet_numba.files import exists
 from bitnet_numba.formats.mapping import map_file
 
 MAX_BYTES = 16 << 20  # of config.json and the files like it
@@ -88,7 +89,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES, if_missing: str = "chec
 
     Raises FormatError if it is missing, larger than ``max_bytes``, or not a JSON object; BitNetError if unreadable.
     """
-    if not path.exists():
+    if not exists(path):
         raise FormatError(f"{path}: no such file; {if_missing}")
     contents = map_file(path)
     if contents.size > max_bytes:
@@ -98,7 +99,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES, if_missing: str = "chec
 
 def read_json_if_present(path: Path) -> JsonObject:
     """Read a JSON file that a model may do without; a missing one is an empty object."""
-    return read_json(path) if path.exists() else JsonObject(str(path), {})
+    return read_json(path) if exists(path) else JsonObject(str(path), {})
 
 
 def parse_object(data: bytes, place: str, *, strict: bool = False) -> JsonObject:

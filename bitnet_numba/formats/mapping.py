@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError
+from bitnet_numba.files import open_regular
 
 COMPARED_BYTES = 1 << 26  # in memory at a time
 
@@ -18,11 +19,8 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
 
     Raises BitNetError if the file is missing, not a regular file, or not readable.
     """
-    if not path.is_file():  # also keeps a named pipe from being opened, which would wait forever
-        problem = "is not a regular file" if path.exists() else "no such file"
-        raise BitNetError(f"{path}: {problem}; check the path")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             n_bytes = os.fstat(file.fileno()).st_size
             # An empty file cannot be mapped.
             mapped = mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ) if n_bytes else b""

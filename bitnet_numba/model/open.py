@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.errors import BitNetError
+from bitnet_numba.files import exists
 from bitnet_numba.hub.cache import cached_model
 from bitnet_numba.model.gguf_source import GGUFSource
 from bitnet_numba.model.hf_source import HuggingFaceSource
@@ -30,7 +31,7 @@ def model_path(model: str | Path | None) -> Path:
     path = Path(name)
     with suppress(RuntimeError):  # "~user" of a user that does not exist
         path = path.expanduser()
-    found = path if path.exists() else cached_model(str(name))
+    found = path if exists(path) else cached_model(str(name))
     if found is None:
         raise BitNetError(
             f"{name}: no such model; name a .gguf file or a directory with config.json, or leave it out for the demo"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bitnet_numba.errors import FormatError, ParameterError, TemplateError
+from bitnet_numba.files import open_regular
 from bitnet_numba.formats.json_file import read_json_if_present
 from bitnet_numba.text.tokenizer import SpecialSpan, Tokenizer
 
@@ -215,6 +216,7 @@ def _template_from_file(name: str) -> ChatTemplate:
             f"{name}: {path.stat().st_size:,} bytes; a chat template has at most {MAX_TEMPLATE_BYTES:,}"
         )
     try:
-        return ChatTemplate(name, path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            return ChatTemplate(name, file.read(MAX_TEMPLATE_BYTES).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise TemplateError(f"{name}: byte {error.start} is not UTF-8; a chat template is a text file") from error

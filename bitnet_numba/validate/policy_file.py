@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bitnet_numba.errors import BitNetError, FormatError, excerpt
-from bitnet_numba.files import fingerprint_of
+from bitnet_numba.files import fingerprint_of, open_regular
 from bitnet_numba.formats.json_file import unique_keys
 
 MAX_BYTES = 1 << 18
@@ -93,7 +93,7 @@ def read_policy(path: Path) -> tuple[Field, str]:
     Raises a FormatError if the file is too large, neither YAML nor JSON, or repeats a key.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); name a policy file") from error

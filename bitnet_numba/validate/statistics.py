@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, UnsupportedError
+from bitnet_numba.files import open_regular
 from bitnet_numba.formats.gguf_types import TensorType
 from bitnet_numba.formats.packing.codes import two_bit_nonzeros
 from bitnet_numba.formats.tensor_formats import FORMATS, Kind, TensorFormat, float_codec, ternary_codec, type_names
@@ -40,7 +41,7 @@ def chunks(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Itera
     left = tensor.n_bytes if n_bytes is None else n_bytes
     buffer = np.empty(min(left, CHUNK_BYTES // unit * unit), np.uint8)
     try:
-        with tensor.file.open("rb", buffering=0) as file:
+        with open_regular(tensor.file) as file:
             file.seek(tensor.offset)
             while left:
                 chunk = buffer[: min(left, buffer.size)]
@@ -54,7 +55,7 @@ def chunks(tensor: StoredTensor, unit: int, n_bytes: int | None = None) -> Itera
 
 def i2s_scale(tensor: StoredTensor) -> float:
     """Read the scale of an I2_S tensor as stored, unchecked."""
-    with tensor.file.open("rb") as file:
+    with open_regular(tensor.file) as file:
         file.seek(tensor.offset + tensor.n_bytes - FORMATS[TensorType.I2_S].layout.tail_bytes)
         return float(np.frombuffer(file.read(4), "<f4")[0])
 

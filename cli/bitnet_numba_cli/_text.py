@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, TextIO
 import click
 
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.files import atomic_write
+from bitnet_numba.files import atomic_write, open_regular
 
 STDIN = "-"
+MAX_FILE_BYTES = 64 << 20  # the longest text that a tokenizer takes, in UTF-8
 
 
 # ---- input -----------------------------------------------------------------------------------------------------------
@@ -60,10 +61,11 @@ def _check_argument(argument: str, what: str) -> str:
 
 
 def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BitNetError(f"{path}: cannot be read ({error.strerror}); name a text file") from error
+    with open_regular(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise BitNetError(f"{path}: more than {MAX_FILE_BYTES:,} bytes; name a text file")
+    return data
 
 
 def _decode(data: bytes, source: str) -> str:

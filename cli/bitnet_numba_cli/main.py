@@ -1,7 +1,9 @@
 """The command group: it imports a command only when it is used, and reports each error of a user in one line."""
 
+import errno
 import importlib
 import io
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -27,6 +29,8 @@ COMMANDS = (
     "compile",
 )
 ALIASES = {"metrics": "smoothness"}
+
+_ERRORS_OF_NAMES = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
 
 
 class CommandLine(click.Group):
@@ -56,6 +60,12 @@ class CommandLine(click.Group):
             _fail(_usage_message(error), error.exit_code)
         except BitNetError as error:
             _fail(str(error), error.exit_code)
+        except MemoryError:
+            _fail("no memory is left; close other programs, or use a smaller model or context", 1)
+        except OSError as error:
+            if error.filename is None or error.errno not in _ERRORS_OF_NAMES:
+                raise
+            _fail(f"{os.fsdecode(error.filename)}: {error.strerror}; check the path", 1)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(128 + signal.SIGINT)
         sys.exit(status or 0)

@@ -69,11 +69,11 @@ def test_refuses_a_named_pipe_without_waiting_for_it(tmp_path: Path) -> None:
 
 
 def test_names_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, mode: str) -> None:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
     write(tmp_path, {"model.safetensors": GOOD})
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     expect_refusal(lambda: open_checkpoint(tmp_path), "Permission denied", str(tmp_path / "model.safetensors"))
 
 

@@ -176,8 +176,8 @@ def test_files_that_are_no_policy(tmp_path: Path) -> None:
         (deep, "neither YAML nor JSON"),
         (large, "larger than 262,144 bytes"),
         (empty, "expected a mapping of names, got nothing"),
-        (tmp_path, "cannot be read"),
-        (tmp_path / "absent.yml", "No such file"),
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "absent.yml", "no such file"),
     ):
         with pytest.raises(BitNetError, match=message):
             read_ruleset(path, "mine")

@@ -3,11 +3,13 @@
 The only room that imports ``gguf``, and only when a file has such a tensor.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from bitnet_numba.errors import FormatError
+from bitnet_numba.errors import FormatError, ResourceError
 from bitnet_numba.formats.packing.codec import Bytes, Float32, Rows, Shape, as_rows
 from bitnet_numba.formats.packing.codes import check_length
 from bitnet_numba.formats.packing.matrices import Matrix, matrix_of
@@ -33,7 +35,19 @@ class PackageCodec:
         if columns % block:
             raise FormatError(f"{place}: {columns:,} columns are not a multiple of {block}; get the file again")
         check_length(data, rows * columns // block * block_bytes, place)
-        values = np.empty(rows * columns, np.float32)
+        try:
+            values = np.empty(rows * columns, np.float32)
+            self._dequantize(data, values, columns, place, kind, dequantize)
+        except MemoryError as error:
+            size = f"{rows:,} x {columns:,}"
+            raise ResourceError(f"{place}: no memory for {size} weights of 4 bytes; close other programs") from error
+        return values.reshape(shape)
+
+    def _dequantize(
+        self, data: Bytes, values: Float32, columns: int, place: str, kind: Any, dequantize: Callable[..., Any]
+    ) -> None:
+        """Write the values, some at a time."""
+        block, block_bytes, _, _ = self.format.layout
         for start in range(0, values.size, CHUNK_WEIGHTS):
             chunk = values[start : start + CHUNK_WEIGHTS]
             first, n_bytes = start // block * block_bytes, chunk.size // block * block_bytes
@@ -43,7 +57,6 @@ class PackageCodec:
             if not finite.all():
                 row = (start + int(np.argmin(finite))) // columns
                 raise FormatError(f"{place}: row {row:,} holds a value that is not finite; get the file again")
-        return values.reshape(shape)
 
     def matrix(self, data: Bytes, shape: Rows, place: str) -> Matrix:
         """Return an embedding or head as float32; raises as :meth:`dequantize`."""
