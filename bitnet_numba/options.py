@@ -54,6 +54,7 @@ class LoadOptions:
         high=MAX_THREADS,
         variable="BITNET_NUM_THREADS",
         metavar="N",
+        short="t",
     )
     kv_type: KVType = declare(
         "f16",
@@ -171,7 +172,11 @@ class SamplingParams:
         metavar="X",
     )
     logit_bias: Mapping[int, float] = declare(
-        {}, "Numbers to add to the logits of these token ids ({range}).", low=-100, high=100
+        {},
+        "Numbers to add to the logits of these token ids ({range}).",
+        low=-100,
+        high=100,
+        metavar="ID=X",
     )
     seed: int | None = declare(
         None,
@@ -188,6 +193,7 @@ class SamplingParams:
         " logits before temperature, penalties and bias.",
         "none",
         high=20,
+        metavar="N",
     )
     ignore_eos: bool = declare(False, "Do not stop at the model's end-of-sequence tokens.")
     lookup: int = declare(

@@ -17,15 +17,35 @@ PATH = click.Path(path_type=Path)
 def _click_option(name: str, declared: Option) -> Callable[[_Function], _Function]:
     """Return the Click option of a declared one; without a value it is None, or () if it can be given repeatedly."""
     flags = [f"-{declared.short}"] if declared.short else []
-    is_repeated = declared.kind is tuple
+    is_repeated = declared.kind in (tuple, dict)
     return click.option(
         *flags,
         f"--{name.replace('_', '-')}",
-        type=click.Choice(declared.choices) if declared.choices else str if is_repeated else declared.kind,
+        type=_click_type(declared),
         multiple=is_repeated,
         metavar=declared.metavar,
         help=f"{declared.text} Can be given more than once." if is_repeated else declared.text,
     )
+
+
+def _click_type(declared: Option) -> Any:
+    if declared.choices:
+        return click.Choice(declared.choices)
+    return _IdAndNumber() if declared.kind is dict else str if declared.kind is tuple else declared.kind
+
+
+class _IdAndNumber(click.ParamType[tuple[int, float]]):
+    """``ID=X``: a token id and a number."""
+
+    name = "ID=X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        """Return both parts of a text."""
+        token_id, _, number = str(value).partition("=")
+        try:
+            return int(token_id), float(number)
+        except ValueError:
+            self.fail(f"{value!r} is no token id and number, such as 128001=-100", param, ctx)
 
 
 def _add_table(kind: type, function: _Function) -> _Function:
@@ -62,10 +82,13 @@ def sampling_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sampling arguments that the command line states, checked before any model is loaded."""
     if given["greedy"] and given["temperature"]:
         raise click.UsageError(f"--greedy contradicts --temperature {given['temperature']:g}; give one")
+    if given.get("seed") is not None and not given["temperature"]:
+        click.echo("note: --seed has no effect on greedy choice; give a --temperature to draw at random", err=True)
     return _stated(SamplingParams, given)
 
 
 def _stated(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     stated = {name: given[name] for name in options_of(kind) if given.get(name) not in (None, ())}
+    stated |= {name: dict(value) for name, value in stated.items() if options_of(kind)[name].kind is dict}
     kind(**stated)  # raises ParameterError if one is out of range
     return stated

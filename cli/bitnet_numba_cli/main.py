@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bitnet_numba.declare import FOREIGN_NAMES
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli._text import discard_buffer
 
@@ -82,6 +83,10 @@ class CommandLine(click.Group):
 
 def _usage_message(error: click.UsageError) -> str:
     message = " ".join(error.format_message().split()).removesuffix(".")
+    if isinstance(error, click.NoSuchOption):
+        known = FOREIGN_NAMES.get(error.option_name.lstrip("-").replace("-", "_"))
+        if known is not None:
+            message = f"No such option {error.option_name!r}. Did you mean '--{known.replace('_', '-')}'?"
     if error.ctx is None:
         return message
     return f"{message}; see '{error.ctx.command_path} -h'"
@@ -98,7 +103,7 @@ def _fail(message: str, status: int) -> NoReturn:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="bitnet-numba", message="%(prog)s %(version)s")
+@click.version_option(None, "-V", "--version", package_name="bitnet-numba", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Run BitNet b1.58 language models: pure Python, native speed, the same bits on every CPU.

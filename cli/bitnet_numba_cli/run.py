@@ -34,6 +34,7 @@ Examples:
 
 @click.command("run", short_help="Continue a prompt, or answer it.", epilog=EXAMPLES)
 @click.argument("prompt", required=False)
+@click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of the argument.")
 @click.option("-f", "--file", type=PATH, metavar="FILE", help="Read the prompt from a file.")
 @click.option("--chat", is_flag=True, help="Send the prompt as a user's turn with the chat template.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt; implies --chat.")
@@ -55,6 +56,7 @@ Examples:
 @click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, even if it is not a terminal.")
 def command(
     prompt: str | None,
+    prompt_option: str | None,
     file: Path | None,
     chat: bool,
     system: str | None,
@@ -72,6 +74,9 @@ def command(
     The prompt is the argument, the text of --file, or standard input if PROMPT is '-' or neither is given. One newline
     at the end of a file or of standard input is dropped.
     """
+    if prompt is not None and prompt_option is not None:
+        raise click.UsageError("The prompt is given twice, as an argument and with --prompt; give one")
+    prompt = prompt if prompt_option is None else prompt_option
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     for path in filter(None, (dump_logits, receipt)):
         check_target(path)

@@ -201,3 +201,41 @@ def test_sigterm_while_a_file_is_written_leaves_nothing(
     assert invoke("run", "x", "--dump-logits", str(tmp_path / "out.npz")).exit_code == 143
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+# ---- names that users of other programs know -------------------------------------------------------------------------
+def test_a_prompt_may_be_an_option(invoke: Invoke, model: ScriptedModel) -> None:
+    assert invoke("run", "-p", "Hi", "-t", "2").exit_code == 0
+    assert model.prompts == [[BOS, *b"Hi"]]
+    assert model.loaded_with["threads"] == 2
+    twice = invoke("run", "Hi", "--prompt", "Ho")
+    assert (twice.exit_code, "given twice" in twice.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "known"),
+    [("--temp", "--temperature"), ("--n-predict", "--max-tokens"), ("--ctx-size", "--max-context")],
+)
+def test_a_flag_of_another_program_is_told_the_right_one(flag: str, known: str, invoke: Invoke) -> None:
+    done = invoke("run", flag, "1", "x")
+    assert done.exit_code == 2
+    assert f"No such option '{flag}'. Did you mean '{known}'?" in done.stderr
+
+
+def test_biases_and_logprobs_are_options(invoke: Invoke, model: ScriptedModel) -> None:
+    done = invoke("run", "x", "--logit-bias", "5=-1.5", "--logit-bias", "7=2", "--logprobs", "2", "--json")
+    assert done.exit_code == 0
+    assert model.sampling["logit_bias"] == {5: -1.5, 7: 2.0}
+    assert len(json.loads(done.stdout)["logprobs"][0]["top"]) == 2
+    wrong = invoke("run", "x", "--logit-bias", "five")
+    assert (wrong.exit_code, "is no token id and number" in wrong.stderr) == (2, True)
+    assert invoke("run", "x", "--logit-bias", "5=1000").exit_code == 2
+
+
+def test_a_seed_of_greedy_choice_is_told(invoke: Invoke, model: ScriptedModel) -> None:
+    assert "--seed has no effect on greedy choice" in invoke("run", "x", "--seed", "3").stderr
+    assert "--seed" not in invoke("run", "x", "--seed", "3", "--temperature", "1").stderr
+
+
+def test_the_version_has_a_short_flag(invoke: Invoke) -> None:
+    assert invoke("-V").stdout.startswith("bitnet-numba 0.")
