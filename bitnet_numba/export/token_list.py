@@ -20,8 +20,9 @@ def check_merges(file: TokenizerFile) -> None:
 def tokens_by_id(file: TokenizerFile, vocab_size: int) -> tuple[list[str], list[int]]:
     """Return words and added tokens in the order of their ids, and the :class:`TokenType` of each.
 
-    Raises FormatError if an id is missing or beyond the embedding, or a token has two; UnsupportedError if an added
-    token takes the spaces beside it, or matches whole words only.
+    Rows of the embedding without a token, as padded vocabularies have them, become unused tokens ``[PAD{id}]``, as in
+    llama.cpp's converter. Raises FormatError if an id is beyond the embedding, or a token has two; UnsupportedError if
+    an added token takes the spaces beside it, or matches whole words only.
     """
     found = {token_id: (token, TokenType.NORMAL) for token, token_id in file.words.items()}
     for added in file.added:
@@ -30,15 +31,16 @@ def tokens_by_id(file: TokenizerFile, vocab_size: int) -> tuple[list[str], list[
                 raise UnsupportedError(f"{added.place}: {rule} has no name in GGUF; run the directory itself")
         kind = TokenType.CONTROL if added.flag("special", default=False) else TokenType.USER_DEFINED
         found[added.natural("id")] = added.text("content"), kind
-    if len(found) != vocab_size or max(found) >= vocab_size:
+    if max(found) >= vocab_size:
         raise FormatError(
             f"{file.place}: {len(found):,} tokens with ids up to {max(found):,}, but the embedding has "
             f"{vocab_size:,} rows; get the tokenizer that this model was trained with"
         )
-    tokens = [found[token_id][0] for token_id in range(vocab_size)]
+    listed = [found.get(token_id, (f"[PAD{token_id}]", TokenType.UNUSED)) for token_id in range(vocab_size)]
+    tokens = [token for token, _ in listed]
     if len(set(tokens)) != vocab_size:
         raise FormatError(f"{file.place}: a token has two ids; get the checkpoint's own file again")
-    return tokens, [int(found[token_id][1]) for token_id in range(vocab_size)]
+    return tokens, [int(kind) for _, kind in listed]
 
 
 class Joining:

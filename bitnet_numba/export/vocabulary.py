@@ -18,7 +18,7 @@ TURN_ENDS = {"<|eot_id|>": "eot", "<|im_end|>": "eot", "<|eom_id|>": "eom"}
 def vocabulary_metadata(file: TokenizerFile, vocab_size: int) -> dict[str, Any]:
     """Return the GGUF keys of a tokenizer's vocabulary, with exactly one token for each row of the embedding.
 
-    Raises FormatError if the file contradicts itself, or has another number of tokens; UnsupportedError if it splits or
+    Raises FormatError if the file contradicts itself, or has more tokens than rows; UnsupportedError if it splits or
     joins text in a way for which GGUF has no name.
     """
     check_merges(file)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError
 from bitnet_numba.files import open_regular
+from bitnet_numba.formats.stand_in import HEAD_BYTES, refuse_stand_in
 
 COMPARED_BYTES = 1 << 26  # in memory at a time
 
@@ -17,7 +18,7 @@ COMPARED_BYTES = 1 << 26  # in memory at a time
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
     """Map a regular file, uint8[n_bytes], read-only; valid as long as the array or a view of it lives.
 
-    Raises BitNetError if the file is missing, not a regular file, or not readable.
+    Raises BitNetError if the file is missing, not a regular file, not readable, or only stands in for another.
     """
     try:
         with open_regular(path) as file:
@@ -26,7 +27,9 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
             mapped = mmap.mmap(file.fileno(), n_bytes, access=mmap.ACCESS_READ) if n_bytes else b""
     except OSError as error:
         raise BitNetError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    return np.frombuffer(mapped, np.uint8)
+    contents = np.frombuffer(mapped, np.uint8)
+    refuse_stand_in(path, contents[:HEAD_BYTES].tobytes())
+    return contents
 
 
 def equal_bytes(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], forget: Callable[[], None]) -> bool:

@@ -12,7 +12,7 @@ from bitnet_numba.generate.prefix_cache import max_prefix_pages
 from bitnet_numba.model.describe import model_facts
 from bitnet_numba.model.source import ModelSource
 from bitnet_numba.options import LoadOptions
-from bitnet_numba.text.chat import choose_template, encode_chat
+from bitnet_numba.text.chat import choose_template, encode_chat, template_notes
 from bitnet_numba.text.tokenizer import Tokenizer
 
 BackendName = Literal["cpu", "numpy"]
@@ -48,7 +48,7 @@ def load_model(
             "model": model_facts(source, None if template is None else template.name),
             "memory": loaded.memory(prefix_pages),
         },
-        notes=(*tokenizer.notes, *source.notes, *_correction_notes(source)),
+        notes=(*tokenizer.notes, *template_notes(tokenizer, template), *source.notes, *_correction_notes(source)),
     )
 
 

@@ -1,5 +1,6 @@
 """Encode chats with a model's template; no message can inject special tokens."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ MAX_MESSAGES: Final = 1024
 MAX_CHAT_LENGTH: Final = 2**20
 MAX_TEMPLATE_BYTES: Final = 64 * 2**10
 
+# As Llama 3, Qwen, Falcon and DeepSeek spell them, and Llama 2 and Gemma.
+_SPELLED_TOKEN: Final = re.compile(r"<\|[\w-]{1,64}\|>|<\uff5c[^<>\uff5c\s]{1,64}\uff5c>|</?s>|<(?:start|end)_of_turn>")
 _PRIVATE_CHARACTERS: Final = range(0xF0000, 0xF2000)
 
 Messages = Sequence[Mapping[str, str]]
@@ -109,6 +112,17 @@ def read_directory_template(directory: Path) -> str | None:
     if not isinstance(template, str | None):
         raise FormatError(f"{settings.place}: chat_template is not text; choose one with --chat-template")
     return template
+
+
+def template_notes(tokenizer: Tokenizer, template: ChatTemplate | None) -> tuple[str, ...]:
+    """Return a note if a template spells special tokens that the vocabulary does not have."""
+    spelled = dict.fromkeys(_SPELLED_TOKEN.findall("" if template is None else template.source))
+    missing = [text for text in spelled if tokenizer.token_id(text) is None]
+    if template is None or not missing:
+        return ()
+    shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+    problem = f"chat template {template.name!r} writes {shown}, not in the vocabulary, and read as plain text"
+    return (f"{problem}; --chat-template chooses another",)
 
 
 def encode_chat(
@@ -217,6 +231,6 @@ def _template_from_file(name: str) -> ChatTemplate:
         )
     try:
         with open_regular(path) as file:
-            return ChatTemplate(name, file.read(MAX_TEMPLATE_BYTES).decode("utf-8"))
+            return ChatTemplate(name, file.read(MAX_TEMPLATE_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise TemplateError(f"{name}: byte {error.start} is not UTF-8; a chat template is a text file") from error

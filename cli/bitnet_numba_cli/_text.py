@@ -16,6 +16,7 @@ from bitnet_numba.files import atomic_write, open_regular
 
 STDIN = "-"
 MAX_FILE_BYTES = 64 << 20  # the longest text that a tokenizer takes, in UTF-8
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 # ---- input -----------------------------------------------------------------------------------------------------------
@@ -23,18 +24,18 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
     """Return the text of the argument, of the file, or of standard input; ``what`` names it in messages: ``prompt``.
 
     Standard input is read if the argument or the file is ``-``, or if neither is given and standard input is no
-    terminal. One newline at the end of a file or of standard input is dropped.
+    terminal. In a file and in standard input CR LF becomes LF, and a byte order mark and one last newline are dropped.
     """
     if argument is not None and file is not None:
         raise click.UsageError(f"The {what} is given twice, as an argument and with --file; give one")
     if argument is not None and argument != STDIN:
         text = _check_argument(argument, what)
     elif file is not None and str(file) != STDIN:
-        text = _decode(_read_file(file), str(file)).removesuffix("\n")
+        text = _file_text(_read_file(file), str(file))
     elif argument is None and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError(f"There is no {what}; give it as an argument, with --file, or through a pipe")
     else:
-        text = _decode(_stdin().read(), "standard input").removesuffix("\n")
+        text = _file_text(_stdin().read(), "standard input")
     if not text:
         raise BitNetError(f"the {what} is empty; give at least one character")
     return text
@@ -43,7 +44,8 @@ def read_text(argument: str | None, file: Path | None, what: str) -> str:
 def stdin_lines() -> Iterator[str]:
     """Yield the lines of standard input without their newlines."""
     for number, line in enumerate(_stdin(), start=1):
-        yield _decode(line, f"standard input, line {number}").removesuffix("\n").removesuffix("\r")
+        text = _decode(line, f"standard input, line {number}").removesuffix("\n").removesuffix("\r")
+        yield text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text
 
 
 def _stdin() -> BinaryIO:
@@ -66,6 +68,12 @@ def _read_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise BitNetError(f"{path}: more than {MAX_FILE_BYTES:,} bytes; name a text file")
     return data
+
+
+def _file_text(data: bytes, source: str) -> str:
+    """Decode a file as text editors of any system write it."""
+    text = _decode(data, source).removeprefix(_BYTE_ORDER_MARK)
+    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def _decode(data: bytes, source: str) -> str:

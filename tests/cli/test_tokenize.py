@@ -79,3 +79,12 @@ def test_bad_input_is_one_line(arguments: list[str], status: int, message: str, 
     assert (result.exit_code, result.stdout) == (status, "")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_files_of_other_systems(source: str, invoke: Invoke, tmp_path: Path) -> None:
+    data = "\ufeffa\r\nb\r\n".encode()
+    (tmp_path / "text.txt").write_bytes(data)
+    arguments = ["--file", str(tmp_path / "text.txt")] if source == "file" else ["-"]
+    result = invoke("tokenize", "-m", "demo", "--json", *arguments, stdin=data)
+    assert json.loads(result.stdout)["text"] == "a\nb"

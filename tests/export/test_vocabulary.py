@@ -10,8 +10,10 @@ from bitnet_numba.export.gguf import export_gguf
 from bitnet_numba.export.vocabulary import vocabulary_metadata
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.json_file import JsonObject
+from bitnet_numba.text.tokenizer import tokenizer_from_file, tokenizer_from_gguf
 from bitnet_numba.text.tokenizer_json import TokenizerFile, read_tokenizer_file, tokenizer_file
 from bitnet_numba.text.vocabulary import TokenType
+from tests.export.llama2 import llama2_tokenizer
 from tests.tiny import toy_checkpoint
 from tests.tiny_files import BEGIN, END, END_OF_TURN, MIN_VOCABULARY, PAD, SPECIAL, HuggingFaceModel
 
@@ -116,3 +118,24 @@ def test_the_end_of_a_message_has_its_own_key(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.eom_token_id"] == PAD
     assert metadata["tokenizer.ggml.eot_token_id"] == END_OF_TURN
     assert SPECIAL[END - BEGIN] == metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.eos_token_id"]]
+
+
+def test_rows_without_a_token_become_unused_tokens(tmp_path: Path) -> None:
+    checkpoint = toy_checkpoint()
+    checkpoint.tokenizer["added_tokens"].pop()
+    del checkpoint.files["generation_config.json"]["pad_token_id"]
+    metadata = metadata_of(checkpoint, tmp_path)
+    assert metadata["tokenizer.ggml.tokens"][PAD] == f"[PAD{PAD}]"
+    assert metadata["tokenizer.ggml.token_type"][PAD] == TokenType.UNUSED
+    from_gguf, from_json = tokenizer_from_gguf(metadata), tokenizer_from_file(tmp_path / "toy" / "tokenizer.json")
+    for text in ("hello", f"a[PAD{PAD}]<|eot_id|>"):
+        assert from_gguf.encode(text, parse_special=True) == from_json.encode(text, parse_special=True)
+
+
+def test_rows_without_a_token_in_the_way_of_llama_2() -> None:
+    file = toy_file(llama2_tokenizer())
+    n_tokens = 1 + max(token["id"] for token in file.document.values["added_tokens"])
+    keys = vocabulary_metadata(file, n_tokens + 2)
+    assert keys["tokenizer.ggml.tokens"][n_tokens:] == [f"[PAD{n_tokens}]", f"[PAD{n_tokens + 1}]"]
+    assert keys["tokenizer.ggml.token_type"][n_tokens:] == [TokenType.UNUSED] * 2
+    assert len(keys["tokenizer.ggml.scores"]) == n_tokens + 2

@@ -105,6 +105,44 @@ def test_refuses_what_is_not_there(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+STAND_INS = {
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "is a Git LFS pointer.*git lfs pull",
+    "\n<!DOCTYPE html><html></html>": "is a web page.*/resolve/ instead of /blob/",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), STAND_INS.items())
+@pytest.mark.parametrize("name", ["toy.gguf", "toy/config.json", "toy/tokenizer.json", "toy/model.safetensors"])
+def test_names_what_lies_where_a_file_should_be(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    toy_model(hidden_size=64).checkpoint().write(tmp_path / "toy")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BitNetError, match=f"{Path(name).name}: {reason}"):
+        open_source(tmp_path / name.split("/")[0]).tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "name is empty; name a .gguf file"),
+        (" ", "name is empty"),
+        ("https://huggingface.co/org/name/blob/main/x.gguf", "is an address.*'bitnet-numba pull org/name'"),
+        ("http://example.org/x.gguf", "is an address, not a file; download it"),
+    ],
+)
+def test_refuses_names_that_are_no_files(name: str, reason: str) -> None:
+    with pytest.raises(BitNetError, match=reason):
+        open_source(name)
+
+
+def test_names_the_files_of_a_folder(tmp_path: Path) -> None:
+    for name in ("b.gguf", "a.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        BitNetError, match=r"is a folder without config\.json; name the file in it: .*a\.gguf, or one of 1 more"
+    ):
+        open_source(tmp_path)
+
+
 # ---- how much --------------------------------------------------------------------------------------------------------
 def test_chooses_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITNET_NUM_THREADS", raising=False)

@@ -17,6 +17,7 @@ from bitnet_numba.text.chat import (
     choose_template,
     encode_chat,
     read_directory_template,
+    template_notes,
 )
 from bitnet_numba.text.tokenizer import tokenizer_from_file, tokenizer_from_gguf
 from tests.text.vocabularies import DEMO_DIRECTORY, demo_metadata
@@ -267,3 +268,11 @@ def test_a_failing_template_says_why() -> None:
     template = ChatTemplate("strict", "{{ raise_exception('System role not supported') }}")
     with pytest.raises(TemplateError, match="System role not supported"):
         encode_chat(TOKENIZER, template, MESSAGES)
+
+
+def test_special_tokens_that_the_vocabulary_lacks_are_told() -> None:
+    (note,) = template_notes(TOKENIZER, NAMED_TEMPLATES["llama3"])
+    assert note.startswith(
+        "chat template 'llama3' writes <|start_header_id|>, <|end_header_id|>, not in the vocabulary"
+    )
+    assert template_notes(TOKENIZER, NAMED_TEMPLATES["bitnet"]) == template_notes(TOKENIZER, None) == ()
