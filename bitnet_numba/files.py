@@ -4,8 +4,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -98,7 +98,6 @@ def atomic_write(path: Path, before_rename: Callable[[Path], None] | None = None
             os.fsync(file.fileno())
             if before_rename is not None:
                 before_rename(temporary)
-            temporary.chmod(0o644)
             temporary.replace(path)  # while the file is open and locked
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -115,22 +114,29 @@ def _new_file(path: Path) -> tuple[Path, BinaryIO]:
     """Make the temporary file, locked while it is open: the lock shows that its writer lives."""
     while True:
         try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
+        except FileExistsError:
+            continue
         except OSError as error:
             raise BitNetError(f"{path.parent}: takes no files ({error.strerror}); choose another folder") from error
         with suppress(OSError):  # on a file system without locks, abandoned files stay
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
-            return Path(name), os.fdopen(handle, "wb")
+            return name, os.fdopen(handle, "wb")
         os.close(handle)  # another process removed it as abandoned before it was locked
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files of writers that were killed."""
-    for leftover in path.parent.iterdir():
+    try:
+        names = list(path.parent.iterdir())
+    except OSError:  # a folder that may be written to and not read
+        return
+    for leftover in names:
         if not (leftover.name.startswith(f".{path.name}.") and leftover.name.endswith(UNFINISHED)):
             continue
-        with suppress(OSError), leftover.open("rb") as file:
+        with suppress(OSError, BitNetError), open_regular(leftover) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
 

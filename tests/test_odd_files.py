@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import bitnet_numba
 from bitnet_numba.demo import demo_model_path
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.files import MAX_NAME_BYTES, check_target, exists, open_regular
+from bitnet_numba.files import MAX_NAME_BYTES, atomic_write, check_target, exists, open_regular
 from bitnet_numba_cli.main import cli
 from tests.cli.conftest import Invoke
 from tests.subprocesses import run_python
@@ -120,3 +120,48 @@ def test_little_memory_is_one_line(tmp_path: Path) -> None:
         done = run_python("-c", program, str(megabytes << 20), str(model))
         assert done.returncode in (0, 1), done.stderr
         assert "Traceback" not in done.stderr, done.stderr
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o027, 0o640)])
+def test_outputs_follow_the_umask(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "out") as file:
+            file.write(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
+
+
+def test_an_odd_leftover_does_no_harm(tmp_path: Path) -> None:
+    pipe(tmp_path / ".out.12345678.part")
+    with atomic_write(tmp_path / "out") as file:
+        file.write(b"x")
+    assert (tmp_path / "out").read_bytes() == b"x"
+
+
+def test_a_file_that_grows_too_large_leaves_nothing(tmp_path: Path) -> None:
+    """As on a full disk; in a process of its own, which the limit is for."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20,) * 2);"
+        "from bitnet_numba_cli.main import main;"
+        "sys.argv = ['x', 'export', 'bench/demo_model/checkpoint', '-o', sys.argv[1], '--type', 'i2_s']; main()"
+    )
+    done = run_python("-c", program, str(tmp_path / "out"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "no room for it" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["../../../etc", "main", "é" * 40, "f" * 39, "f" * 41, ""])
+def test_a_ref_of_the_hub_s_cache_is_a_commit(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    refs = tmp_path / "models--org--name" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(text, encoding="utf-8")
+    with pytest.raises(BitNetError, match=r"refs/main: holds .*, not the commit of a revision"):
+        bitnet_numba.load("org/name")

@@ -100,6 +100,8 @@ class Sampler:
         penalties = params.repetition_penalty - 1, params.frequency_penalty, params.presence_penalty
         self._has_penalties = any(penalties)
         self._has_filters = bool(params.top_k or params.min_p) or params.top_p < 1
+        self._bias_ids = np.fromiter(params.logit_bias, np.int64)
+        self._biases = np.fromiter(params.logit_bias.values(), np.float64)
         self._adjusted = self._adjusted_tokens()
         self._favoured = np.zeros(vocab_size if params.temperature and not self._has_filters else 0, np.uint8)
 
@@ -179,7 +181,7 @@ class Sampler:
         if not params.logit_bias and not self._has_penalties:
             return np.zeros(0, np.uint8)
         marks = np.zeros(self._vocab_size, np.uint8)
-        marks[list(params.logit_bias)] = 1
+        marks[self._bias_ids] = 1
         if params.repetition_penalty != 1:
             marks[list(self._all_ids)] = 1
         return marks
@@ -191,11 +193,11 @@ class Sampler:
             return candidates.logits
 
         def indices(token_ids: Any) -> Indices:
-            tokens = np.fromiter(token_ids, np.int64)
+            tokens = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64)
             return tokens if ids is None else np.searchsorted(ids, tokens)
 
         scores = candidates.logits.astype(np.float64)
-        scores[indices(params.logit_bias)] += np.fromiter(params.logit_bias.values(), np.float64)
+        scores[indices(self._bias_ids)] += self._biases
         if params.repetition_penalty != 1:
             penalized = indices(self._all_ids)
             old = scores[penalized]

@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from bitnet_numba.errors import BitNetError
-from bitnet_numba.files import atomic_write
+from bitnet_numba.errors import BitNetError, excerpt
+from bitnet_numba.files import atomic_write, exists, open_regular
 from bitnet_numba.hub.model_id import HubReference, parse_reference
 
-_COMMIT = re.compile("[0-9a-f]{40}")
+_COMMIT_BYTES = 40
+_COMMIT = re.compile(f"[0-9a-f]{{{_COMMIT_BYTES}}}")
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _BESIDE_WEIGHTS = frozenset(
     {
@@ -78,9 +79,12 @@ class RepositoryCache:
         commit = reference.revision
         if not _COMMIT.fullmatch(commit):
             ref = self.folder / "refs" / commit
-            if not ref.is_file():
+            if not exists(ref):
                 return []
-            commit = ref.read_text(encoding="ascii").strip()
+            with open_regular(ref) as file:
+                commit = file.read(_COMMIT_BYTES + 2).decode("ascii", "replace").strip()
+            if not _COMMIT.fullmatch(commit):
+                raise BitNetError(f"{ref}: holds {excerpt(commit)}, not the commit of a revision; pull the model again")
         folder = self.snapshot(commit)
         if reference.file is not None:
             path = folder / reference.file

@@ -23,6 +23,13 @@ from bitnet_numba.validate.policy_file import Field, read_policy
 
 FACTOR_CLAMP = (0.01, 100.0)
 SMALLEST = 1e-9  # of numbers that must be above zero
+MAX_PATTERN, MAX_REPEATS = 200, 3
+_ESCAPED = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL
+)  # escaped characters and classes: one character each
+_REPEAT = re.compile(r"[*+]|\{[0-9,]*\}")
+_UNBOUNDED = re.compile(r"\)[*+{]|\(\?[^:)]")  # a repeated group, look-around and the like
+_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\\[1-9]")
 _FINGERPRINT = re.compile(r"sha256-[0-9a-f]{64}")
 
 
@@ -131,12 +138,27 @@ def _ruleset(key: str, field: Field) -> Ruleset:
 def _rule(field: Field) -> NormRule:
     parts = field.mapping(required=("pattern", "min", "max"), optional=("description",))
     pattern = parts["pattern"].text()
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise parts["pattern"].error(f"{excerpt(pattern)} is not a regular expression ({error})") from None
+    _check_pattern(parts["pattern"], pattern)
     description = parts["description"].text() if "description" in parts else ""
     return NormRule(pattern, _bounds(parts["min"], parts["max"], field), description)
+
+
+def _check_pattern(field: Field, pattern: str) -> None:
+    """Refuse what is no regular expression, and what could match for ever: repeated groups, many repeats, references.
+
+    Without those, a name of n characters takes at most in the order of n ** (MAX_REPEATS + 1) steps.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise field.error(f"{excerpt(pattern)} is not a regular expression ({error})") from None
+    plain = _ESCAPED.sub("x", pattern)
+    repeats = len(_REPEAT.findall(plain))
+    if len(pattern) > MAX_PATTERN or repeats > MAX_REPEATS or _REFERENCE.search(pattern) or _UNBOUNDED.search(plain):
+        raise field.error(
+            f"{excerpt(pattern)} could take too long to match: at most {MAX_PATTERN} characters, {MAX_REPEATS} "
+            "repeats, and none of a group"
+        )
 
 
 def _bounds(minimum: Field | None, maximum: Field | None, field: Field) -> Bounds:
