@@ -53,6 +53,7 @@ def _config(shape: Shape) -> dict[str, Any]:
         "rope_theta": 500000.0,
         "tie_word_embeddings": shape.tied,
         "vocab_size": shape.vocab_size,
+        "quantization_config": {"quant_method": "bitnet", "quantization_mode": "online"},  # so these are masters
         "bos_token_id": shape.vocab_size - 2,
         "eos_token_id": shape.vocab_size - 1,
     }
