@@ -1,4 +1,4 @@
-"""What a forked child does first: objects with threads or locks make new ones.
+"""What a forked child does first: registered objects forget the parent's threads and make their locks new.
 
 ``fork`` copies the memory of all threads, but only the thread that forked goes on in the child: the others' locks stay
 locked, and what they were about to do is never done. Weights and KV caches are shared pages, and stay as they are.
@@ -20,7 +20,7 @@ class ForkAware(Protocol):
 _objects: "weakref.WeakSet[ForkAware]" = weakref.WeakSet()
 
 
-def reset_after_fork(subject: ForkAware) -> None:
+def register_for_forks(subject: ForkAware) -> None:
     """Call ``subject.after_fork`` in every child that is forked from now on, as long as the object is alive."""
     _objects.add(subject)
 

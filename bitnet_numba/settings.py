@@ -1,4 +1,4 @@
-"""The BITNET_* environment variables; no other module reads them."""
+"""The BITNET_* environment variables; no other module obeys them, and receipts quote them."""
 
 import os
 from dataclasses import dataclass

@@ -244,7 +244,7 @@ class Backend(SamplingOperations, Protocol[CacheT]):
         ...
 
     def counts(self) -> Counts:
-        """Return how often each kernel has run in :meth:`forward` so far, as the kernels count themselves."""
+        """Return how often each kernel has run in :meth:`forward` so far, as the code that runs them counts."""
         ...
 
     def memory(self, prefix_pages: int) -> dict[str, Any]:

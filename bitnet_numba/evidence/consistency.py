@@ -12,7 +12,7 @@ from bitnet_numba.errors import BitNetError
 from bitnet_numba.evidence.claims import Finding
 from bitnet_numba.evidence.merkle import merkle_root
 from bitnet_numba.generate.hidden_digest import POSITIONS_PER_LEAF
-from bitnet_numba.options import SamplingParams
+from bitnet_numba.options import MAX_DRAFT_TOKENS, SamplingParams
 
 SPEED_TOLERANCE = 0.01  # relative, between tokens/s and the times it follows from
 WALL_TOLERANCE = 1.1  # of the memory read beside the benchmark, which varies between runs
@@ -128,7 +128,7 @@ def _check_kernel_calls(receipt: Mapping[str, Any]) -> Iterator[Finding]:
     steps = calls.get("embedding_lookup", 0)
     blocks = steps * info["layers"]
     longest = receipt["prompt_tokens"] + 2 * n_sampled(receipt)  # each step runs a token; an undecided one again
-    if not math.ceil(n_sampled(receipt) / (POSITIONS_PER_LEAF + 1)) <= steps <= longest:
+    if not math.ceil(n_sampled(receipt) / (MAX_DRAFT_TOKENS + 1)) <= steps <= longest:
         yield Finding("kernel_calls.embedding_lookup", f"is {steps:,}, which is not how this answer can have been made")
     for kernel in ("rope_forward", "attention_kv_cache_update", "attention_forward"):
         if calls.get(kernel) != blocks:

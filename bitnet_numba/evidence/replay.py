@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bitnet_numba.errors import ParameterError
 from bitnet_numba.evidence.consistency import sampling_params
 from bitnet_numba.evidence.facts import ModelIdentity, model_info
 from bitnet_numba.evidence.receipt import text_digest
@@ -53,7 +54,7 @@ class Replay:
     positions : int
         Sampled tokens that were checked.
     leaves : tuple of int
-        Leaves of the hidden states that were checked.
+        Leaves of the hidden states that were to be checked; the first difference ends the replay.
     prompt_tokens : int
     seconds : float
         Time that the steps took, and everything between them.
@@ -97,10 +98,17 @@ def replay(
     decode : bool
         Generate token by token, without the recorded answer.
     steps : int, optional
-        Check that many leaves of 16 positions, chosen at random; by default all.
+        Check that many leaves of 16 positions, chosen at random, taking the text before each on trust; by default all.
     on_progress : callable, optional
         Called with the number of checked positions and that of all.
+
+    Raises
+    ------
+    ParameterError
+        If both ``decode`` and ``steps`` are given.
     """
+    if decode and steps is not None:
+        raise ParameterError("steps: a sample is not generated anew; drop decode or steps")
     differences = _compare_model(receipt, model, identity)
     started = time.perf_counter()
     if steps is None:

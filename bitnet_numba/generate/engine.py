@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, TokenChunk
 from bitnet_numba.errors import BitNetError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
@@ -55,7 +55,7 @@ class Engine:
         self._n_steps = 0
         self._turns = itertools.count(1)
         self._owners: dict[Job, int] = {}  # the thread that added each running sequence
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Go on with this thread's sequences alone: those of other threads, and steps of theirs, are the parent's."""
@@ -237,7 +237,10 @@ class Engine:
 
     # ---- steps -------------------------------------------------------------------------------------------------------
     def step(self) -> bool:
-        """Run one step for all running sequences, after the one that runs, if any; return whether some are left.
+        """Run one step, after the one that runs, if any; return whether sequences are left that are not done.
+
+        A step takes a chunk of each sequence that is ready, as far as ``MAX_STEP_TOKENS`` go. What sequences emit, and
+        an error that ended one, are read from them; whoever added one also removes it.
 
         Raises
         ------
@@ -323,7 +326,7 @@ class Engine:
             except BaseException as interrupt:  # its state is unknown
                 job.failure = interrupt
                 raise
-            job.record(calls, time.perf_counter() - started)
+            job.observe(calls, time.perf_counter() - started)
 
     # ---- memory ------------------------------------------------------------------------------------------------------
     def _release_abandoned(self) -> None:

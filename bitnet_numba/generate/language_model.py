@@ -128,6 +128,8 @@ class LanguageModel:
         self,
         prompts: Sequence[str | TokenIds],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        record: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> list[GenerationResult]:
         """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
@@ -146,7 +148,7 @@ class LanguageModel:
         if len(each) != len(prompts):
             raise ParameterError(f"params: {len(each)} for {len(prompts)} prompts; give one for each, or one for all")
         ids = [self._prompt_ids(prompt) for prompt in prompts]
-        return self.engine.generate([self.new_sequence(*one) for one in zip(ids, each, strict=True)])
+        return self.engine.generate([self.new_sequence(*one, record=record) for one in zip(ids, each, strict=True)])
 
     def stream(
         self,
@@ -210,7 +212,8 @@ class LanguageModel:
             Only those after the last token, float32[vocab_size]: for a large vocabulary the others are most of the work
             and of the memory.
         chunk_size : int, optional
-            Read that many tokens a step; 1 is how an answer is generated. The result does not depend on it.
+            Read that many tokens a step, at most; 1 is how an answer is generated without speculation. The result does
+            not depend on it.
 
         Raises
         ------

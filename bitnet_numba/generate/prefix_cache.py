@@ -9,7 +9,7 @@ from typing import Generic
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.protocol import PAGE_POSITIONS, CacheT
 from bitnet_numba.errors import ResourceError
 
@@ -50,7 +50,7 @@ class PrefixCache(Generic[CacheT]):
         self._arrived: deque[_Entry[CacheT]] = deque(maxlen=max_sequences)
         self._is_closed = False
         self._lock = threading.Lock()
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Make the lock new; if another thread held it, what it was changing is dropped."""

@@ -71,7 +71,7 @@ class Job(Protocol):
         """Take the logits of the last chunk."""
         ...
 
-    def record(self, calls: Counts, seconds: float) -> None:
+    def observe(self, calls: Counts, seconds: float) -> None:
         """Add the kernel calls and the duration of a step that ran this job."""
         ...
 
@@ -220,7 +220,7 @@ class Sequence:
             drafts = self._drafter.draft(self._max_new_tokens - self._n_sampled - 1)
             self._pending, self._n_logits = [self.token_ids[-1], *drafts], 1 + len(drafts)
 
-    def record(self, calls: Counts, seconds: float) -> None:
+    def observe(self, calls: Counts, seconds: float) -> None:
         """Add the kernel calls and the duration of a step that ran this sequence."""
         self._calls += calls
         if self._was_prefilling:
@@ -367,8 +367,8 @@ class PromptLogits:
         for index, row in enumerate(rows):
             self._out[first + index] = row.logits
 
-    def record(self, calls: Counts, seconds: float) -> None:
-        """Record nothing: the caller gets logits alone."""
+    def observe(self, calls: Counts, seconds: float) -> None:
+        """Keep nothing: the caller gets logits alone."""
 
 
 def _rate(count: int, seconds: float) -> float:

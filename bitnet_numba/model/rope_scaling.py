@@ -1,4 +1,4 @@
-"""RoPE frequencies, with every kind of RoPE scaling: linear, llama3, and factors that a GGUF file states."""
+"""RoPE frequencies, with the kinds of RoPE scaling that are run: linear, llama3, and factors in a GGUF file."""
 
 from decimal import Decimal, localcontext
 

@@ -1,4 +1,4 @@
-"""The only call of ``numba.njit`` in this package: kernels of offline work, parallel over rows, in the kernel cache."""
+"""How the kernels of offline work are compiled: parallel over rows, with the kernel cache of the CPU backend."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 import bitnet_numba
 from bitnet_numba import LanguageModel
 from bitnet_numba.demo import demo_model_path
+from bitnet_numba.errors import ParameterError
 from bitnet_numba.evidence.consistency import token_digest
+from bitnet_numba.evidence.documents import dump
 from bitnet_numba.evidence.facts import ModelIdentity, identify
+from bitnet_numba.evidence.receipt import make_receipt
 from bitnet_numba.evidence.replay import Replay, replay
 from bitnet_numba.validate.model_files import read_model_files
 from tests.evidence.making import reasons, receipt_of
@@ -205,3 +209,16 @@ def test_kernels_are_those_of_the_head_that_ran(identity: ModelIdentity) -> None
         kernels = receipt_of(full, identity)["kernels"]
     assert "head_rescore" not in kernels
     assert any(kernel.endswith("_head_gemv") for kernel in kernels)
+
+
+def test_each_answer_of_a_batch_has_its_receipt(model: LanguageModel, identity: ModelIdentity) -> None:
+    results = model.generate_batch(["Once upon a time", "The dog"], record=True, max_tokens=20)
+    for result in results:
+        receipt = json.loads(dump(make_receipt(model, identity, result)))
+        assert reasons(receipt) == ""
+        assert replay(receipt, model, identity).confirmed
+
+
+def test_a_sample_is_not_generated_anew(receipt: dict[str, Any], model: LanguageModel, identity: ModelIdentity) -> None:
+    with pytest.raises(ParameterError, match="drop decode or steps"):
+        replay(receipt, model, identity, decode=True, steps=1)

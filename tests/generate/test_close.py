@@ -26,16 +26,15 @@ def test_a_closed_model_holds_no_weights() -> None:
 
 
 def test_a_dropped_model_ends_its_threads() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(3):
         model = bitnet_numba.load("demo", threads=2)
         model.generate("Once", max_tokens=2)
         del model
     gc.collect()
-    for thread in threading.enumerate():  # they end after their last wait
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(timeout=10)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:  # they end after their last wait
+        thread.join(timeout=10)
+    assert set(threading.enumerate()) <= before
 
 
 def test_closing_waits_for_the_step_that_runs() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.chunk_checks import checked_chunks
 from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.batch import batch_indices
@@ -87,7 +87,7 @@ class CPUBackend(CPUSampling):
         self._lock = threading.Lock()  # a step's candidates are read before the next step overwrites them
         self._dismiss = weakref.finalize(self, _dismiss, self._workers, self._pool)
         self._dismiss.atexit = False  # the process may end while a step runs
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Make the lock new: another thread may have held it."""

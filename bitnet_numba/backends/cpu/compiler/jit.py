@@ -1,4 +1,4 @@
-"""The only calls of ``numba.njit``: how kernels are compiled."""
+"""How the kernels of the CPU backend are compiled: its only calls of ``numba.njit``."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

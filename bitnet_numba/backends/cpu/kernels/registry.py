@@ -1,6 +1,6 @@
 """The numbered list of kernels: a kernel counts its runs by its number, and results report the counts by public id.
 
-A whole step is one jitted call, so Python cannot see which kernels ran; the kernels themselves note it.
+A whole step is one jitted call, so Python cannot see which kernels ran; the jitted code notes it, beside each call.
 """
 
 import enum

@@ -7,7 +7,7 @@ another Python thread is busy, so only the caller does that, once a step, and wi
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.threads.command_buffer import (
     CLOSED,
@@ -57,7 +57,7 @@ class PersistentWorkers:
         self._serve = serve
         self._fixed = fixed
         self.after_fork()
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Forget the threads inside the jitted call, which are the parent's."""

@@ -4,7 +4,7 @@ import sys
 import threading
 from types import TracebackType
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 
 SHORT = 1000  # microseconds; Python's default of 5000 is a quarter of a token's time
 
@@ -20,7 +20,7 @@ class PromptReturn:
         self._n_inside = 0
         self._before = 0
         self._lock = threading.Lock()
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Take back what blocks of other threads set, which do not end in this process."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from bitnet_numba.after_fork import reset_after_fork
+from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.cpu.array_types import Int64s
 from bitnet_numba.backends.cpu.threads.atomics import LINE, fetch_add, load_acquire, pause, yield_core
 from bitnet_numba.errors import ResourceError, UnsupportedError
@@ -140,7 +140,7 @@ class ThreadPool:
         self._is_closed = False
         self._threads: list[threading.Thread] = []
         self.after_fork()
-        reset_after_fork(self)
+        register_for_forks(self)
 
     def after_fork(self) -> None:
         """Forget the threads, which are the parent's, and what they were doing."""
