@@ -24,6 +24,7 @@ from pathlib import Path
 
 from bench.common import interleaved
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.model.open import model_path
 
 BUFFER_BYTES = 16 << 20
 
@@ -97,12 +98,12 @@ def unpacked(wheel: Path, folder: str) -> str:
 def main() -> None:
     """Print a table and a JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", type=Path, required=True)
+    parser.add_argument("-m", "--model", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", action=argparse.BooleanOptionalAction, default=True, help="compile everything once")
     parser.add_argument("--kernels", type=Path, metavar="WHEEL", help="measure a first start with this wheel too")
     arguments = parser.parse_args()
-    path: Path = arguments.model
+    path = model_path(arguments.model)
     first_token("demo")  # its kernels are compiled, and files lie in the page cache, before anything is measured
     measures: dict[str, Callable[[], float]] = {
         "read_seconds": lambda: seconds(lambda: read_again(path)),
