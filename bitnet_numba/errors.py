@@ -37,6 +37,10 @@ class TemplateError(BitNetError):
     """A chat template is unknown, malformed, or does more than a template may."""
 
 
+class NonFiniteError(BitNetError):
+    """A number became infinite or NaN while a model ran: its weights do not fit the number formats they run in."""
+
+
 class ParameterError(BitNetError, ValueError):
     """An argument is out of its range."""
 

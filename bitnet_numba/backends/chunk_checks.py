@@ -1,11 +1,34 @@
-"""The input checks of a step, the same for every backend: tokens, number of logits, capacity of caches."""
+"""The checks of a step, the same for every backend: its tokens, the capacity of caches, and what came out."""
 
-from collections.abc import Sequence
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 
-from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CacheT, TokenChunk
-from bitnet_numba.errors import ParameterError, ResourceError
+from bitnet_numba.backends.protocol import MAX_STEP_TOKENS, CacheT, Candidates, Logits, TokenChunk
+from bitnet_numba.errors import NonFiniteError, ParameterError, ResourceError
+
+_REMEDY: Final = "are infinite or NaN: weights or scales are too large; look at them with 'bitnet-numba inspect'"
+
+
+class Place(enum.IntEnum):
+    """A place in a layer where numbers can leave their format."""
+
+    ATTENTION_INPUT = 0
+    KEYS_AND_VALUES = enum.auto()
+    ATTENTION_OUTPUT = enum.auto()
+    FFN_INPUT = enum.auto()
+    FFN_GATED = enum.auto()
+
+
+_PLACES: Final = {
+    Place.ATTENTION_INPUT: "activations before the attention",
+    Place.KEYS_AND_VALUES: "keys or values",
+    Place.ATTENTION_OUTPUT: "activations after the attention",
+    Place.FFN_INPUT: "activations before the FFN",
+    Place.FFN_GATED: "gated activations of the FFN",
+}
 
 
 def checked_chunks(chunks: Sequence[TokenChunk[CacheT]], vocab_size: int, max_context: int) -> list[TokenChunk[CacheT]]:
@@ -31,6 +54,26 @@ def checked_chunks(chunks: Sequence[TokenChunk[CacheT]], vocab_size: int, max_co
         if needed > min(capacity, max_context):
             raise ResourceError(f"{needed:,} positions needed, the cache holds {capacity:,}: make it larger")
     return checked
+
+
+def fault_error(place: Place, layer: int, kv_type: str) -> NonFiniteError:
+    """Return the error of a layer in which a number became infinite or NaN."""
+    if place is Place.KEYS_AND_VALUES and kv_type == "f16":
+        return NonFiniteError(f"layer {layer}: {_PLACES[place]} exceed float16: load the model with --kv-type f32")
+    return NonFiniteError(f"layer {layer}: {_PLACES[place]} {_REMEDY}")
+
+
+def check_hidden_states(rows: Iterable[Candidates]) -> None:
+    """Raise NonFiniteError if a final hidden state has an element that is infinite or NaN."""
+    for row in rows:
+        if not np.isfinite(row.hidden).all():
+            raise NonFiniteError(f"output: the final hidden states {_REMEDY}")
+
+
+def check_logits(logits: Logits) -> None:
+    """Raise NonFiniteError if a logit, of at least one, is infinite or NaN."""
+    if not (logits.max() < np.inf and logits.min() > -np.inf):  # NaN is neither
+        raise NonFiniteError(f"output: the logits {_REMEDY}")
 
 
 def _checked_tokens(chunk: TokenChunk[CacheT], vocab_size: int) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":

@@ -238,8 +238,8 @@ class Backend(SamplingOperations, Protocol[CacheT]):
     def forward(self, chunks: Sequence[TokenChunk[CacheT]]) -> list[list[Candidates]]:
         """Run one step: append each chunk to its cache and return its logits, one entry a position.
 
-        At most ``MAX_STEP_TOKENS`` tokens. No bit of a sequence's logits depends on the other chunks. If it raises,
-        no cache has changed.
+        At most ``MAX_STEP_TOKENS`` tokens. No bit of a sequence's logits depends on the other chunks. NonFiniteError if
+        a number becomes infinite or NaN. If it raises, no cache has changed.
         """
         ...
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_numba.backends.chunk_checks import check_logits
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates, Counts, Logits, SamplingOperations
-from bitnet_numba.errors import BitNetError, ParameterError
+from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.nucleus import excluded_weight, nucleus
 from bitnet_numba.generate.random_draw import first_random_offset, random_offset, winner
 from bitnet_numba.options import SamplingParams
@@ -140,12 +141,11 @@ class Sampler:
         """Choose a token from at least the logits that :meth:`query` asks for, and append it to the answer.
 
         Returns None, and changes nothing, if the choice may depend on excluded logits: call again with all of them.
-        Any other result is the one that all logits give. Raises BitNetError if a logit is NaN or infinite.
+        Any other result is the one that all logits give. Raises NonFiniteError if a logit is NaN or infinite.
         """
         logits = candidates.logits
-        most_likely = int(np.argmax(logits))  # a NaN, if there is one
-        if not (math.isfinite(logits[most_likely]) and logits.min() > -math.inf):
-            raise BitNetError("the model gave logits that are not finite: its weights or scales are damaged")
+        check_logits(logits)
+        most_likely = int(np.argmax(logits))
         scores = self._scores(candidates)
         index: int | None
         if self._params.temperature == 0:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_numba.backends.chunk_checks import check_logits
 from bitnet_numba.backends.protocol import (
     Backend,
     Cache,
@@ -365,6 +366,7 @@ class PromptLogits:
         self._n_done = self._cache.length
         first = len(self._out) - (self._token_ids.size - self._n_done) - len(rows)
         for index, row in enumerate(rows):
+            check_logits(row.logits)
             self._out[first + index] = row.logits
 
     def observe(self, calls: Counts, seconds: float) -> None:

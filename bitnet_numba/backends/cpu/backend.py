@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.after_fork import register_for_forks
-from bitnet_numba.backends.chunk_checks import checked_chunks
+from bitnet_numba.backends.chunk_checks import check_hidden_states, checked_chunks
 from bitnet_numba.backends.cpu.array_types import Floats
 from bitnet_numba.backends.cpu.batch import batch_indices
 from bitnet_numba.backends.cpu.candidates import candidate_queries, read_candidates
@@ -25,6 +25,7 @@ from bitnet_numba.backends.cpu.forward.arrays import (
     StepInput,
     Weights,
 )
+from bitnet_numba.backends.cpu.forward.faults import check_faults
 from bitnet_numba.backends.cpu.forward.step import forward
 from bitnet_numba.backends.cpu.kernels.attention import POSITIONS_PER_BLOCK, head_block_bytes
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import CandidateQueries
@@ -107,7 +108,7 @@ class CPUBackend(CPUSampling):
 
         Candidates come from steps of at most 16 logits that all have a partial query; other steps return all logits.
         ParameterError if a chunk is out of range or from another model, two share a cache, or there are too many
-        tokens; ResourceError if a cache is too small.
+        tokens; ResourceError if a cache is too small; NonFiniteError if a number becomes infinite or NaN.
         """
         chunks = self._checked(chunks)
         queries = [chunk.query for chunk in chunks for _ in range(chunk.n_logits)]
@@ -118,6 +119,7 @@ class CPUBackend(CPUSampling):
             and 0 < len(partial) == len(queries) <= MAX_CANDIDATE_TOKENS
         )
         rows = self._filtered(chunks, partial) if is_filtered else self._full(chunks, len(queries))
+        check_hidden_states(rows)
         for chunk in chunks:
             chunk.cache.length += chunk.tokens.size
         remaining = iter(rows)
@@ -208,7 +210,9 @@ class CPUBackend(CPUSampling):
             logits=logits,
             **batch_indices(chunks)._asdict(),
         )
+        self._state.faults[:] = 0
         self._workers.call(inputs, in_use=[chunk.cache.pages for chunk in chunks])
+        check_faults(self._state.faults, self.kv_type)
 
     # ---- the border that the kernels' memory safety rests on -------------------------------------------------------
     def _checked(self, chunks: Sequence[TokenChunk[KVCache]]) -> list[TokenChunk[KVCache]]:

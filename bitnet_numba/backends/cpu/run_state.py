@@ -25,6 +25,7 @@ def allocate_state(sizes: PaddedSizes, n_threads: int, chunk: int, max_context: 
     group = config.n_heads // config.n_kv_heads
     return RunState(
         counts=new_counts(),
+        faults=np.zeros(n_threads, np.int32),
         x=np.zeros((slots, sizes.hidden), np.float32),
         normed=np.zeros((slots, sizes.hidden), np.float32),
         scale=np.ones(slots, np.float32),

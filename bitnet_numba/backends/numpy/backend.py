@@ -4,13 +4,14 @@ The integer sums of linear layers are exact and everything else is float64. What
 a larger batch is computed token by token.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_numba.backends.chunk_checks import checked_chunks
+from bitnet_numba.backends.chunk_checks import Place, check_hidden_states, checked_chunks, fault_error
 from bitnet_numba.backends.numpy import operators
 from bitnet_numba.backends.numpy.kv_cache import KVCache
 from bitnet_numba.backends.numpy.operators import KERNELS
@@ -24,6 +25,7 @@ from bitnet_numba.model.source import ModelSource
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Chunks = Sequence[TokenChunk[KVCache]]
+_PLACES = {"attn_output": Place.ATTENTION_OUTPUT, "ffn_gate": Place.FFN_INPUT, "ffn_down": Place.FFN_GATED}
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -53,6 +55,14 @@ class NumPyBackend(NumPySampling):
         chunks = checked_chunks(chunks, self.config.vocab_size, self.max_context)
         for page_shape in {chunk.cache.page_shape for chunk in chunks} - {self._page_shape}:
             raise ParameterError(f"cache: made for a model of other sizes, {page_shape}; take one from new_cache")
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 is looked for, and refused
+            results = self._results(chunks)
+        check_hidden_states(itertools.chain.from_iterable(results))
+        for chunk in chunks:
+            chunk.cache.length += chunk.tokens.size
+        return results
+
+    def _results(self, chunks: Chunks) -> list[list[Candidates]]:
         *_, hidden = self.hidden_states(chunks)
         results, end = [], 0
         for chunk in chunks:
@@ -61,8 +71,6 @@ class NumPyBackend(NumPySampling):
             logits = self._run(operators.head_product, self._head, None, rows) if chunk.n_logits else rows
             positions = zip(logits.astype(np.float32), rows.astype(np.float32), strict=True)
             results.append([Candidates(row, hidden=state) for row, state in positions])
-        for chunk in chunks:
-            chunk.cache.length += chunk.tokens.size
         return results
 
     def hidden_states(self, chunks: Chunks) -> Iterator[Doubles]:
@@ -87,6 +95,8 @@ class NumPyBackend(NumPySampling):
         key = self._run(operators.rope, self._linear(h, "attn_k", layer).reshape(heads), table)
         value = self._linear(h, "attn_v", layer).reshape(heads)
         stored = [self._run(operators.round_kv, y.astype(np.float32), self.kv_type) for y in (key, value)]
+        if not all(np.isfinite(rows).all() for rows in stored):
+            raise fault_error(Place.KEYS_AND_VALUES, layer, self.kv_type)
         query = query.reshape(len(x), config.n_kv_heads, -1, config.head_dim) / np.sqrt(config.head_dim)
 
         outputs: list[Doubles] = []
@@ -111,7 +121,10 @@ class NumPyBackend(NumPySampling):
     def _linear(self, x: Doubles, role: str, layer: int) -> Doubles:
         """BitLinear: quantize each token to int8, multiply exactly, put both scales back."""
         weights, scale = self._linears[role, layer]
-        scales, q = self._run(operators.quantize_absmax, x.astype(np.float32))
+        activations = x.astype(np.float32)
+        if not np.isfinite(activations).all():
+            raise fault_error(_PLACES.get(role, Place.ATTENTION_INPUT), layer, self.kv_type)
+        scales, q = self._run(operators.quantize_absmax, activations)
         return operators.scale(self._run(operators.ternary_product, weights, q), scale / scales[:, None])
 
     def _run(self, operator: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

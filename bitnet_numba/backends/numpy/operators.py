@@ -36,14 +36,12 @@ def rms_norm(x: npt.NDArray[Any], weight: Floats, eps: float, n: int) -> Doubles
 def quantize_absmax(x: Floats) -> tuple[Any, Codes]:
     """Return the scales 127 / max(max|x|, 1e-5) and the codes ``clip(rint(x * scale), -128, 127)``.
 
-    NaN does not count for the maximum, and what has no product (NaN, or infinity times the scale 0) becomes -128.
+    If an element is infinite or NaN, the scale is NaN and all codes are -128.
     """
-    largest = np.max(np.abs(x), axis=-1, initial=0, where=~np.isnan(x))
-    scales = np.float32(127) / np.maximum(largest, np.float32(1e-5))
-    with np.errstate(invalid="ignore"):
-        products = x * scales[..., None]
-    codes = np.clip(np.rint(products), -128, 127)
-    return scales, np.where(np.isnan(products), -128, codes).astype(np.int8)
+    largest = np.max(np.abs(x), axis=-1)
+    scales = np.float32(127) / np.maximum(np.where(largest < np.inf, largest, np.float32(np.nan)), np.float32(1e-5))
+    codes = np.clip(np.rint(x * scales[..., None]), -128, 127)
+    return scales, np.where(np.isnan(scales)[..., None], -128, codes).astype(np.int8)
 
 
 def ternary_product(weights: npt.NDArray[Any], q: Codes) -> npt.NDArray[np.int64]:

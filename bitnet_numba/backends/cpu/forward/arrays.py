@@ -66,6 +66,7 @@ class RunState(NamedTuple):
     """
 
     counts: Int64s  # [n_kernels]: how often each kernel has run
+    faults: Int32s  # [n_threads]: 0, or where a number was first infinite or NaN in this step; see ``faults.py``
     x: Floats  # [slots, hidden]: the residual stream
     normed: Floats  # [slots, hidden]
     scale: Floats  # [slots]: of the activations quantized last

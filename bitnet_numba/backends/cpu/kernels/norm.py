@@ -11,7 +11,7 @@ from bitnet_numba.backends.cpu.simd.vector import broadcast_f32, fma_f32, mul_f3
 
 @jit
 def rms_norm(x: Floats, weight: Floats, eps: np.float32, n: np.float32, out: Floats) -> None:
-    """Write ``x / sqrt(sum(x**2) / n + eps) * weight`` to ``out``, which may be ``x``; 0 if the sum exceeds float32.
+    """Write ``x / sqrt(sum(x**2) / n + eps) * weight`` to ``out``, which may be ``x``; NaN if the sum exceeds float32.
 
     Arrays are float32[length], a multiple of 16; elements from ``n`` on are padding and must be zero.
 
@@ -21,6 +21,7 @@ def rms_norm(x: Floats, weight: Floats, eps: np.float32, n: np.float32, out: Flo
     for i in range(0, x.size, LANES):
         v = load_f32(x, i)
         squares = fma_f32(v, v, squares)
-    scale = broadcast_f32(np.float32(1) / sqrt_f32(sum_f32(squares) / n + eps))
+    total = sum_f32(squares)
+    scale = broadcast_f32(np.float32(1) / sqrt_f32(total / n + eps) + (total - total))  # infinity less itself is NaN
     for i in range(0, x.size, LANES):
         store_f32(out, i, mul_f32(mul_f32(load_f32(x, i), scale), load_f32(weight, i)))
