@@ -12,7 +12,7 @@ from bitnet_numba.backends.cpu.kv_cache import KVCache
 from bitnet_numba.backends.cpu.load import load_backend
 from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, CandidateQuery, Candidates, TokenChunk
 from bitnet_numba.generate.engine import Engine
-from bitnet_numba.generate.sampler import SampledToken, Sampler
+from bitnet_numba.generate.sampling.sampler import SampledToken, Sampler
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
 from bitnet_numba.model.open import open_source
 from bitnet_numba.options import LoadOptions, SamplingParams

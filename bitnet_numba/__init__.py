@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from bitnet_numba.generate.language_model import LanguageModel
     from bitnet_numba.generate.result import Chunk, GenerationResult
-    from bitnet_numba.generate.sampler import TokenLogprob
+    from bitnet_numba.generate.sampling.sampler import TokenLogprob
     from bitnet_numba.options import LoadArguments, SamplingParams
 
     __version__: str
@@ -77,7 +77,7 @@ _HOMES = {
     "GenerationResult": "bitnet_numba.generate.result",
     "LanguageModel": "bitnet_numba.generate.language_model",
     "SamplingParams": "bitnet_numba.options",
-    "TokenLogprob": "bitnet_numba.generate.sampler",
+    "TokenLogprob": "bitnet_numba.generate.sampling.sampler",
 }
 
 

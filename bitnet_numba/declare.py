@@ -20,6 +20,7 @@ from bitnet_numba.errors import ParameterError
 _UNBOUNDED = (sys.maxsize, sys.float_info.max)
 _KINDS: dict[Any, type] = {Mapping: dict, Sequence: tuple}
 _FORMS: dict[type, str] = {dict: "mapping of int to float", tuple: "str or sequence of str"}
+_IDS = "sequence of int"
 _EXPECTED: dict[type, str] = {
     bool: "True or False",
     str: "a text",
@@ -43,7 +44,8 @@ class Option:
     variable: str = ""  # environment variable to read if no value is given
     metavar: str = ""  # value on the command line; without it the option exists in Python only
     short: str = ""  # short flag on the command line
-    kind: type = str  # int, float, bool or str; tuple for texts, dict for numbers by token id
+    kind: type = str  # int, float, bool or str; tuple for texts or token ids, dict for numbers by token id
+    items: type = str  # of a tuple: str for texts, int for token ids
     choices: tuple[str, ...] = ()  # the only values; empty: any
 
     @property
@@ -59,7 +61,7 @@ class Option:
         if self.choices:
             return " or ".join(filter(None, (", ".join(self.choices[:-1]), self.choices[-1])))
         if self.kind not in (int, float):
-            return _EXPECTED[self.kind]
+            return _EXPECTED[self.kind] if self.items is str else "token ids"
         joint = " of " if self.high in _UNBOUNDED else " " if self.above_low else " from "
         return f"{'a whole number' if self.kind is int else 'a number'}{joint}{self.range}"
 
@@ -73,7 +75,7 @@ class Option:
     def form(self) -> str:
         """The type as a docstring states it."""
         quoted = ", ".join(f'"{choice}"' for choice in self.choices)
-        name = f"{{{quoted}}}" if quoted else _FORMS.get(self.kind, self.kind.__name__)
+        name = f"{{{quoted}}}" if quoted else _IDS if self.items is int else _FORMS.get(self.kind, self.kind.__name__)
         return f"{name}, optional" if self.default is None else name
 
     @property
@@ -109,6 +111,8 @@ class Option:
         """Return a plain value, or None for one that is not taken."""
         if self.kind in (int, float):
             return self._number(value)
+        if self.items is int:
+            return self._ids(value)
         if self.kind is tuple:
             texts = (value,) if isinstance(value, str) else value
             if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text for text in texts):
@@ -117,6 +121,14 @@ class Option:
         if self.kind is str and isinstance(value, os.PathLike):
             return os.fspath(value)
         return value if isinstance(value, self.kind) and (not self.choices or value in self.choices) else None
+
+    def _ids(self, value: object) -> tuple[int, ...] | None:
+        """Return a sequence of whole numbers from 0 on as plain ones."""
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+            return None
+        number = replace(self, kind=int, items=str)
+        ids = [token_id for each in value if (token_id := number._number(each)) is not None]
+        return tuple(int(token_id) for token_id in ids) if len(ids) == len(value) else None
 
     def _number(self, value: object) -> int | float | None:
         """Return a number in the range as one of Python's own; anything else, truth values too, as None."""
@@ -139,6 +151,7 @@ FOREIGN_NAMES = {
     "temp": "temperature",
     "typical_p": "top_p",
     "repeat_penalty": "repetition_penalty",
+    "min_new_tokens": "min_tokens",
     "stop_sequences": "stop",
     "stop_strings": "stop",
     "top_logprobs": "logprobs",
@@ -173,7 +186,8 @@ def _typed(declared: Option, annotation: Any) -> Option:
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
         return replace(declared, choices=choices, metavar="|".join(choices))
-    return replace(declared, kind=_KINDS.get(get_origin(annotation), annotation))
+    items = int if annotation == Sequence[int] else str
+    return replace(declared, kind=_KINDS.get(get_origin(annotation), annotation), items=items)
 
 
 def option_table(table: type[_TableT]) -> type[_TableT]:

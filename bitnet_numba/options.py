@@ -113,6 +113,8 @@ class SamplingArguments(TypedDict, total=False):
     logit_bias: Mapping[int, float]
     seed: int | None
     stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    min_tokens: int
     logprobs: int | None
     ignore_eos: bool
     lookup: int
@@ -187,6 +189,18 @@ class SamplingParams:
         metavar="N",
     )
     stop: Sequence[str] = declare((), "End before this text, which is no part of the result.", metavar="TEXT")
+    stop_token_ids: Sequence[int] = declare(
+        (),
+        "End at these tokens too, besides the model's end-of-sequence tokens; they are no part of the result.",
+        "none",
+        metavar="ID",
+    )
+    min_tokens: int = declare(
+        0,
+        "Do not choose end-of-sequence tokens and stop_token_ids before the answer has N tokens.",
+        "never forbids them",
+        metavar="N",
+    )
     logprobs: int | None = declare(
         None,
         "Record each token's log probability and those of this many of the most likely tokens ({range}), from the"
@@ -207,3 +221,5 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.min_tokens > self.max_tokens:
+            raise ParameterError(f"min_tokens={self.min_tokens}: is above max_tokens={self.max_tokens}; raise that")

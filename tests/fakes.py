@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.language_model import LanguageModel, Messages, TokenIds
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
-from bitnet_numba.options import SamplingArguments, SamplingParams
+from bitnet_numba.options import SamplingParams
 
 BOS, EOS, TURN_END = 256, 257, 258
 VOCAB_SIZE = 260
@@ -244,26 +244,25 @@ class ScriptedModel(LanguageModel):
         super().__init__(Engine(self.backend, load_ms=12.5), ByteTokenizer(), self._record_chat)
         self.prompts: list[list[int]] = []
         self.conversations: list[list[Mapping[str, str]]] = []
-        self.sampling: SamplingArguments = {}
+        self.sampling: dict[str, Any] = {}
         self.loaded_with: dict[str, Any] = {}
         self.results: list[GenerationResult] = []
         self._answer = answer.encode()
 
-    def generate(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> GenerationResult:
-        self._record_prompt(prompt, sampling)
-        self.results.append(super().generate(prompt, **sampling))
+    def generate(
+        self, prompt: str | TokenIds, params: SamplingParams | None = None, **arguments: Any
+    ) -> GenerationResult:
+        self._record_prompt(prompt, arguments)
+        self.results.append(super().generate(prompt, params, **arguments))
         return self.results[-1]
 
-    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
-        self._record_prompt(prompt, sampling)
-        return super().stream(prompt, **sampling)
+    def stream(self, prompt: str | TokenIds, params: SamplingParams | None = None, **arguments: Any) -> Iterator[Chunk]:
+        self._record_prompt(prompt, arguments)
+        return super().stream(prompt, params, **arguments)
 
-    def stream_chat(self, messages: Messages, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
-        return self.stream(self.chat_ids(messages), **sampling)
-
-    def _record_prompt(self, prompt: str | TokenIds, sampling: SamplingArguments) -> None:
+    def _record_prompt(self, prompt: str | TokenIds, arguments: Mapping[str, Any]) -> None:
         self.prompts.append(self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt])
-        self.sampling = sampling
+        self.sampling = {name: value for name, value in arguments.items() if name != "on_progress"}
 
     def _record_chat(self, messages: Messages) -> list[int]:
         self.conversations.append(list(messages))

@@ -66,7 +66,7 @@ def test_other_names_are_refused() -> None:
 def test_generates_from_text_and_from_ids() -> None:
     model = model_that_says("hello", prompt_tokens=3)
     result = model.generate("ab")
-    assert (result.text, result.prompt_tokens, result.finish_reason, result.load_ms) == ("hello", 3, "stop", 12.5)
+    assert (result.text, result.prompt_tokens, result.finish_reason, result.load_ms) == ("hello", 3, "stop_token", 12.5)
     for ids in ([BOS, 97, 98], (BOS, 97, 98), np.array([BOS, 97, 98], np.uint16)):
         assert model.generate(ids).text == "hello"
 
@@ -84,7 +84,7 @@ def test_a_stream_ends_with_the_result() -> None:
     assert "".join(chunk.text for chunk in before) + last.text == "hel"
     assert [chunk.result for chunk in before] == [None] * len(before)
     assert last.result is not None
-    assert (last.result.text, last.result.finish_reason) == ("hel", "stop")
+    assert (last.result.text, last.result.finish_reason) == ("hel", "stop_string")
 
 
 def test_chat_writes_the_messages_first() -> None:

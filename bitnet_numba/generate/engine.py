@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as SequenceOf
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,11 @@ import numpy.typing as npt
 
 from bitnet_numba.after_fork import register_for_forks
 from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, TokenChunk
-from bitnet_numba.errors import BitNetError, ResourceError
+from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
 from bitnet_numba.generate.result import Chunk, GenerationResult
-from bitnet_numba.generate.sampler import Sampler
+from bitnet_numba.generate.sampling.logits_processors import LogitsProcessor
+from bitnet_numba.generate.sampling.sampler import Sampler
 from bitnet_numba.generate.sequence import Job, PromptLogits, Sequence, StreamDecoder
 from bitnet_numba.generate.speculation import Drafter
 from bitnet_numba.options import SamplingParams
@@ -64,6 +66,7 @@ class Engine:
         self._owners = dict.fromkeys(self._running, this)
         for job, _ in self._in_step:  # another thread's step, which may have changed half of it
             job.failure = BitNetError("the process was forked while a step ran this sequence: start it again")
+            job.has_ended = True
         self._abandoned.clear()
         self._mutex = threading.Lock()
         self._waiters, self._is_stepping, self._in_step = [], False, []
@@ -89,6 +92,8 @@ class Engine:
         answer: SequenceOf[int] = (),
         drafter: Drafter | None = None,
         record: bool = False,
+        logits_processors: SequenceOf[LogitsProcessor] = (),
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> Sequence:
         """Make a sequence and allocate its KV cache; it runs once it is added.
 
@@ -100,16 +105,24 @@ class Engine:
             Drafts tokens in place of prompt-lookup speculation.
         record : bool
             Whether the result has digests of the hidden states.
+        logits_processors : sequence of callable
+            See :meth:`LanguageModel.generate`.
+        on_progress : callable, optional
+            Likewise.
 
         Raises
         ------
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
         ParameterError
-            If ``params`` names a token outside the vocabulary.
+            If ``params`` names a token outside the vocabulary, or a record of logits processors is requested.
         """
         self._check_fits(len(prompt_ids) + len(answer))
-        sampler = Sampler(self.backend, params, prompt_ids, self.backend.config.vocab_size)
+        if record and logits_processors:
+            raise ParameterError("record: logits_processors cannot be recorded; leave one of them out")
+        stop_ids = (frozenset() if params.ignore_eos else eos_ids) | frozenset(params.stop_token_ids)
+        vocab_size = self.backend.config.vocab_size
+        sampler = Sampler(self.backend, params, prompt_ids, vocab_size, stop_ids, logits_processors)
         for token_id in answer:
             sampler.append(token_id)
         prompt_ids = [*prompt_ids, *answer]
@@ -117,7 +130,9 @@ class Engine:
         max_new_tokens = min(params.max_tokens, self.backend.max_context - len(prompt_ids) + 1)
         self._release_abandoned()
         cache = self.prefixes.begin(prompt_ids, len(prompt_ids) + max_new_tokens - 1)
-        return Sequence(prompt_ids, params, sampler, cache, eos_ids, decoder, max_new_tokens, drafter, record)
+        return Sequence(
+            prompt_ids, params, sampler, cache, stop_ids, decoder, max_new_tokens, drafter, record, on_progress
+        )
 
     def add(self, job: Job) -> None:
         """Let the next step run a sequence too; returns at once, also while a step runs."""
@@ -141,7 +156,7 @@ class Engine:
         for sequence in sequences:
             self.add(sequence)
         try:
-            self._run_until(lambda: all(s.is_done for s in sequences) or any(s.failure for s in sequences))
+            self._run_until(lambda: all(s.has_ended for s in sequences) or any(s.failure for s in sequences))
         finally:
             for sequence in sequences:
                 self.remove(sequence)
@@ -160,28 +175,46 @@ class Engine:
         Exception
             What ended the sequence.
         """
-        sequence.is_streamed = True
-        self.add(sequence)
+        with closing(self.stream_batch([sequence])) as chunks:
+            for _, chunk in chunks:
+                yield chunk
+
+    def stream_batch(self, sequences: SequenceOf[Sequence]) -> Generator[tuple[int, Chunk]]:
+        """Run new sequences together; yield each one's chunks as they come, with the sequence's index.
+
+        Raises
+        ------
+        Exception
+            The first error that ended one of them; the others are ended too.
+        """
+        for sequence in sequences:
+            sequence.is_streamed = True
+            self.add(sequence)
+        left = dict(enumerate(sequences))
         is_intact = True
         try:
-            while not (sequence.is_done and not sequence.chunks):
-                self._run_until(lambda: bool(sequence.chunks) or sequence.is_done)
-                if sequence.chunks:
-                    yield self._next_chunk(sequence)
-            if sequence.failure:
-                raise sequence.failure
+            while left:
+                self._run_until(lambda: any(sequence.has_chunk or sequence.has_ended for sequence in left.values()))
+                for index, sequence in list(left.items()):
+                    while sequence.has_chunk:
+                        yield index, self._next_chunk(sequence)
+                    if sequence.failure:
+                        raise sequence.failure
+                    if sequence.has_ended and not sequence.chunks:
+                        del left[index]
         except GeneratorExit:
             raise
         except BaseException:
             is_intact = False
             raise
         finally:
-            self.remove(sequence)
-            if is_intact and sequence.is_done:
-                self._keep_prefix(sequence)
-            elif is_intact:
-                self._abandoned.append(sequence)
-                self._release_abandoned()
+            for sequence in sequences:
+                self.remove(sequence)
+                if is_intact and sequence.is_done:
+                    self._keep_prefix(sequence)
+                elif is_intact:
+                    self._abandoned.append(sequence)
+            self._release_abandoned()
 
     def logits(
         self, token_ids: npt.NDArray[np.int32], chunk_size: int, n_last: int | None = None
@@ -203,7 +236,7 @@ class Engine:
             job = PromptLogits(token_ids, self.prefixes.new_cache(token_ids.size), chunk_size, out)
             self.add(job)
             try:
-                self._run_until(lambda: job.is_done)
+                self._run_until(lambda: job.has_ended)
             finally:
                 self.remove(job)
             if job.failure:
@@ -278,6 +311,8 @@ class Engine:
                 self._run(self._in_step)
         finally:
             self._mutex.acquire()
+            for job, _ in self._in_step:
+                job.has_ended = job.is_done
             self._is_stepping, self._in_step = False, []
             self._n_steps += 1
             for waiter in self._waiters:

@@ -13,6 +13,7 @@ from bitnet_numba.declare import from_arguments
 from bitnet_numba.errors import ParameterError
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import Chunk, GenerationResult
+from bitnet_numba.generate.sampling.logits_processors import LogitsProcessor
 from bitnet_numba.generate.sequence import Sequence as RunningSequence
 from bitnet_numba.generate.speculation import Drafter
 from bitnet_numba.model.config import ModelConfig
@@ -22,6 +23,15 @@ from bitnet_numba.text.tokenizer import Tokenizer
 
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 Messages = Sequence[Mapping[str, str]]
+Progress = Callable[[int, int], None]
+
+
+class GenerateArguments(SamplingArguments, total=False):
+    """The keyword arguments of :meth:`LanguageModel.generate`."""
+
+    record: bool
+    logits_processors: Sequence[LogitsProcessor]
+    on_progress: Progress | None
 
 
 class LanguageModel:
@@ -97,6 +107,8 @@ class LanguageModel:
         params: SamplingParams | None = None,
         *,
         record: bool = False,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        on_progress: Progress | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> GenerationResult:
         """Continue a prompt.
@@ -109,6 +121,13 @@ class LanguageModel:
             In place of keywords.
         record : bool
             Whether the result has the ``record`` that a receipt is made of.
+        logits_processors : sequence of callable
+            Each takes the ids of prompt and answer so far and the logits, float32[vocab_size], which it may change, and
+            returns the logits that count; minus infinity forbids a token. They need all logits: without them the head
+            computes the likely ones alone, about a tenth of a token's time on the 2B model.
+        on_progress : callable, optional
+            Called after each step of the prompt with the number of its tokens that were read, and that of all; what it
+            raises ends the generation.
         **sampling
             Fields of :class:`SamplingParams`. Without a ``seed``, ``BITNET_SEED`` counts where the environment sets it.
 
@@ -119,17 +138,26 @@ class LanguageModel:
             range.
         ResourceError
             If the prompt does not fit the context, or memory does not allow the cache.
+        NonFiniteError
+            If a number becomes infinite or NaN.
         """
-        return self.engine.generate(
-            [self.new_sequence(self._prompt_ids(prompt), _params(params, sampling), record=record)]
-        )[0]
+        sequence = self.new_sequence(
+            self._prompt_ids(prompt),
+            _params(params, sampling),
+            record=record,
+            logits_processors=logits_processors,
+            on_progress=on_progress,
+        )
+        return self.engine.generate([sequence])[0]
 
     def generate_batch(
         self,
         prompts: Sequence[str | TokenIds],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        n: int = 1,
         record: bool = False,
+        logits_processors: Sequence[LogitsProcessor] = (),
         **sampling: Unpack[SamplingArguments],
     ) -> list[GenerationResult]:
         """Continue several prompts at the same time; each result is the one that :meth:`generate` gives.
@@ -138,17 +166,28 @@ class LanguageModel:
         and raises what :meth:`generate` does, before anything is computed; ``params`` may be a list with those of each
         prompt. Results are in the order of the prompts. Where steps were shared, ``kernels`` counts each one's calls in
         full, and speeds are those of the one sequence.
+
+        ``n`` answers are drawn for each prompt, which stand side by side: with a ``seed``, the one with index i is that
+        of ``seed + i``.
         """
-        if isinstance(prompts, str):
-            raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
-        if params is None or isinstance(params, SamplingParams):
-            each = [_params(params, sampling)] * len(prompts)
-        else:
-            each = [_params(one, sampling) for one in params]
-        if len(each) != len(prompts):
-            raise ParameterError(f"params: {len(each)} for {len(prompts)} prompts; give one for each, or one for all")
-        ids = [self._prompt_ids(prompt) for prompt in prompts]
-        return self.engine.generate([self.new_sequence(*one, record=record) for one in zip(ids, each, strict=True)])
+        sequences = self._new_batch(prompts, params, sampling, n, record, logits_processors)
+        return self.engine.generate(sequences)
+
+    def stream_batch(
+        self,
+        prompts: Sequence[str | TokenIds],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        n: int = 1,
+        record: bool = False,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **sampling: Unpack[SamplingArguments],
+    ) -> Iterator[tuple[int, Chunk]]:
+        """Continue several prompts at the same time, chunk by chunk, each with the index of its result.
+
+        Takes and raises what :meth:`generate_batch` does, at once. It may be left at any time.
+        """
+        return self.engine.stream_batch(self._new_batch(prompts, params, sampling, n, record, logits_processors))
 
     def stream(
         self,
@@ -156,6 +195,8 @@ class LanguageModel:
         params: SamplingParams | None = None,
         *,
         record: bool = False,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        on_progress: Progress | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Iterator[Chunk]:
         """Continue a prompt chunk by chunk.
@@ -163,45 +204,50 @@ class LanguageModel:
         Takes and raises what :meth:`generate` does, at once. A stream may be left at any time. The ``text`` of all
         chunks together is the text of the whole; the last one also has the ``result``.
         """
-        return self.engine.stream(self.new_sequence(self._prompt_ids(prompt), _params(params, sampling), record=record))
+        sequence = self.new_sequence(
+            self._prompt_ids(prompt),
+            _params(params, sampling),
+            record=record,
+            logits_processors=logits_processors,
+            on_progress=on_progress,
+        )
+        return self.engine.stream(sequence)
 
     def chat(
         self,
         messages: Messages,
         params: SamplingParams | None = None,
         *,
-        record: bool = False,
-        **sampling: Unpack[SamplingArguments],
+        prefill: str = "",
+        **arguments: Unpack[GenerateArguments],
     ) -> GenerationResult:
         """Answer the last turn of a conversation.
 
         Each message has a ``"role"`` (``"system"``, ``"user"`` or ``"assistant"``) and its ``"content"``, in which
-        special tokens are plain text. Takes and raises what :meth:`generate` does, and a TemplateError if the chat
-        template cannot write these messages.
+        special tokens are plain text. ``prefill`` is how the answer begins; the result has what comes after it. Takes
+        and raises what :meth:`generate` does, and a TemplateError if the chat template cannot write these messages.
         """
-        return self.engine.generate(
-            [self.new_sequence(self.chat_ids(messages), _params(params, sampling), record=record)]
-        )[0]
+        return self.generate(self.chat_ids(messages, prefill), params, **arguments)
 
     def stream_chat(
         self,
         messages: Messages,
         params: SamplingParams | None = None,
         *,
-        record: bool = False,
-        **sampling: Unpack[SamplingArguments],
+        prefill: str = "",
+        **arguments: Unpack[GenerateArguments],
     ) -> Iterator[Chunk]:
         """Answer the last turn of a conversation chunk by chunk: to :meth:`chat` what :meth:`stream` is to generate."""
-        return self.engine.stream(self.new_sequence(self.chat_ids(messages), _params(params, sampling), record=record))
+        return self.stream(self.chat_ids(messages, prefill), params, **arguments)
 
-    def chat_ids(self, messages: Messages) -> list[int]:
-        """Write a conversation as token ids, up to where the answer begins; takes and raises what :meth:`chat` does."""
+    def chat_ids(self, messages: Messages, prefill: str = "") -> list[int]:
+        """Write a conversation as token ids, up to where the answer goes on; takes and raises what chat does."""
         if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
             raise ParameterError("messages: expected a list of at least one mapping of 'role' and 'content'")
         ids = self._encode_chat(messages)
         if not ids:
             raise ParameterError("messages: the chat template makes no tokens of them; write something in them")
-        return ids
+        return [*ids, *self.tokenize(prefill, add_bos=False)] if prefill else ids
 
     def logits(self, token_ids: TokenIds, chunk_size: int | None = None, *, last: bool = False) -> NDArray[np.float32]:
         """Compute the logits after each of T tokens, at least one, as float32[T, vocab_size].
@@ -270,6 +316,8 @@ class LanguageModel:
         answer: Sequence[int] = (),
         drafter: Drafter | None = None,
         record: bool = False,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        on_progress: Progress | None = None,
     ) -> RunningSequence:
         """Make a sequence for :attr:`engine`: everything is checked and the KV cache allocated, nothing is computed.
 
@@ -287,7 +335,34 @@ class LanguageModel:
             answer=answer,
             drafter=drafter,
             record=record,
+            logits_processors=logits_processors,
+            on_progress=on_progress,
         )
+
+    def _new_batch(
+        self,
+        prompts: Sequence[str | TokenIds],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        sampling: SamplingArguments,
+        n: int,
+        record: bool,
+        logits_processors: Sequence[LogitsProcessor],
+    ) -> list[RunningSequence]:
+        """Make the sequences of several prompts, ``n`` of each."""
+        if isinstance(prompts, str):
+            raise ParameterError("prompts: expected a list of prompts, got one text; generate takes that")
+        if params is None or isinstance(params, SamplingParams):
+            each = [_params(params, sampling)] * len(prompts)
+        else:
+            each = [_params(one, sampling) for one in params]
+        if len(each) != len(prompts):
+            raise ParameterError(f"params: {len(each)} for {len(prompts)} prompts; give one for each, or one for all")
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        return [
+            self.new_sequence(prompt_ids, sample, record=record, logits_processors=logits_processors)
+            for prompt_ids, one in zip(ids, each, strict=True)
+            for sample in _samples(one, n)
+        ]
 
     def _prompt_ids(self, prompt: str | TokenIds) -> list[int]:
         if not isinstance(prompt, str):
@@ -320,6 +395,16 @@ def _params(params: SamplingParams | None, sampling: SamplingArguments) -> Sampl
     if sampling:
         raise ParameterError(f"{next(iter(sampling))}: given beside params; put it into params")
     return params
+
+
+def _samples(params: SamplingParams, n: int) -> list[SamplingParams]:
+    """Return the parameters of ``n`` answers to one prompt."""
+    if not _is_integer(n) or n < 1:
+        raise ParameterError(f"n={n!r}: expected a whole number of at least 1")
+    if n > 1 and not params.temperature:
+        raise ParameterError(f"n={n}: greedy choice gives one answer; set a temperature")
+    seed = read_settings().seed if params.seed is None else params.seed
+    return [params if seed is None else replace(params, seed=(seed + i) % 2**64) for i in range(n)]
 
 
 def _is_integer(value: object) -> bool:

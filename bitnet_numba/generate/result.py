@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bitnet_numba.generate.sampler import TokenLogprob
+from bitnet_numba.generate.sampling.sampler import TokenLogprob
 from bitnet_numba.options import SamplingParams
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop_token", "stop_string", "length", "context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,11 @@ class GenerationResult:
         Generated text, up to the first stop string.
     token_ids : list of int
         Generated tokens: those of a stop string included, the end-of-sequence token not.
-    finish_reason : {"stop", "length"}
-        "stop": an end-of-sequence token or a stop string; "length": ``max_tokens`` or the context.
-    stop_token_id : int or None
-        The end-of-sequence token that ended it.
+    finish_reason : {"stop_token", "stop_string", "length", "context"}
+        What ended it: an end-of-sequence token or one of ``stop_token_ids``, a stop string, ``max_tokens``, or a full
+        context.
+    stop_reason : int, str or None
+        The token or the stop string that ended it.
     logprobs : list of TokenLogprob or None
         One for each of ``token_ids``, if requested.
     prompt_tokens, generation_tokens : int
@@ -78,7 +79,7 @@ class GenerationResult:
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
-    stop_token_id: int | None
+    stop_reason: int | str | None
     logprobs: list[TokenLogprob] | None
     prompt_tokens: int
     generation_tokens: int
@@ -96,6 +97,11 @@ class GenerationResult:
     draft_tokens: int
     accepted_tokens: int
     record: GenerationRecord | None = None
+
+    @property
+    def stop_token_id(self) -> int | None:
+        """The token that ended it."""
+        return self.stop_reason if isinstance(self.stop_reason, int) else None
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= 60 else f"{self.text[:60]}..."

@@ -6,6 +6,7 @@ gives it the logits (:meth:`Sequence.advance`); it samples, verifies draft token
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from bitnet_numba.backends.protocol import (
 from bitnet_numba.generate.hidden_digest import HiddenDigest
 from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import Chunk, FinishReason, GenerationRecord, GenerationResult
-from bitnet_numba.generate.sampler import SampledToken, Sampler, TokenLogprob
+from bitnet_numba.generate.sampling.sampler import SampledToken, Sampler, TokenLogprob
 from bitnet_numba.generate.speculation import Drafter, PromptLookup
 from bitnet_numba.options import SamplingParams
 from bitnet_numba.text.stop_strings import StopScanner
@@ -49,6 +50,7 @@ class Job(Protocol):
 
     number: int
     failure: BaseException | None
+    has_ended: bool  # whether it is done, and so is the step that ran it last: until then others may see half of it
     turn: int
 
     @property
@@ -91,14 +93,17 @@ class Sequence:
     sampler : Sampler
     cache : Cache
         May hold the first tokens of the prompt, but not the last.
-    eos_ids : frozenset of int
+    stop_ids : frozenset of int
         Tokens that end the sequence; they are not emitted.
     decoder : StreamDecoder
     max_new_tokens : int
+        Fewer than ``params.max_tokens`` where the context ends before.
     drafter : Drafter, optional
         Drafts tokens in place of prompt lookup.
     record : bool
         Whether the result tells the digests of the hidden states.
+    on_progress : callable, optional
+        Called after each step of the prompt with the number of its tokens that were read, and that of all.
 
     Attributes
     ----------
@@ -106,12 +111,14 @@ class Sequence:
         Arrival order: greater than those of all sequences made before.
     token_ids : list of int
         Generated tokens.
-    finish_reason : {"stop", "length"} or None
+    finish_reason : FinishReason or None
         None while it runs.
     stop_token_id : int or None
-        The end-of-sequence token that ended it; not among ``token_ids``.
+        The token that ended it; not among ``token_ids``.
     failure : BaseException or None
         The error that ended it.
+    has_ended : bool
+        Whether it is done, and the step that ran it last is over: the engine says so.
     cached_tokens : int
         Prompt tokens found in the prefix cache.
     is_streamed : bool
@@ -128,11 +135,12 @@ class Sequence:
         params: SamplingParams,
         sampler: Sampler,
         cache: Cache,
-        eos_ids: frozenset[int],
+        stop_ids: frozenset[int],
         decoder: StreamDecoder,
         max_new_tokens: int,
         drafter: Drafter | None = None,
         record: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.number = next(_numbers)
         self.prompt_ids, self.params, self.cache = list(prompt_ids), params, cache
@@ -140,6 +148,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
         self.failure: BaseException | None = None
+        self.has_ended = False
         self.cached_tokens = cache.length
         self.is_streamed = False
         self.chunks: deque[Chunk] = deque()
@@ -147,7 +156,8 @@ class Sequence:
         self._sampler = sampler
         self._drafter = drafter or PromptLookup(params.lookup, prompt_ids)
         self._hidden = HiddenDigest() if record else None
-        self._eos_ids = frozenset[int]() if params.ignore_eos else eos_ids
+        self._stop_ids = stop_ids
+        self._on_progress = on_progress
         self._max_new_tokens = max_new_tokens
         # the step to come
         self._n_cached = cache.length
@@ -171,6 +181,12 @@ class Sequence:
     def is_done(self) -> bool:
         """Whether the generation has ended, or failed."""
         return self.finish_reason is not None or self.failure is not None
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether a chunk can be consumed: the last one, which has the result, only when its step is over."""
+        n_chunks = len(self.chunks)  # before the reason, which is set before the last chunk comes
+        return n_chunks > 1 or (n_chunks == 1 and (self.finish_reason is None or self.has_ended))
 
     @property
     def is_ready(self) -> bool:
@@ -200,6 +216,8 @@ class Sequence:
         self._was_prefilling = self.is_prefilling
         self._n_cached += self._n_in_step
         in_step, self._pending = self._pending[: self._n_in_step], self._pending[self._n_in_step :]
+        if self._on_progress is not None and self._was_prefilling:
+            self._on_progress(self._n_cached, len(self.prompt_ids))
         if self._pending:  # a prompt that takes several steps
             return
         self._note_head(rows)
@@ -264,19 +282,19 @@ class Sequence:
         """Append a token, and its text as far as no stop string can begin in it."""
         self._n_sampled += 1
         text = ""
-        if token.id in self._eos_ids:
-            self.finish_reason, self.stop_token_id = "stop", token.id
+        if token.id in self._stop_ids:
+            self.finish_reason, self.stop_token_id = "stop_token", token.id
         else:
             self.token_ids.append(token.id)
             if self._logprobs is not None and token.logprob is not None:
                 self._logprobs.append(token.logprob)
             text = self._stops.push(self._decoder.push(token.id))
             if self._n_sampled == self._max_new_tokens:
-                self.finish_reason = "length"
-        if self.finish_reason and not self._stops.stopped:
+                self.finish_reason = "length" if self._n_sampled == self.params.max_tokens else "context"
+        if self.finish_reason and self._stops.found is None:
             text += self._stops.push(self._decoder.finish()) + self._stops.finish()
-        if self._stops.stopped:
-            self.finish_reason = "stop"
+        if self._stops.found is not None:
+            self.finish_reason = "stop_string"
         self._text.append(text)
         if self.is_streamed and (text or self.finish_reason):
             logprobs = None if self._logprobs is None else self._logprobs[self._n_emitted :]
@@ -297,7 +315,7 @@ class Sequence:
             text="".join(self._text),
             token_ids=list(self.token_ids),
             finish_reason=self.finish_reason or "length",
-            stop_token_id=self.stop_token_id,
+            stop_reason=self.stop_token_id if self._stops.found is None else self._stops.found,
             logprobs=None if self._logprobs is None else list(self._logprobs),
             prompt_tokens=len(self.prompt_ids),
             generation_tokens=len(self.token_ids),
@@ -337,6 +355,7 @@ class PromptLogits:
     def __init__(self, token_ids: npt.NDArray[np.int32], cache: Cache, chunk_size: int, out: Logits) -> None:
         self.number = next(_numbers)
         self.failure: BaseException | None = None
+        self.has_ended = False
         self.turn = 0
         self._token_ids, self._cache, self._out = token_ids, cache, out
         self._chunk_size = chunk_size

@@ -10,7 +10,7 @@ class StopScanner:
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self.stopped = False  # whether a stop string was found; all later text is dropped
+        self.found: str | None = None  # the stop string; all text from it on is dropped
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
@@ -24,13 +24,13 @@ class StopScanner:
         return self._scan("", is_last=True)
 
     def _scan(self, text: str, is_last: bool) -> str:
-        if self.stopped:
+        if self.found is not None:
             return ""
         text, self._held = self._held + text, ""
         undecided = len(text) if is_last else len(text) - self._longest + 1  # where a stop string may be incomplete
         for start in range(len(text)):
             if text.startswith(self._stops, start):
-                self.stopped = True
+                self.found = next(stop for stop in self._stops if text.startswith(stop, start))
                 return text[:start]
             if start >= undecided and any(stop.startswith(text[start:]) for stop in self._stops):
                 self._held = text[start:]

@@ -54,5 +54,5 @@ def probe_model(model: "LanguageModel") -> Probe:
     n_right, wrong = language.judge_answers(dict(zip(language.CAPITALS, capitals, strict=True)))
     max_unknown = language.MAX_UNKNOWN_ALONE if n_right <= language.MAX_IGNORANT else language.MAX_UNKNOWN
     prose = language.judge_prose([first.text, *stories], is_token, max_unknown=max_unknown)
-    invalid = language.judge_code(CODE, code.text, is_complete=code.finish_reason == "stop")
+    invalid = language.judge_code(CODE, code.text, is_complete=code.finish_reason == "stop_token")
     return Probe(first.text, first.token_ids, [*prose, *wrong, *invalid])

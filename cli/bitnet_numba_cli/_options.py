@@ -31,7 +31,7 @@ def _click_option(name: str, declared: Option) -> Callable[[_Function], _Functio
 def _click_type(declared: Option) -> Any:
     if declared.choices:
         return click.Choice(declared.choices)
-    return _IdAndNumber() if declared.kind is dict else str if declared.kind is tuple else declared.kind
+    return _IdAndNumber() if declared.kind is dict else declared.items if declared.kind is tuple else declared.kind
 
 
 class _IdAndNumber(click.ParamType[tuple[int, float]]):

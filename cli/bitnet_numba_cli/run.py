@@ -16,6 +16,7 @@ from bitnet_numba_cli._options import (
     sampling_arguments,
     sampling_options,
 )
+from bitnet_numba_cli._progress import prompt_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,11 +82,12 @@ def command(
     for path in filter(None, (dump_logits, receipt)):
         check_target(path)
     text = _text.read_text(prompt, file, "prompt")
-    with loaded(loading) as model:
+    with loaded(loading) as model, prompt_progress() as on_progress:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
         corrections = model.corrections
         if receipt is not None:
             sampling["record"] = True
+        sampling["on_progress"] = on_progress
         result = model.generate(prompt_ids, **sampling) if as_json else _stream(model.stream(prompt_ids, **sampling))
         if receipt is not None:
             _write_receipt(model, result, receipt)

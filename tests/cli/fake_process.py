@@ -6,14 +6,14 @@ It counts for minutes unless it is asked for one token; ``ANSWER`` in the enviro
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import pytest
 
 from bitnet_numba.backends.protocol import Candidates, TokenChunk
 from bitnet_numba.generate.language_model import TokenIds
 from bitnet_numba.generate.result import Chunk
-from bitnet_numba.options import SamplingArguments
+from bitnet_numba.options import SamplingParams
 from bitnet_numba_cli.main import main
 from tests.cli.conftest import install
 from tests.fakes import FakeBackend, FakeCache, ScriptedModel
@@ -32,9 +32,8 @@ class SlowBackend(FakeBackend):
 class TalkativeModel(ScriptedModel):
     """Goes on as long as there is an answer, unless a limit is set."""
 
-    def stream(self, prompt: str | TokenIds, **sampling: Unpack[SamplingArguments]) -> Iterator[Chunk]:
-        limit: dict[str, Any] = {"max_tokens": len(COUNTING)}
-        return super().stream(prompt, **(limit | sampling))
+    def stream(self, prompt: str | TokenIds, params: SamplingParams | None = None, **arguments: Any) -> Iterator[Chunk]:
+        return super().stream(prompt, params, **({"max_tokens": len(COUNTING)} | arguments))
 
 
 if __name__ == "__main__":

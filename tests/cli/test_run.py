@@ -138,7 +138,7 @@ def test_timings_are_written_where_a_person_reads_them_or_asks(
 ) -> None:
     line = (
         r"prompt 2 tokens, [0-9]+\.[0-9] tokens/s \| answer 11 tokens, [0-9]+\.[0-9] tokens/s"
-        r" \| first token after [0-9]+ ms \| ended by stop\n"
+        r" \| first token after [0-9]+ ms \| ended by stop_token\n"
     )
     assert re.fullmatch(line, invoke("run", "x", "--verbose").stderr)
     install(monkeypatch, ScriptedModel(" Paris.\nYes"))

@@ -144,7 +144,7 @@ def test_changed_sampling_is_found(
 
 def test_an_answer_that_was_cut_or_goes_on_is_found(model: LanguageModel, identity: ModelIdentity) -> None:
     receipt = receipt_of(model, identity, max_tokens=300)
-    assert receipt["finish_reason"] == "stop"
+    assert receipt["finish_reason"] == "stop_token"
     cut = copy.deepcopy(receipt)
     cut["token_ids"], cut["stop_token_id"] = cut["token_ids"][:20], None
     assert only(replay(cut, model, identity)) in {("end", 20), ("hidden state", 16)}

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.formats.gguf import TensorType
-from bitnet_numba.generate import sampler as sampler_room
 from bitnet_numba.generate.engine import Engine
 from bitnet_numba.generate.result import GenerationResult
+from bitnet_numba.generate.sampling import sampler as sampler_room
 from tests import fakes
 from tests.generate.running import cpu_backend
-from tests.generate.sampling_backends import any_sampling
+from tests.generate.sampling.sampling_backends import any_sampling
 from tests.tiny import toy_model
 
 VOCAB = 301

@@ -24,7 +24,7 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3},
     {"stop": ["red"]},
 ]
-COMPARED = ("text", "token_ids", "finish_reason", "stop_token_id")
+COMPARED = ("text", "token_ids", "finish_reason", "stop_reason")
 
 
 def run(model: LanguageModel, drafter: RecordedAnswer | None = None, **params: Any) -> GenerationResult:

@@ -57,7 +57,7 @@ def test_tokens_end_before_an_end_of_sequence_token() -> None:
     for end in (EOS, TURN_END):
         result = result_of([65, 66, end, 67])
         assert result.token_ids == [65, 66]
-        assert result.finish_reason == "stop"
+        assert (result.finish_reason, result.stop_reason, result.stop_token_id) == ("stop_token", end, end)
 
 
 def test_tokens_end_at_max_tokens() -> None:
@@ -76,7 +76,7 @@ def test_ends_of_sequence_can_be_ignored() -> None:
 def test_a_full_context_ends_the_tokens(prompt_tokens: int) -> None:
     result = result_of([65] * 1000, prompt=[1] * prompt_tokens, max_tokens=10**9)
     assert result.generation_tokens == CONTEXT - prompt_tokens + 1  # the last token is not run: it needs no position
-    assert result.finish_reason == "length"
+    assert (result.finish_reason, result.stop_reason) == ("context", None)
 
 
 def test_refuses_a_prompt_that_does_not_fit_with_both_numbers() -> None:
@@ -123,7 +123,10 @@ def test_text_ends_where_the_first_stop_begins(text: str, stops: list[str]) -> N
     result = result_of(text, stop=stops)
     expected = min((text[: text.find(stop)] for stop in stops if stop in text), key=len, default=text)
     assert result.text == expected == "".join(pieces_of(text, stop=stops))
-    assert result.finish_reason == "stop"
+    assert result.finish_reason == ("stop_token" if expected == text else "stop_string")
+    if expected != text:
+        assert text.startswith(str(result.stop_reason), len(expected))
+        assert result.stop_token_id is None
 
 
 def test_no_step_follows_a_stop_string() -> None:
@@ -161,8 +164,8 @@ def test_the_result_holds_what_happened(monkeypatch: pytest.MonkeyPatch) -> None
     assert observed == {
         "text": "abc",
         "token_ids": [97, 98, 99],
-        "finish_reason": "stop",
-        "stop_token_id": EOS,
+        "finish_reason": "stop_token",
+        "stop_reason": EOS,
         "logprobs": None,
         "prompt_tokens": 3,
         "generation_tokens": 3,
@@ -193,7 +196,7 @@ def test_the_result_is_json() -> None:
         "text",
         "token_ids",
         "finish_reason",
-        "stop_token_id",
+        "stop_reason",
         "logprobs",
         "prompt_tokens",
         "generation_tokens",

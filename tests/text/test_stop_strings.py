@@ -15,7 +15,7 @@ def cut(text: str, stops: list[str]) -> tuple[str, bool]:
 def scan(pieces: list[str], stops: list[str]) -> tuple[list[str], bool]:
     scanner = StopScanner(stops)
     given_out = [scanner.push(piece) for piece in pieces]
-    return [*given_out, scanner.finish()], scanner.stopped
+    return [*given_out, scanner.finish()], scanner.found is not None
 
 
 few_letters = st.text("ab", min_size=1, max_size=4)  # so that stop strings are found, overlap and nest
@@ -48,4 +48,4 @@ def test_holds_back_no_more_than_it_must(pieces: list[str], stops: list[str], ex
 def test_swallows_everything_after_a_stop() -> None:
     scanner = StopScanner(["."])
     assert [scanner.push("a.b"), scanner.push("c"), scanner.finish()] == ["a", "", ""]
-    assert scanner.stopped
+    assert scanner.found == "."

@@ -6,7 +6,7 @@ them, and gives the same token as from all logits, with the same bits on every C
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from bitnet_numba.backends.chunk_checks import check_logits
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates, Counts, Logits, SamplingOperations
 from bitnet_numba.errors import ParameterError
-from bitnet_numba.generate.nucleus import excluded_weight, nucleus
-from bitnet_numba.generate.random_draw import first_random_offset, random_offset, winner
+from bitnet_numba.generate.sampling.logits_processors import LogitsProcessor, process_logits
+from bitnet_numba.generate.sampling.nucleus import excluded_weight, nucleus
+from bitnet_numba.generate.sampling.random_draw import first_random_offset, random_offset, winner
 from bitnet_numba.options import SamplingParams
 
 Scores = NDArray[np.floating]  # logits as float32 if nothing adjusts them, else float64
@@ -60,10 +61,10 @@ class SampledToken:
 class Sampler:
     """Choose the tokens of one sequence, one after the other.
 
-    The logits pass, in this order: ``logit_bias``; ``repetition_penalty``; ``frequency_penalty`` and
-    ``presence_penalty``; ``temperature``; ``top_k``; ``top_p``, as a share of what is left; ``min_p``; the random draw
-    (:mod:`bitnet_numba.generate.random_draw`). As their authors define them, the repetition penalty counts tokens of
-    prompt and answer, the other two those of the answer only.
+    The logits pass, in this order: the logits processors; ``logit_bias``; ``repetition_penalty``; ``frequency_penalty``
+    and ``presence_penalty``; the ban of ``min_tokens``; ``temperature``; ``top_k``; ``top_p``, as a share of what is
+    left; ``min_p``; the random draw of ``random_draw.py``. As their authors define them, the repetition penalty counts
+    tokens of prompt and answer, the other two those of the answer only.
 
     Parameters
     ----------
@@ -71,11 +72,15 @@ class Sampler:
     prompt_ids : sequence of int
         Each below ``vocab_size``.
     vocab_size : int
+    stop_ids : collection of int
+        Tokens that end the answer: ``min_tokens`` forbids them for a while.
+    processors : sequence of LogitsProcessor
+        They need all logits of every token.
 
     Raises
     ------
     ParameterError
-        If ``logit_bias`` names a token outside the vocabulary.
+        If ``logit_bias`` or ``stop_token_ids`` names a token outside the vocabulary.
 
     References
     ----------
@@ -85,11 +90,23 @@ class Sampler:
     """
 
     def __init__(
-        self, backend: SamplingOperations, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int
+        self,
+        backend: SamplingOperations,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        vocab_size: int,
+        stop_ids: Collection[int] = (),
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
-        outside = [token_id for token_id in params.logit_bias if token_id >= vocab_size]
-        if outside:
-            raise ParameterError(f"logit_bias[{outside[0]}]: the vocabulary has ids 0 to {vocab_size - 1:,}; drop it")
+        for name, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            for token_id in ids:
+                if token_id >= vocab_size:
+                    raise ParameterError(f"{name}: the vocabulary has ids 0 to {vocab_size - 1:,}; drop {token_id}")
+        self._processors = tuple(processors)
+        self._ids = list(prompt_ids) if processors else []
+        self._banned = np.array(sorted(stop_ids) if params.min_tokens else [], np.int64)
+        if self._banned.size == vocab_size:
+            raise ParameterError("min_tokens: every token ends the answer; name fewer stop_token_ids")
         self._backend = backend
         self._params = params
         self._vocab_size = vocab_size
@@ -118,6 +135,8 @@ class Sampler:
         The marks of the query are valid until the next one.
         """
         params, always = self._params, self._adjusted
+        if self._processors:
+            return CandidateQuery()
         if self._has_penalties and draft_ids:
             always = always.copy()
             always[list(draft_ids)] = 1
@@ -167,6 +186,8 @@ class Sampler:
         self._all_ids.add(token_id)
         self._answer[token_id] += 1
         self._n_chosen += 1
+        if self._processors:
+            self._ids.append(token_id)
         if self._has_penalties:
             self._adjusted[token_id] = 1
 
@@ -178,25 +199,28 @@ class Sampler:
     def _adjusted_tokens(self) -> NDArray[np.uint8]:
         """Mark the tokens whose scores are not their logits; no marks where nothing adjusts them."""
         params = self._params
-        if not params.logit_bias and not self._has_penalties:
+        if not params.logit_bias and not self._has_penalties and not self._banned.size:
             return np.zeros(0, np.uint8)
         marks = np.zeros(self._vocab_size, np.uint8)
         marks[self._bias_ids] = 1
+        marks[self._banned] = 1
         if params.repetition_penalty != 1:
             marks[list(self._all_ids)] = 1
         return marks
 
     def _scores(self, candidates: Candidates) -> Scores:
-        """Apply bias and penalties to the logits."""
-        params, ids = self._params, candidates.ids
+        """Apply processors, bias, penalties and the ban of stop tokens to the logits."""
+        params, ids, logits = self._params, candidates.ids, candidates.logits
+        if self._processors:
+            logits = process_logits(self._processors, self._ids, logits)
         if not self._adjusted.size:
-            return candidates.logits
+            return logits
 
         def indices(token_ids: Any) -> Indices:
             tokens = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64)
             return tokens if ids is None else np.searchsorted(ids, tokens)
 
-        scores = candidates.logits.astype(np.float64)
+        scores = logits.astype(np.float64)
         scores[indices(self._bias_ids)] += self._biases
         if params.repetition_penalty != 1:
             penalized = indices(self._all_ids)
@@ -205,6 +229,8 @@ class Sampler:
         if params.frequency_penalty or params.presence_penalty:
             counts = np.fromiter(self._answer.values(), np.int64)
             scores[indices(self._answer)] -= params.frequency_penalty * counts + params.presence_penalty
+        if self._n_chosen < params.min_tokens:
+            scores[indices(self._banned)] = -math.inf
         return scores
 
     # ---- the draw ----------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from bitnet_numba.backends.protocol import Candidates, SamplingOperations
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.generate.sampler import SampledToken, Sampler
+from bitnet_numba.generate.sampling.sampler import SampledToken, Sampler
 from bitnet_numba.options import SamplingParams
-from tests.generate.sampling_backends import CPU, NUMPY
+from tests.generate.sampling.sampling_backends import CPU, NUMPY
 
 VOCAB = 12
 DRAWS = 400
@@ -207,7 +207,7 @@ def test_bias_comes_before_the_penalties() -> None:
 
 
 def test_refuses_a_bias_outside_the_vocabulary() -> None:
-    with pytest.raises(ParameterError, match=r"logit_bias\[12\]: the vocabulary has ids 0 to 11"):
+    with pytest.raises(ParameterError, match="logit_bias: the vocabulary has ids 0 to 11; drop 12"):
         sampler(logit_bias={3: 1.0, 12: 1.0})
 
 

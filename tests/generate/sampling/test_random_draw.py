@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bitnet_numba.backends.numpy.sampling import uniforms
 from bitnet_numba.backends.protocol import Rivals, SamplingOperations
-from bitnet_numba.generate.random_draw import first_random_offset, random_offset, winner
-from tests.generate.sampling_backends import CPU, NUMPY
+from bitnet_numba.generate.sampling.random_draw import first_random_offset, random_offset, winner
+from tests.generate.sampling.sampling_backends import CPU, NUMPY
 
 BACKENDS = pytest.mark.parametrize("backend", [CPU, NUMPY], ids=["cpu", "numpy"])
 SEEDS = st.integers(0, 2**32 - 1)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_numba.backends.protocol import Candidates
-from bitnet_numba.generate import sampler as sampler_room
-from bitnet_numba.generate.sampler import SampledToken, Sampler
+from bitnet_numba.generate.sampling import sampler as sampler_room
+from bitnet_numba.generate.sampling.sampler import SampledToken, Sampler
 from bitnet_numba.options import SamplingParams
-from tests.generate.sampling_backends import CPU, partial
+from tests.generate.sampling.sampling_backends import CPU, partial
 
 VOCAB = 60
 SEEDS = st.integers(0, 2**32 - 1)

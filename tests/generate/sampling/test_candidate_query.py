@@ -13,9 +13,9 @@ from bitnet_numba.backends.cpu.sampling import CPUSampling
 from bitnet_numba.backends.numpy.sampling import uniforms
 from bitnet_numba.backends.protocol import CandidateQuery, Candidates
 from bitnet_numba.errors import BitNetError
-from bitnet_numba.generate import sampler as sampler_room
-from bitnet_numba.generate.random_draw import first_random_offset, random_offset
-from bitnet_numba.generate.sampler import (
+from bitnet_numba.generate.sampling import sampler as sampler_room
+from bitnet_numba.generate.sampling.random_draw import first_random_offset, random_offset
+from bitnet_numba.generate.sampling.sampler import (
     FAVOURED_MARGIN,
     FAVOURED_TIME,
     MAX_CANDIDATES,
@@ -25,7 +25,7 @@ from bitnet_numba.generate.sampler import (
 )
 from bitnet_numba.options import SamplingParams
 from tests.backends.cpu.kernels import twins as reference
-from tests.generate.sampling_backends import CPU, any_sampling, partial
+from tests.generate.sampling.sampling_backends import CPU, any_sampling, partial
 
 VOCAB = 301
 SEEDS = st.integers(0, 2**32 - 1)
