@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ MAX_TEMPLATE_BYTES: Final = 64 * 2**10
 
 # As Llama 3, Qwen, Falcon and DeepSeek spell them, and Llama 2 and Gemma.
 _SPELLED_TOKEN: Final = re.compile(r"<\|[\w-]{1,64}\|>|<\uff5c[^<>\uff5c\s]{1,64}\uff5c>|</?s>|<(?:start|end)_of_turn>")
+_BARS: Final = "|\uff5c"
 _PRIVATE_CHARACTERS: Final = range(0xF0000, 0xF2000)
 
 Messages = Sequence[Mapping[str, str]]
@@ -33,9 +35,15 @@ class ChatTemplate:
     source: str
 
     def render(
-        self, messages: Messages, *, add_generation_prompt: bool = True, bos_token: str = "", eos_token: str = ""
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = True,
+        bos_token: str = "",
+        eos_token: str = "",
+        now: datetime | None = None,
     ) -> str:
-        """Return the chat as one text.
+        """Return the chat as one text; ``now`` is what ``strftime_now`` tells, by default the time of the call.
 
         Raises a ParameterError if the messages are invalid, too many or too long, a TemplateError if the template fails
         or uses what is not allowed.
@@ -48,7 +56,7 @@ class ChatTemplate:
             "bos_token": bos_token,
             "eos_token": eos_token,
         }
-        return render_template(self.source, variables)
+        return render_template(self.source, variables, now)
 
 
 NAMED_TEMPLATES: Final = {
@@ -143,6 +151,7 @@ def encode_chat(
         add_generation_prompt=add_generation_prompt,
         bos_token="" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
         eos_token="" if tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id),
+        now=datetime.now(),  # one time for all renderings of a chat, which are compared
     )
     text = render(messages)
     spans = _template_spans(tokenizer, render, messages, text)
@@ -180,29 +189,46 @@ def _answer_starts(render: Render, messages: Messages, text: str) -> list[int]:
 def _template_spans(tokenizer: Tokenizer, render: Render, messages: Messages, text: str) -> list[SpecialSpan] | None:
     """Return the special tokens in ``text`` that the template wrote itself, or None if that cannot be told.
 
-    The chat is rendered again with all characters of special tokens in the messages replaced by private ones. A special
-    token that is still there is the template's, at the same index of ``text``. A template that inspects messages may
-    render two different texts: then both must hold the same special tokens in the same order.
+    The chat is rendered again with all characters of special tokens in the messages replaced by private ones: a special
+    token that is still there is the template's. Its place is that in ``text`` if the rendering is otherwise the same.
+    A template that inspects messages may render another text. Then it must write the same special tokens, and their
+    places come from a rendering in which only those characters are replaced without which no special token is
+    complete: a template that asks for a special token in a message finds none in it, and is refused.
     """
-    substitutes = _substitutes(tokenizer, messages)
-    substituted = render([{**message, "content": message["content"].translate(substitutes)} for message in messages])
-    own_spans = tokenizer.find_special(substituted)
-    if substituted.translate({private: known for known, private in substitutes.items()}) == text:
-        return own_spans
-    spans = tokenizer.find_special(text)
-    return spans if [span.token_id for span in spans] == [span.token_id for span in own_spans] else None
+    spelled = [tokenizer.token_text(token_id) for token_id in tokenizer.special_ids]
+    all_characters = {character for token in spelled for character in token + token.lower() + token.upper()}
+    whole, is_same = _rendered_with(render, messages, text, all_characters)
+    own = tokenizer.find_special(whole)
+    if is_same:
+        return own
+    broken, is_same = _rendered_with(render, messages, text, _needed_characters(spelled))
+    spans = tokenizer.find_special(broken)
+    same_tokens = [span.token_id for span in spans] == [span.token_id for span in own]
+    return spans if is_same and same_tokens else None
 
 
-def _substitutes(tokenizer: Tokenizer, messages: Messages) -> dict[int, int]:
-    """Map each character of special tokens, in both cases, to a private one that no message holds."""
-    texts = [tokenizer.token_text(token_id) for token_id in tokenizer.special_ids]
-    characters = {character for text in texts for character in text + text.lower() + text.upper()}
+def _rendered_with(render: Render, messages: Messages, text: str, characters: set[str]) -> tuple[str, bool]:
+    """Render with these characters of the messages replaced by private ones, and tell if it is ``text`` otherwise."""
     codes = sorted(ord(character) for character in characters if not character.isspace())
     present = {ord(character) for message in messages for character in message["content"]}
     private = [code for code in _PRIVATE_CHARACTERS if code not in present]
     if len(private) < len(codes):
         raise ParameterError("messages: they hold too many private Unicode characters; remove those from U+F0000 on")
-    return dict(zip(codes, private, strict=False))
+    substitutes = dict(zip(codes, private, strict=False))
+    replaced = [{**message, "content": message["content"].translate(substitutes)} for message in messages]
+    rendered = render(replaced)
+    return rendered, rendered.translate({new: old for old, new in substitutes.items()}) == text
+
+
+def _needed_characters(spelled: Sequence[str]) -> set[str]:
+    """Return a few characters of which every special token has one, in both cases; rather bars than brackets."""
+    needed: set[str] = set()
+    for token in sorted(spelled, key=len):
+        if not needed & set(token):
+            bars = [mark for mark in _BARS if mark in token]
+            mark = (bars or [each for each in token if not each.isalnum()] or token)[0]
+            needed |= {mark, mark.lower(), mark.upper()}
+    return needed
 
 
 def _checked(messages: Messages) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import tracemalloc
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from bitnet_numba.errors import TemplateError
 from bitnet_numba.text.sandbox.environment import render_template
 from tests.text.template_cases import ATTACKS, EXPRESSIONS, LLAMA31, MESSAGES, PIECES, REAL_TEMPLATES
 
+NOW = datetime(2031, 3, 7, 9, 5)
+
 
 def render(source: str, **variables: Any) -> str:
-    return render_template(source, {"messages": MESSAGES, "bos_token": "<s>", "text": "x" * 1_000_000, **variables})
+    values = {"messages": MESSAGES, "bos_token": "<s>", "text": "x" * 1_000_000, **variables}
+    return render_template(source, values, NOW)
 
 
 @pytest.mark.parametrize(("source", "expected"), REAL_TEMPLATES.values(), ids=REAL_TEMPLATES)

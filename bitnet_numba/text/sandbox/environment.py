@@ -6,18 +6,22 @@ syntax tree is rewritten so that loops, calls, operators and comparisons charge 
 
 import functools
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from types import CodeType
 from typing import Any, Final, cast
 
 import jinja2
 from jinja2 import nodes, pass_context
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from bitnet_numba.errors import TemplateError
 from bitnet_numba.text.sandbox import functions
+from bitnet_numba.text.sandbox.selection import make_selections
 from bitnet_numba.text.sandbox.tree import CONCATENATE, MADE, SPEND, WEIGHED, Meter, check_tree
 
 MAX_SOURCE_BYTES: Final = 64 * 2**10
@@ -27,9 +31,10 @@ MAX_REASON: Final = 500  # characters of a message
 _FILE_NAME: Final = "<chat template>"
 
 
-def render_template(source: str, variables: Mapping[str, Any]) -> str:
+def render_template(source: str, variables: Mapping[str, Any], now: datetime | None = None) -> str:
     """Render an untrusted template of at most 64 KiB with plain values: text, numbers, booleans, lists, mappings.
 
+    ``now`` is what ``strftime_now`` tells, by default the time of the call.
     Raises a TemplateError if the template is malformed, calls ``raise_exception``, uses what is not allowed, or needs
     more than 50,000 steps or 2**20 characters of output.
     """
@@ -38,7 +43,7 @@ def render_template(source: str, variables: Mapping[str, Any]) -> str:
             f"chat template: longer than {MAX_SOURCE_BYTES:,} bytes; choose another with a named template"
         )
     try:
-        environment = _Environment(functions.Budget())
+        environment = _Environment(functions.Budget(), now)
         template = jinja2.Template.from_code(environment, _compile(source), environment.globals)
         parts, size = [], 0
         for part in template.generate(**variables):
@@ -66,7 +71,23 @@ def _line_of(error: Exception) -> int | None:
     return lines[-1] if lines else None
 
 
-_GLOBALS: Final = {"range": functions.bounded_range, "namespace": Namespace, "raise_exception": functions.fail}
+_GLOBALS: Final = {
+    "range": functions.bounded_range,
+    "namespace": functions.new_namespace,
+    "dict": functions.new_mapping,
+    "raise_exception": functions.fail,
+}
+
+
+class _Generation(Extension):
+    """``{% generation %}``: transformers marks an answer with it for training; it renders what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the block's body in a scope of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -75,22 +96,26 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
 
-    def __init__(self, budget: functions.Budget) -> None:
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, optimized=False, cache_size=0, extensions=["jinja2.ext.loopcontrols"]
-        )
+    def __init__(self, budget: functions.Budget, now: datetime | None = None) -> None:
+        extensions = ["jinja2.ext.loopcontrols", _Generation]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, cache_size=0, extensions=extensions)
         self._budget = budget
         self._macro_depth = 0
-        self.globals = dict(_GLOBALS)
+        told = datetime.now() if now is None else now
+        self.globals = {**_GLOBALS, "strftime_now": functools.partial(functions.format_time, told)}
         self.tests = {name: test for name, test in self.tests.items() if name in functions.TESTS}
-        filters = functions.make_filters(budget) | {"default": _default, "d": _default, CONCATENATE: self._concatenate}
+        self.tests["divisibleby"] = functions.divisible_by
+        filters: dict[str, Callable[..., Any]] = {"default": _default, "d": _default}
+        filters |= functions.make_filters(budget)
+        filters |= make_selections(budget, self.getitem, dict(filters), self.tests)
+        filters |= {CONCATENATE: self._concatenate}
         filters |= {SPEND: budget.spend, MADE: budget.made, WEIGHED: budget.weighed}
         # jinja2 never folds a filter into a constant at compile time if it takes the context.
         self.filters = {name: _with_context(function) for name, function in filters.items()}
-        self.finalize = _with_context(lambda value: budget.made(_printed(value)))
+        self.finalize = _with_context(lambda value: budget.made(_printed(value, budget)))
 
     def _concatenate(self, parts: list[Any]) -> str:
-        texts = [_printed(part) for part in parts]
+        texts = [_printed(part, self._budget) for part in parts]
         self._budget.spend_characters(sum(map(len, texts)))
         return "".join(texts)
 
@@ -109,6 +134,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             return self._item(obj, attribute)
         if isinstance(obj, LoopContext) and attribute in functions.LOOP_ATTRIBUTES:
             return getattr(obj, attribute)
+        if isinstance(obj, LoopContext) and attribute == "cycle":
+            return functions.Cycle(obj.index0)
         if isinstance(obj, Namespace) and not attribute.startswith("_"):
             return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
         raise TemplateError(f"attribute {attribute!r} of {type(functions.defined(obj)).__name__} is not for templates")
@@ -129,14 +156,14 @@ class _Environment(ImmutableSandboxedEnvironment):
             return self.undefined(obj=obj, name=str(argument))
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a macro, an allowed method or one of the three global functions."""
+        """Call a macro, an allowed method or one of the global functions."""
         self._budget.spend(1)
         # Compiled templates pass these two to each call inside a loop or block, for jinja2's own context only.
         for name in ("_loop_vars", "_block_vars"):
             kwargs.pop(name, None)
-        is_global = any(functions.defined(function) is allowed for allowed in _GLOBALS.values())
-        if is_global or isinstance(function, functions.Method):
-            return function(*args, **kwargs)
+        is_global = any(functions.defined(function) is allowed for allowed in self.globals.values())
+        if is_global or isinstance(function, functions.Method | functions.Cycle):
+            return self._budget.made(function(*args, **kwargs))
         if not isinstance(function, Macro):
             raise TemplateError(f"a {type(function).__name__} cannot be called")
         if self._macro_depth == MAX_MACRO_DEPTH:
@@ -148,11 +175,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             self._macro_depth -= 1
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Apply an arithmetic operator to numbers, or ``+`` to texts or lists."""
+        """Apply an arithmetic operator to numbers, ``+`` to texts or lists, or ``%`` to a text."""
         functions.defined(left), functions.defined(right)
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             self._budget.spend_characters(len(left) + len(right))
             return left + right
+        if operator == "%" and isinstance(left, str):
+            return functions.format_text(self._budget, left, right)
         if operator == "+" and isinstance(left, list) and isinstance(right, list):
             return self._budget.made(left + right)
         if isinstance(left, int | float) and isinstance(right, int | float):
@@ -177,5 +206,5 @@ def _default(value: Any, replacement: Any = "", also_if_false: bool = False) -> 
     return replacement if isinstance(value, Undefined) or (also_if_false and not value) else value
 
 
-def _printed(value: Any) -> str:
-    return "" if isinstance(value, Undefined) else functions.printed(value)
+def _printed(value: Any, budget: functions.Budget) -> str:
+    return "" if isinstance(value, Undefined) else functions.printed(value, budget)

@@ -1,12 +1,17 @@
 """Everything a chat template may call: methods of text and mappings, filters, ``range``; each charges a budget."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from jinja2.filters import do_title
 from jinja2.runtime import Undefined
+from jinja2.utils import Namespace
+from markupsafe import escape
 
 from bitnet_numba.errors import TemplateError
 
@@ -29,8 +34,12 @@ LOOP_ATTRIBUTES: Final = (
 )
 TESTS: Final = (
     *("boolean", "defined", "eq", "equalto", "even", "false", "float", "integer", "iterable", "mapping", "none"),
-    *("number", "odd", "sequence", "string", "true", "undefined"),
+    *("number", "odd", "sequence", "string", "true", "undefined", "in", "sameas"),
+    *("ne", "gt", "greaterthan", "ge", "lt", "lessthan", "le", "lower", "upper"),
 )
+_CONVERSION: Final = re.compile(r"%(?:\(\w{1,64}\))?[-+ #0]*\d{0,3}(?:\.\d{1,3})?[diouxXeEfFgGcrs%]", re.ASCII)
+_MAX_CONVERTED: Final = 1000  # characters that width and precision can make of a number
+_DIRECTIVE: Final = re.compile(r"%[-_^#]?[A-Za-z%]", re.ASCII)
 
 Value = TypeVar("Value")
 _SIZED: Final = (str, list, tuple, dict, range)
@@ -80,8 +89,11 @@ class Budget:
             self.spend(len(value) // ITEMS_PER_STEP)
         return value
 
-    def weighed(self, value: Value) -> Value:
-        """Charge a value with all that it contains, as often as it is reached, and return it."""
+    def weighed(self, value: Value, *, only_plain: bool = False) -> Value:
+        """Charge a value with all that it contains, as often as it is reached, and return it.
+
+        ``only_plain`` refuses all but text, numbers, None, lists and mappings.
+        """
         stack: list[Any] = [value]
         while stack:
             item = stack.pop()
@@ -93,6 +105,8 @@ class Budget:
             elif isinstance(item, list | tuple):
                 self.spend(1 + len(item))
                 stack += item
+            elif only_plain:
+                printed(item)
         return value
 
 
@@ -127,6 +141,57 @@ class Method:
         self.budget.spend_characters(len(text) + (found if count < 0 else min(found, count)) * (len(new) - len(old)))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cycle:
+    """``loop.cycle``: the value whose turn it is."""
+
+    index: int
+
+    def __call__(self, *values: Any) -> Any:
+        if not values:
+            raise TemplateError("loop.cycle(): needs at least one value")
+        return values[self.index % len(values)]
+
+
+def new_mapping(pairs: Any = (), **named: Any) -> dict[str, Any]:
+    """Make a mapping as ``dict()`` does; its keys are text, since hashing a nested key takes unbounded time."""
+    items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+    for pair in items:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TemplateError("dict() and namespace(): take a mapping, or pairs of a text and a value")
+    return {**dict(items), **named}
+
+
+def new_namespace(pairs: Any = (), **named: Any) -> Namespace:
+    """Make a namespace; arguments as for ``dict()``."""
+    return Namespace(new_mapping(pairs, **named))
+
+
+def format_time(now: datetime, form: Any) -> str:
+    """Return a time in the form of ``strftime``; no directive has a width."""
+    if not isinstance(form, str) or len(form) > MAX_PATTERN or "%" in _DIRECTIVE.sub("", form):
+        raise TemplateError(f"strftime_now(): takes a text of at most {MAX_PATTERN:,} characters with plain directives")
+    return now.strftime(form)
+
+
+def divisible_by(value: Any, number: Any) -> bool:
+    """Return whether a whole number is a multiple of another."""
+    if not (isinstance(value, int) and isinstance(number, int)):
+        raise TemplateError("divisibleby: works on whole numbers")
+    return value % number == 0
+
+
+def format_text(budget: Budget, form: str, values: Any) -> str:
+    """Return ``form % values``: text and numbers, in a tuple or by name; a width has at most three digits."""
+    named = values.values() if isinstance(values, Mapping) else values
+    each = named if isinstance(values, Mapping | tuple) else (values,)
+    longest = max((len(printed(value)) for value in each), default=0)
+    if "%" in _CONVERSION.sub("", form):
+        raise TemplateError("format: takes plain conversions such as %s and %5.1f")
+    budget.spend_characters(len(form) + len(_CONVERSION.findall(form)) * (longest + _MAX_CONVERTED))
+    return str(form % values)
+
+
 def bounded_range(*bounds: int) -> range:
     """Return a range of at most ``MAX_RANGE`` numbers."""
     numbers = range(*bounds)
@@ -140,13 +205,15 @@ def fail(message: Any = "") -> None:
     raise TemplateError(printed(message))
 
 
-def printed(value: Any) -> str:
-    """Return a text, number, boolean or None as a template prints it; refuse containers and functions."""
+def printed(value: Any, budget: Budget | None = None) -> str:
+    """Return a plain value as a template prints it; lists and mappings only where a budget can be charged."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool | int | float):
         return str(value)
-    raise TemplateError(f"prints a {type(value).__name__}; only text and numbers can be printed (or use tojson)")
+    if budget is not None and isinstance(value, list | tuple | dict):
+        return str(budget.weighed(value, only_plain=True))
+    raise TemplateError(f"prints a {type(value).__name__}; only plain values can be printed")
 
 
 def defined(value: Any) -> Any:
@@ -180,6 +247,9 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         except (TypeError, ValueError, OverflowError):
             return default
 
+    def format_filter(form: str, *values: Any, **named: Any) -> str:
+        return format_text(budget, form, named or values)
+
     def call_method(name: str, owner: Any, *arguments: Any) -> Any:
         return Method(budget, owner, name)(*arguments)
 
@@ -206,7 +276,12 @@ def make_filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         **{name: metered(name, partial(call_method, method), str, "text") for name, method in methods.items()},
         **{name: metered(name, function, _SIZED, "text and lists") for name, function in of_lists.items()},
         "items": metered("items", partial(call_method, "items"), Mapping, "a mapping"),
-        "string": metered("string", lambda value: budget.made(printed(value))),
+        "string": metered("string", lambda value: budget.made(printed(value, budget))),
         "tojson": metered("tojson", to_json),
+        "format": metered("format", format_filter, str, "text"),
+        "title": metered("title", lambda text: budget.made(do_title(budget.made(text))), str, "text"),
+        **dict.fromkeys(("e", "escape"), metered("escape", lambda value: budget.made(str(escape(printed(value)))))),
+        "safe": metered("safe", lambda value: budget.made(printed(value))),
+        "reverse": metered("reverse", lambda value: budget.made(value[::-1]), str | list | tuple, "text and lists"),
         "int": metered("int", to_integer),
     }

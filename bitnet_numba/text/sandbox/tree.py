@@ -10,10 +10,12 @@ from jinja2.visitor import NodeTransformer
 from bitnet_numba.text.sandbox.functions import ITEMS_PER_STEP
 
 MAX_TREE_DEPTH: Final = 100
+MAX_TREE_SIZE: Final = 100_000  # sum of the depths of all nodes, to which the time of compiling is proportional
 _NODES: Final = (
     # statements
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Assign, nodes.AssignBlock, nodes.For, nodes.If),
-    *(nodes.Macro, nodes.ExprStmt, nodes.Break, nodes.Continue),
+    *(nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With, nodes.Scope),
+    *(nodes.ExprStmt, nodes.Break, nodes.Continue),
     # values
     *(nodes.Const, nodes.Name, nodes.NSRef, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword),
     *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Call, nodes.Filter, nodes.Test),
@@ -26,15 +28,19 @@ SPEND, MADE, WEIGHED, CONCATENATE = "(spend)", "(made)", "(weighed)", "(concaten
 
 
 def check_tree(tree: nodes.Template, environment: Environment) -> None:
-    """Refuse nodes, filters and tests that are not listed, and trees too deep to compile."""
+    """Refuse nodes, filters and tests that are not listed, and trees too deep or too large to compile."""
     stack: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    size = 0
     while stack:
         node, depth = stack.pop()
+        size += depth
+        if size > MAX_TREE_SIZE:
+            raise jinja2.TemplateSyntaxError("takes too long to compile; choose a shorter template", node.lineno or 1)
         if depth > MAX_TREE_DEPTH:
-            raise jinja2.TemplateSyntaxError(f"nested more than {MAX_TREE_DEPTH} deep", node.lineno)
+            raise jinja2.TemplateSyntaxError(f"nested more than {MAX_TREE_DEPTH} deep", node.lineno or 1)
         reason = _refusal(node, environment)
         if reason:
-            raise jinja2.TemplateSyntaxError(f"{reason} is not for chat templates", node.lineno)
+            raise jinja2.TemplateSyntaxError(f"{reason} is not for chat templates", node.lineno or 1)
         stack += [(child, depth + 1) for child in node.iter_child_nodes()]
 
 
@@ -56,15 +62,16 @@ def _refusal(node: nodes.Node, environment: Environment) -> str | None:
 
 
 class Meter(NodeTransformer):
-    """Insert a charge before each loop iteration and macro body, and around expressions that can be large."""
+    """Insert a charge before each run of a loop, macro or call block, and around expressions that can be large."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         """Rewrite a node after its children; a body is charged for what it held before."""
-        body = _charge(node.body, node.lineno) if isinstance(node, nodes.For | nodes.Macro) else None
+        repeated = node if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock) else None
+        body = None if repeated is None else _charge(repeated.body, node.lineno)
         test = _charge([node.test], node.lineno) if isinstance(node, nodes.For) and node.test is not None else None
         super().generic_visit(node)
-        if isinstance(node, nodes.For | nodes.Macro) and body is not None:
-            node.body.insert(0, nodes.ExprStmt(body, lineno=node.lineno))
+        if repeated is not None and body is not None:
+            repeated.body.insert(0, nodes.ExprStmt(body, lineno=node.lineno))
         if isinstance(node, nodes.For) and node.test is not None and test is not None:
             node.test = nodes.And(test, node.test, lineno=node.lineno)
         elif isinstance(node, nodes.Concat):
