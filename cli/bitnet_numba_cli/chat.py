@@ -3,9 +3,9 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,20 +15,25 @@ from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._conversation import Conversation
 from bitnet_numba_cli._model import loaded
-from bitnet_numba_cli._options import loading_arguments, loading_options, sampling_arguments, sampling_options
+from bitnet_numba_cli._options import PATH, loading_arguments, loading_options, sampling_arguments, sampling_options
 
-PROMPT = "> "
 LEAVE = ("/exit", "/quit")
+BLOCK = '"""'
 
 
 @click.command("chat", short_help="Talk with a model.")
 @click.option("--system", metavar="TEXT", help="System message before the first turn.")
+@click.option("--load", "saved", type=PATH, metavar="FILE", help="Go on with a conversation that /save wrote.")
+@click.option("--history/--no-history", default=True, help="Keep what is typed at a terminal for later conversations.")
 @loading_options
 @sampling_options
-def command(system: str | None, **options: Any) -> None:
+def command(system: str | None, saved: Path | None, history: bool, **options: Any) -> None:
     """Talk with a model, which remembers the conversation.
 
-    Ctrl-C stops an answer, Ctrl-D leaves, and /help lists the commands: /clear, /system, /save, /stats, /exit.
+    Ctrl-C stops an answer, Ctrl-D leaves, and /help lists the commands: /clear, /system, /retry, /undo, /save, /load,
+    /stats, /exit. Pasted lines are one turn, and so are the lines between two lines of three quotation marks.
+
+    Where a conversation fills the context, its oldest turns are no longer sent to the model; the system message stays.
 
     If standard input is a pipe, every line is one turn, stdout holds only the answers, and the first error ends the
     conversation.
@@ -37,21 +42,25 @@ def command(system: str | None, **options: Any) -> None:
     interactive = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     with loaded(loading) as model:
         conversation = Conversation(model, sampling, system)
+        if saved is not None:
+            conversation.load(saved)
         if interactive:
-            _talk(conversation)
+            _talk(conversation, history)
         else:
             _answer_lines(conversation)
 
 
-def _talk(conversation: Conversation) -> None:
+def _talk(conversation: Conversation, keeps_history: bool) -> None:
     """Talk at a terminal; errors and Ctrl-C end an answer, not the conversation."""
+    from bitnet_numba_cli._terminal import history_file, typed_lines  # here: other commands start without it
+
     _ui.say("Type a message; /help lists the commands, Ctrl-D leaves.")
-    for line in _typed_lines():
-        if line.strip() in LEAVE:
+    for turn in _turns(typed_lines(history_file() if keeps_history else None)):
+        if turn.strip() in LEAVE:
             break
         try:
             with _stop_on_interrupt() as stopped:
-                _take_turn(conversation, line, stopped)
+                _take_turn(conversation, turn, stopped)
         except KeyboardInterrupt:
             _ui.say("")
         except BitNetError as error:
@@ -60,31 +69,35 @@ def _talk(conversation: Conversation) -> None:
 
 def _answer_lines(conversation: Conversation) -> None:
     """Answer the lines of a pipe or a file; errors and Ctrl-C end the program."""
-    for line in _text.stdin_lines():
-        if line.strip() in LEAVE:
+    for turn in _turns(_text.stdin_lines()):
+        if turn.strip() in LEAVE:
             break
-        _take_turn(conversation, line, threading.Event())
+        _take_turn(conversation, turn, threading.Event())
 
 
-def _take_turn(conversation: Conversation, line: str, stopped: threading.Event) -> None:
-    if line.startswith("/"):
-        conversation.run_command(line.strip())
-    elif line.strip():
-        conversation.answer(line, stopped)
+def _turns(lines: Iterable[str]) -> Iterator[str]:
+    """Join the lines from one that begins with three quotation marks to one that ends with them."""
+    block: list[str] | None = None
+    for line in lines:
+        if block is None:
+            if not line.startswith(BLOCK):
+                yield line
+                continue
+            block, line = [], line.removeprefix(BLOCK)
+        if line.endswith(BLOCK):
+            yield "\n".join([*block, line.removesuffix(BLOCK)]).strip("\n")
+            block = None
+        else:
+            block.append(line)
+    if block:  # the end came before the closing marks
+        yield "\n".join(block).strip("\n")
 
 
-def _typed_lines() -> Iterator[str]:
-    """Yield the typed lines until Ctrl-D, with line editing if Python has it; Ctrl-C drops the line."""
-    with suppress(ImportError):
-        import_module("readline")  # gives input() its editing
-    while True:
-        try:
-            yield input(PROMPT)
-        except KeyboardInterrupt:
-            _ui.say("")
-        except EOFError:
-            _ui.say("")
-            return
+def _take_turn(conversation: Conversation, turn: str, stopped: threading.Event) -> None:
+    if turn.startswith("/") and "\n" not in turn:
+        conversation.run_command(turn.strip(), stopped)
+    elif turn.strip():
+        conversation.answer(turn, stopped)
 
 
 @contextmanager

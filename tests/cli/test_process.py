@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,15 +95,18 @@ def test_a_closed_input_is_an_error(command: str, status: int, message: str) -> 
     assert done.stderr.startswith(f"error: {message}")
 
 
+READY = "\x1b[?2004h"  # the terminal is asked to bracket what is pasted: a prompt begins
+
+
 class Terminal:
     """A program at a terminal, and what it writes there."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **environment: str) -> None:
         self._channel, far_end = pty.openpty()
         self._process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=ROOT,
-            env={**os.environ, "TERM": "dumb"},
+            env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
             stdin=far_end,
             stdout=far_end,
             stderr=far_end,
@@ -126,15 +129,6 @@ class Terminal:
             text += os.read(self._channel, 4096).decode()
         return text
 
-    def interrupt_until(self, wanted: str) -> None:
-        """Press Ctrl-C until it is heard: Python's readline misses one that comes just before it waits for a key."""
-        for _ in range(60):
-            self.interrupt()
-            with suppress(TimeoutError):
-                self.read_until(wanted, timeout=0.5)
-                return
-        raise TimeoutError("Ctrl-C was not heard")
-
     def status(self) -> int:
         """Wait for the end and return the exit status."""
         return self._process.wait(30)
@@ -146,41 +140,57 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """Start a chat at a terminal, and wait for its first prompt."""
-    started = Terminal("chat")
+    started = Terminal("chat", XDG_STATE_HOME=str(tmp_path / "state"))
     try:
-        started.read_until("\n> ")
+        started.read_until(READY)
         yield started
     finally:
         started.close()
 
 
-CTRL_D = "\x04"
-
-
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.type("Hello\n")
+    terminal.type("Hello\r")
     terminal.read_until("10 11 12 ")
     terminal.interrupt()
-    terminal.read_until("> ")
-    terminal.type(f"/save {tmp_path}/chat.json\n")
-    terminal.read_until("> ")
+    terminal.read_until(READY)
+    terminal.type(f"/save {tmp_path}/chat.json\r")
+    terminal.read_until("saved 1 turn to ")
     assert '"role": "assistant",\n    "content": "0 1 2 ' in (tmp_path / "chat.json").read_text(encoding="utf-8")
-    terminal.type(CTRL_D)
+    terminal.read_until(READY)
+    terminal.type("\x04")  # Ctrl-D
     assert terminal.status() == 0
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line(terminal: Terminal) -> None:
     terminal.type("Hel")
     terminal.read_until("Hel")
-    terminal.interrupt_until("> ")
-    terminal.type("/exit\n")
+    terminal.type("\x03")
+    terminal.read_until(READY)
+    terminal.type("/exit\r")
     assert terminal.status() == 0
 
 
 def test_an_error_at_a_terminal_leaves_the_conversation_open(terminal: Terminal) -> None:
-    terminal.type("/save /no/such/place\n")
-    assert "error: " in terminal.read_until("> ")
-    terminal.type("/exit\n")
+    terminal.type("/save /no/such/place\r")
+    terminal.read_until("error: ")
+    terminal.read_until(READY)
+    terminal.type("/exit\r")
     assert terminal.status() == 0
+
+
+def test_pasted_lines_are_one_turn_and_history_is_the_owners(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("\x1b[200~one\rtwo\x1b[201~\r")
+    terminal.read_until("10 11 12 ")
+    terminal.interrupt()
+    terminal.read_until(READY)
+    terminal.type(f"/save {tmp_path}/chat.json\r")
+    terminal.read_until("saved 1 turn to ")
+    assert '"content": "one\\ntwo"' in (tmp_path / "chat.json").read_text(encoding="utf-8")
+    terminal.read_until(READY)
+    terminal.type("\x04")  # Ctrl-D
+    assert terminal.status() == 0
+    kept = tmp_path / "state" / "bitnet-numba" / "chat_history"
+    assert "+one\n+two\n" in kept.read_text(encoding="utf-8")
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
