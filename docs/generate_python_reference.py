@@ -107,7 +107,7 @@ def _arguments(documented: Any) -> str:
         for name, each in signature.parameters.items()
         if name != "self"
     ]
-    return str(inspect.Signature(plain))[1:-1]
+    return str(inspect.Signature(plain))[1:-1].replace("''", '""')
 
 
 def _rows(first_column: str, body: str) -> Iterator[str]:

@@ -12,23 +12,14 @@ from bitnet_numba.errors import NonFiniteError, ParameterError, ResourceError
 _REMEDY: Final = "are infinite or NaN: weights or scales are too large; look at them with 'bitnet-numba inspect'"
 
 
-class Place(enum.IntEnum):
+class Place(enum.Enum):
     """A place in a layer where numbers can leave their format."""
 
-    ATTENTION_INPUT = 0
-    KEYS_AND_VALUES = enum.auto()
-    ATTENTION_OUTPUT = enum.auto()
-    FFN_INPUT = enum.auto()
-    FFN_GATED = enum.auto()
-
-
-_PLACES: Final = {
-    Place.ATTENTION_INPUT: "activations before the attention",
-    Place.KEYS_AND_VALUES: "keys or values",
-    Place.ATTENTION_OUTPUT: "activations after the attention",
-    Place.FFN_INPUT: "activations before the FFN",
-    Place.FFN_GATED: "gated activations of the FFN",
-}
+    ATTENTION_INPUT = "activations before the attention"
+    KEYS_AND_VALUES = "keys or values"
+    ATTENTION_OUTPUT = "activations after the attention"
+    FFN_INPUT = "activations before the FFN"
+    FFN_GATED = "gated activations of the FFN"
 
 
 def checked_chunks(chunks: Sequence[TokenChunk[CacheT]], vocab_size: int, max_context: int) -> list[TokenChunk[CacheT]]:
@@ -59,8 +50,8 @@ def checked_chunks(chunks: Sequence[TokenChunk[CacheT]], vocab_size: int, max_co
 def fault_error(place: Place, layer: int, kv_type: str) -> NonFiniteError:
     """Return the error of a layer in which a number became infinite or NaN."""
     if place is Place.KEYS_AND_VALUES and kv_type == "f16":
-        return NonFiniteError(f"layer {layer}: {_PLACES[place]} exceed float16: load the model with --kv-type f32")
-    return NonFiniteError(f"layer {layer}: {_PLACES[place]} {_REMEDY}")
+        return NonFiniteError(f"layer {layer}: {place.value} exceed float16: load the model with --kv-type f32")
+    return NonFiniteError(f"layer {layer}: {place.value} {_REMEDY}")
 
 
 def check_hidden_states(rows: Iterable[Candidates]) -> None:

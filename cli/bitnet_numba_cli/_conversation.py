@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_numba.errors import FormatError
-from bitnet_numba.formats.json_file import as_object
 from bitnet_numba.options import SamplingParams
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._progress import prompt_progress
@@ -90,6 +89,8 @@ class Conversation:
 
     def load(self, path: Path) -> None:
         """Go on with a conversation that ``/save`` wrote; BitNetError if the file holds anything else."""
+        from bitnet_numba.formats.json_file import as_object  # here, so that the help text does not pay for it
+
         messages = [as_object(f"{path}: message {number}", each) for number, each in enumerate(_saved(path))]
         roles = [message.text("role") for message in messages]
         has_system = roles[:1] == ["system"]

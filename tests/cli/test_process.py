@@ -102,6 +102,7 @@ class Terminal:
     """A program at a terminal, and what it writes there."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
+        self._unread = ""
         self._channel, far_end = pty.openpty()
         self._process = subprocess.Popen(
             [*COMMAND, *arguments],
@@ -122,12 +123,13 @@ class Terminal:
 
     def read_until(self, wanted: str, timeout: float = 30) -> str:
         """Read until ``wanted`` has come; fail when the program ends before, or is silent for so many seconds."""
-        text = ""
+        text, self._unread = self._unread, ""
         while wanted not in text:
             if not select.select([self._channel], [], [], timeout)[0]:
                 raise TimeoutError(f"waited for {wanted!r} after {text!r}")
             text += os.read(self._channel, 4096).decode()
-        return text
+        before, _, self._unread = text.partition(wanted)
+        return before
 
     def status(self) -> int:
         """Wait for the end and return the exit status."""

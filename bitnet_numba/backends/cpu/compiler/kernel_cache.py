@@ -18,6 +18,8 @@ from numba.core.registry import cpu_target
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.settings import read_settings
 
+cpu.set_target()  # before the folder's name is asked for: it holds the target
+
 _PACKAGE = Path(__file__).parent.parent
 # Numba's own key does not see a helper, or a constant, that changed in another module
 _COMPILED_SOURCES = (

@@ -1,10 +1,9 @@
 """Attention of one layer: rotate queries and keys, store keys and values in the KV cache, attend over it."""
 
-from bitnet_numba.backends.chunk_checks import Place
 from bitnet_numba.backends.cpu.array_types import Floats, Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline, jit_separate
 from bitnet_numba.backends.cpu.forward.arrays import K, Q, Step, V
-from bitnet_numba.backends.cpu.forward.faults import note_fault
+from bitnet_numba.backends.cpu.forward.faults import KEYS_AND_VALUES, note_fault
 from bitnet_numba.backends.cpu.kernels.attention.block import attend_block, scratch_of
 from bitnet_numba.backends.cpu.kernels.attention.causal import CausalLimits, n_masked
 from bitnet_numba.backends.cpu.kernels.attention.results import (
@@ -170,4 +169,4 @@ def store_kv(
     value_factor = weights.scales[layer, V] / state.scale[slot]
     scale(acc[value_at : value_at + shape.head_dim], value_factor, value)
     is_stored = store_position(key, value, position % POSITIONS_PER_BLOCK, block)
-    note_fault(ctx, state.faults, layer, Place.KEYS_AND_VALUES, is_stored)
+    note_fault(ctx, state.faults, layer, KEYS_AND_VALUES, is_stored)

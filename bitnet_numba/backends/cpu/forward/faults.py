@@ -11,7 +11,17 @@ from bitnet_numba.backends.cpu.array_types import Int32s
 from bitnet_numba.backends.cpu.compiler.jit import jit_inline
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext
 
-_N_PLACES = len(Place)
+ATTENTION_INPUT, KEYS_AND_VALUES, ATTENTION_OUTPUT, FFN_INPUT, FFN_GATED = range(5)
+"""Places in a layer, as jitted code notes them."""
+
+_PLACES = {
+    ATTENTION_INPUT: Place.ATTENTION_INPUT,
+    KEYS_AND_VALUES: Place.KEYS_AND_VALUES,
+    ATTENTION_OUTPUT: Place.ATTENTION_OUTPUT,
+    FFN_INPUT: Place.FFN_INPUT,
+    FFN_GATED: Place.FFN_GATED,
+}
+_N_PLACES = len(_PLACES)
 
 
 @jit_inline
@@ -25,4 +35,4 @@ def check_faults(faults: Int32s, kv_type: str) -> None:
     """Raise NonFiniteError for the earliest place of a step that has one."""
     if faults.any():
         layer, place = divmod(int(faults[np.nonzero(faults)].min()) - 1, _N_PLACES)
-        raise fault_error(Place(place), layer, kv_type)
+        raise fault_error(_PLACES[place], layer, kv_type)

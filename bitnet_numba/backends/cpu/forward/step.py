@@ -6,7 +6,6 @@ one token by every thread on its own copy, for many tokens by one thread each, a
 
 import numpy as np
 
-from bitnet_numba.backends.chunk_checks import Place
 from bitnet_numba.backends.cpu.array_types import Bytes, Floats, Int8s, Int32s, Numbers
 from bitnet_numba.backends.cpu.compiler.by_reference import by_reference
 from bitnet_numba.backends.cpu.compiler.jit import jit, jit_inline, jit_separate
@@ -22,7 +21,13 @@ from bitnet_numba.backends.cpu.forward.arrays import (
     Weights,
 )
 from bitnet_numba.backends.cpu.forward.attention import attention
-from bitnet_numba.backends.cpu.forward.faults import note_fault
+from bitnet_numba.backends.cpu.forward.faults import (
+    ATTENTION_INPUT,
+    ATTENTION_OUTPUT,
+    FFN_GATED,
+    FFN_INPUT,
+    note_fault,
+)
 from bitnet_numba.backends.cpu.kernels.ffn import gated_relu2, gated_silu
 from bitnet_numba.backends.cpu.kernels.head.full import embedding_row, head_product
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import candidate_logits
@@ -84,13 +89,13 @@ def attention_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     weights, state, shape = step.weights, step.state, step.inputs.shape
     for slot in slots(ctx, step.inputs.tokens.size):
         rms_norm(state.x[slot], weights.attn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
-        quantize(ctx, state, slot, state.normed[slot], state.q_hidden[slot], layer, Place.ATTENTION_INPUT)
+        quantize(ctx, state, slot, state.normed[slot], state.q_hidden[slot], layer, ATTENTION_INPUT)
     linear(ctx, step, weights.qkv[layer], state.q_hidden, state.qkv)
 
     attention(ctx, step, layer)
     for slot in slots(ctx, step.inputs.tokens.size):
         sub_norm(step, weights.attn_sub_norm, layer, shape.attn_size, state.attn[slot])
-        quantize(ctx, state, slot, state.attn[slot], state.q_attn[slot], layer, Place.ATTENTION_OUTPUT)
+        quantize(ctx, state, slot, state.attn[slot], state.q_attn[slot], layer, ATTENTION_OUTPUT)
     linear(ctx, step, weights.attn_output[layer], state.q_attn, state.attn_output)
 
     add_residual(ctx, step, state.attn_output, weights.scales[layer, OUTPUT])
@@ -103,13 +108,13 @@ def ffn_block(ctx: ThreadContext, step: Step, layer: int) -> None:
     weights, state, shape = step.weights, step.state, step.inputs.shape
     for slot in slots(ctx, step.inputs.tokens.size):
         rms_norm(state.x[slot], weights.ffn_norm[layer], shape.rms_norm_eps, shape.hidden_size, state.normed[slot])
-        quantize(ctx, state, slot, state.normed[slot], state.q_hidden[slot], layer, Place.FFN_INPUT)
+        quantize(ctx, state, slot, state.normed[slot], state.q_hidden[slot], layer, FFN_INPUT)
     linear(ctx, step, weights.gate_up[layer], state.q_hidden, state.gate_up)
 
     for slot in slots(ctx, step.inputs.tokens.size):
         gate(step, layer, slot, state.gated[slot])
         sub_norm(step, weights.ffn_sub_norm, layer, shape.ffn_size, state.gated[slot])
-        quantize(ctx, state, slot, state.gated[slot], state.q_ffn[slot], layer, Place.FFN_GATED)
+        quantize(ctx, state, slot, state.gated[slot], state.q_ffn[slot], layer, FFN_GATED)
     linear(ctx, step, weights.down[layer], state.q_ffn, state.down)
 
     add_residual(ctx, step, state.down, weights.scales[layer, DOWN])

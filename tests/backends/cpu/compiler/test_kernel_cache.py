@@ -140,12 +140,19 @@ def test_every_source_of_a_constant_names_the_folder() -> None:
     sources = kernel_cache.compiled_sources()
     for source in sources:
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
-            of_backend = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "bitnet_numba.backends.cpu."
-            )
-            if of_backend and any(alias.name.isupper() for alias in node.names):
+            is_ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bitnet_numba.")
+            if is_ours and any(alias.name.isupper() for alias in node.names):
                 module = node.module.removeprefix("bitnet_numba.backends.cpu.").replace(".", "/")
-                assert {PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py"} & set(sources), module
+                assert {PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py"} & set(sources), node.module
+
+
+def test_the_folder_is_the_same_before_and_after_kernels_are_imported() -> None:
+    code = (
+        "from bitnet_numba.backends.cpu.compiler.kernel_cache import cache_dir; before = cache_dir();"
+        "import bitnet_numba.backends.cpu.backend; assert before == cache_dir(), (before, cache_dir())"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- where it is kept ------------------------------------------------------------------------------------------------
