@@ -49,6 +49,8 @@ def test_defaults_change_nothing() -> None:
         "seed": None,
         "stop": (),
         "logprobs": None,
+        "stop_token_ids": (),
+        "min_tokens": 0,
         "ignore_eos": False,
         "lookup": 0,
     }
