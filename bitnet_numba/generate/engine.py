@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.after_fork import register_for_forks
-from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, TokenChunk
+from bitnet_numba.backends.protocol import MAX_PREFILL_CHUNK, MAX_STEP_TOKENS, Backend, Cache, Logits, TokenChunk
 from bitnet_numba.errors import BitNetError, ParameterError, ResourceError
 from bitnet_numba.generate.prefix_cache import PrefixCache
 from bitnet_numba.generate.result import Chunk, GenerationResult
 from bitnet_numba.generate.sampling.logits_processors import LogitsProcessor
-from bitnet_numba.generate.sampling.sampler import Sampler
+from bitnet_numba.generate.sampling.sampler import Sampler, token_logprob
 from bitnet_numba.generate.sequence import Job, PromptLogits, Sequence, StreamDecoder
 from bitnet_numba.generate.speculation import Drafter
 from bitnet_numba.options import SamplingParams
@@ -228,23 +228,44 @@ class Engine:
         ResourceError
             If the tokens do not fit the context, or memory does not allow cache or result.
         """
-        self._check_fits(token_ids.size)
         vocab_size = self.backend.config.vocab_size
         n_last = token_ids.size if n_last is None else n_last
         try:
             out = np.empty((n_last, vocab_size), np.float32)
-            job = PromptLogits(token_ids, self.prefixes.new_cache(token_ids.size), chunk_size, out)
-            self.add(job)
-            try:
-                self._run_until(lambda: job.has_ended)
-            finally:
-                self.remove(job)
-            if job.failure:
-                raise job.failure
+            self._read(token_ids, chunk_size, n_last, out.__setitem__)
         except MemoryError as error:
             size = f"{n_last:,} x {vocab_size:,}"
             raise ResourceError(f"no memory for {size} logits of 4 bytes: ask for fewer tokens") from error
         return out
+
+    def logprobs(self, token_ids: npt.NDArray[np.int32], n_last: int) -> npt.NDArray[np.float64]:
+        """Return the log probabilities of the last tokens after those before them, float64[n_last].
+
+        The logits of one step at a time are in memory. Raises as :meth:`logits`.
+        """
+        out = np.empty(n_last, np.float64)
+        wanted = token_ids[token_ids.size - n_last :]
+        counts = np.zeros_like(self.backend.counts())
+
+        def take(index: int, logits: Logits) -> None:
+            out[index] = token_logprob(self.backend, logits, int(wanted[index]), counts)
+
+        self._read(token_ids[:-1], MAX_PREFILL_CHUNK, n_last, take)
+        return out
+
+    def _read(
+        self, token_ids: npt.NDArray[np.int32], chunk_size: int, n_last: int, take: Callable[[int, Logits], None]
+    ) -> None:
+        """Run tokens for their logits, in steps that running sequences share."""
+        self._check_fits(token_ids.size)
+        job = PromptLogits(token_ids, self.prefixes.new_cache(token_ids.size), chunk_size, n_last, take)
+        self.add(job)
+        try:
+            self._run_until(lambda: job.has_ended)
+        finally:
+            self.remove(job)
+        if job.failure:
+            raise job.failure
 
     def close(self) -> None:
         """Wait for the running step, and give threads and memory back; later steps are refused."""

@@ -275,6 +275,33 @@ class LanguageModel:
         logits = self.engine.logits(ids, step, 1 if last else None)
         return logits[0] if last else logits
 
+    def prompt_logprobs(self, prompt: str | TokenIds, n_last: int | None = None) -> NDArray[np.float64]:
+        """Compute the log probability of each token of a prompt after those before it, float64[T - 1].
+
+        The first of T tokens has none. Memory holds the logits of one step, up to 256 tokens, at a time.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            At least two tokens.
+        n_last : int, optional
+            Only those of the last tokens, float64[n_last]: the others are read without computing their logits.
+
+        Raises
+        ------
+        ParameterError
+            If there are fewer than two tokens, or ``n_last`` is not from 1 to T - 1.
+        ResourceError
+            If the tokens do not fit the context, or memory does not allow the cache.
+        """
+        ids = np.asarray(self._prompt_ids(prompt), np.int32)
+        wanted = ids.size - 1 if n_last is None else n_last
+        if ids.size < 2:
+            raise ParameterError("the prompt has one token; a log probability needs one before it: give two")
+        if not _is_integer(wanted) or not 1 <= wanted < ids.size:
+            raise ParameterError(f"n_last={n_last!r}: expected a whole number from 1 to {ids.size - 1}")
+        return self.engine.logprobs(ids, wanted)
+
     def tokenize(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
 

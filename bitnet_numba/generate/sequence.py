@@ -346,24 +346,33 @@ class PromptLogits:
         Empty, with room for all of them.
     chunk_size : int
         Tokens in a step, at most.
-    out : float32[n_last, vocab_size]
-        Written: the logits after as many tokens as it has rows.
+    n_last : int
+        Number of last tokens whose logits are wanted.
+    take : callable
+        Called with 0 to ``n_last - 1`` and the logits, float32[vocab_size], of each of them in turn.
     """
 
     is_prefilling = True
 
-    def __init__(self, token_ids: npt.NDArray[np.int32], cache: Cache, chunk_size: int, out: Logits) -> None:
+    def __init__(
+        self,
+        token_ids: npt.NDArray[np.int32],
+        cache: Cache,
+        chunk_size: int,
+        n_last: int,
+        take: Callable[[int, Logits], None],
+    ) -> None:
         self.number = next(_numbers)
         self.failure: BaseException | None = None
         self.has_ended = False
         self.turn = 0
-        self._token_ids, self._cache, self._out = token_ids, cache, out
-        self._chunk_size = chunk_size
+        self._token_ids, self._cache = token_ids, cache
+        self._chunk_size, self._n_last, self._take = chunk_size, n_last, take
         self._n_done = 0
 
     @property
     def is_done(self) -> bool:
-        """Whether all logits are written, or an error ended it."""
+        """Whether all logits are taken, or an error ended it."""
         return self._n_done == self._token_ids.size or self.failure is not None
 
     @property
@@ -377,16 +386,16 @@ class PromptLogits:
         tokens = self._token_ids[self._n_done : self._n_done + min(room, self._chunk_size)]
         if not tokens.size:
             return None
-        n_before = self._token_ids.size - len(self._out)  # tokens without logits
+        n_before = self._token_ids.size - self._n_last  # tokens without logits
         return TokenChunk(tokens, self._cache, max(0, min(tokens.size, self._n_done + tokens.size - n_before)))
 
     def advance(self, rows: list[Candidates]) -> None:
-        """Write the logits of the last chunk."""
+        """Hand over the logits of the last chunk."""
         self._n_done = self._cache.length
-        first = len(self._out) - (self._token_ids.size - self._n_done) - len(rows)
+        first = self._n_last - (self._token_ids.size - self._n_done) - len(rows)
         for index, row in enumerate(rows):
             check_logits(row.logits)
-            self._out[first + index] = row.logits
+            self._take(first + index, row.logits)
 
     def observe(self, calls: Counts, seconds: float) -> None:
         """Keep nothing: the caller gets logits alone."""

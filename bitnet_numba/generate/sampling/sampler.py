@@ -315,15 +315,24 @@ class Sampler:
         n_top = self._params.logprobs
         if n_top is None:
             return None
-        most_likely = int(np.argmax(logits))
-        # softmax gives the most likely token exp(0) / sum, so its logarithm is minus that of the sum
-        probability = self._backend.softmax(logits, self._counts)[most_likely]
-        offset = math.log(probability) - float(logits[most_likely])
+        total = _log_total(self._backend, logits, self._counts)
         top = _largest(logits, n_top)
         top = top[np.argsort(-logits[top], kind="stable")]
         return TokenLogprob(
-            token_id, float(logits[token_id]) + offset, tuple((int(i), float(logits[i]) + offset) for i in top)
+            token_id, float(logits[token_id]) - total, tuple((int(i), float(logits[i]) - total) for i in top)
         )
+
+
+def token_logprob(backend: SamplingOperations, logits: Logits, token_id: int, counts: Counts) -> float:
+    """Return the log probability of a token by ``float32[vocab_size]`` logits; adds to ``counts``."""
+    return float(logits[token_id]) - _log_total(backend, logits, counts)
+
+
+def _log_total(backend: SamplingOperations, logits: Logits, counts: Counts) -> float:
+    """Return ``log(sum(exp(logits)))``."""
+    most_likely = int(np.argmax(logits))
+    # softmax gives the most likely token exp(0) / sum, so its logarithm is minus that of the sum
+    return float(logits[most_likely]) - math.log(backend.softmax(logits, counts)[most_likely])
 
 
 def _largest(values: Scores, count: int) -> Indices:
