@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_numba.errors import FormatError
 from bitnet_numba.options import SamplingParams
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._progress import prompt_progress
+from bitnet_numba_cli._progress import token_progress
 
 if TYPE_CHECKING:
     from bitnet_numba import GenerationResult, LanguageModel
@@ -62,7 +62,7 @@ class Conversation:
         prompt_ids = self._prompt_ids(turn)
         answer: list[str] = []
         self._last_result = None
-        with prompt_progress() as on_progress:
+        with token_progress() as on_progress:
             for chunk in self._model.stream(prompt_ids, on_progress=on_progress, **self._sampling):
                 answer.append(chunk.text)
                 _text.write(chunk.text)

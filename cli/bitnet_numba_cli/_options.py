@@ -1,8 +1,9 @@
 """Click options from the tables of :mod:`bitnet_numba.options`, and the arguments that a command line states."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -57,9 +58,45 @@ def _add_table(kind: type, function: _Function) -> _Function:
 
 MODEL_OPTION = _click_option("model", MODEL)
 THREADS_OPTION = _click_option("threads", options_of(LoadOptions)["threads"])
-MODEL_ARGUMENT = click.argument("model", required=False)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else.")
 _GREEDY_OPTION = click.option("--greedy", is_flag=True, help="Take the most likely token every time, as by default.")
+
+
+def model_by_name(function: _Function) -> _Function:
+    """Add MODEL as an argument and as an option; the function gets ``model``, or None."""
+
+    @functools.wraps(function)
+    def named(*args: Any, named_model: str | None, **options: Any) -> Any:
+        if named_model is not None and options["model"] is not None:
+            raise click.UsageError("The model is named twice, as an argument and with --model; give one")
+        return function(*args, **{**options, "model": options["model"] if named_model is None else named_model})
+
+    argument = click.argument("named_model", metavar="[MODEL]", required=False)
+    return cast("_Function", argument(named))
+
+
+def model_and_text(
+    words: Sequence[str], model: str | None, text_option: str | None, what: str
+) -> tuple[str | None, str | None]:
+    """Return the model and the text of a command: of two arguments the first is the model, of one that is the text.
+
+    ``text_option`` is the text where that is an option: a single argument is then the model.
+    """
+    n_texts = int(text_option is None)
+    if len(words) == n_texts + 1 and _may_be_model(words[0]):
+        if model is not None:
+            raise click.UsageError("The model is named twice, as an argument and with --model; give one")
+        model, words = words[0], words[1:]
+    if len(words) > 1:
+        raise click.UsageError(f"The {what} must be one argument; put it into quotes")
+    if words and text_option is not None:
+        raise click.UsageError(f"The {what} is given twice, as an argument and with --prompt; give one")
+    return model, words[0] if words else text_option
+
+
+def _may_be_model(word: str) -> bool:
+    """Return whether a word can be a model's name, rather than the first word of a text without quotes."""
+    return word == "demo" or "/" in word or word.endswith(".gguf") or Path(word).is_dir()
 
 
 def loading_options(function: _Function) -> _Function:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TERMINAL_INTERVAL = 0.2  # seconds
 LOG_INTERVAL = 10.0  # seconds
-PROMPT_DELAY = 1.0  # seconds that a prompt may take before its progress is shown
+TOKEN_DELAY = 1.0  # seconds that tokens may take before its progress is shown
 
 
 class ProgressLine:
@@ -111,15 +111,15 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def prompt_progress() -> "Iterator[Callable[[int, int], None]]":
-    """Yield what shows how many tokens of a prompt have been read, if that takes over a second."""
+def token_progress(what: str = "reading the prompt") -> "Iterator[Callable[[int, int], None]]":
+    """Yield what shows how many tokens are done, if they take over a second."""
     started = time.monotonic()
     with ProgressLine() as line:
 
         def show(done: int, total: int) -> None:
             if done == total:
                 line.clear()
-            elif time.monotonic() - started >= PROMPT_DELAY:
-                line.show(f"reading the prompt: {done:,} of {total:,} tokens")
+            elif time.monotonic() - started >= TOKEN_DELAY:
+                line.show(f"{what}: {done:,} of {total:,} tokens")
 
         yield show

@@ -15,7 +15,14 @@ from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._conversation import Conversation
 from bitnet_numba_cli._model import loaded
-from bitnet_numba_cli._options import PATH, loading_arguments, loading_options, sampling_arguments, sampling_options
+from bitnet_numba_cli._options import (
+    PATH,
+    loading_arguments,
+    loading_options,
+    model_by_name,
+    sampling_arguments,
+    sampling_options,
+)
 
 LEAVE = ("/exit", "/quit")
 BLOCK = '"""'
@@ -25,6 +32,7 @@ BLOCK = '"""'
 @click.option("--system", metavar="TEXT", help="System message before the first turn.")
 @click.option("--load", "saved", type=PATH, metavar="FILE", help="Go on with a conversation that /save wrote.")
 @click.option("--history/--no-history", default=True, help="Keep what is typed at a terminal for later conversations.")
+@model_by_name
 @loading_options
 @sampling_options
 def command(system: str | None, saved: Path | None, history: bool, **options: Any) -> None:

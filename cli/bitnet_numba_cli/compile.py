@@ -7,7 +7,7 @@ import click
 from bitnet_numba.errors import ResourceError
 from bitnet_numba_cli import _text
 from bitnet_numba_cli._model import loaded
-from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_options
+from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_options, model_by_name
 
 EXAMPLES = """\b
 Examples:
@@ -18,6 +18,7 @@ Examples:
 
 
 @click.command("compile", short_help="Compile a model's kernels ahead of its first use.", epilog=EXAMPLES)
+@model_by_name
 @loading_options
 @JSON_OPTION
 def command(as_json: bool, **options: Any) -> None:

@@ -9,7 +9,7 @@ from bitnet_numba.errors import ResourceError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._model import loaded
-from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_options
+from bitnet_numba_cli._options import JSON_OPTION, loading_arguments, loading_options, model_by_name
 
 if TYPE_CHECKING:
     from bitnet_numba import LanguageModel
@@ -19,6 +19,7 @@ UNKNOWN = "not known: the system does not tell, or kernels were compiled just no
 
 
 @click.command("info", short_help="Show model, CPU, kernels and memory.")
+@model_by_name
 @loading_options
 @click.option(
     "--memory",

@@ -8,7 +8,7 @@ import click
 from bitnet_numba.errors import GateError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH, model_by_name
 
 if TYPE_CHECKING:
     from bitnet_numba.validate.inspect import Gate, Inspection, Statistics
@@ -25,7 +25,8 @@ Examples:
 
 
 @click.command("inspect", short_help="Show the contents of a model, and check its norms.", epilog=EXAMPLES)
-@MODEL_ARGUMENT
+@model_by_name
+@MODEL_OPTION
 @click.option("--ln-stats", is_flag=True, help="Compute the RMS of every norm and projection, and check them.")
 @click.option(
     "--gate",

@@ -18,6 +18,8 @@ COMMANDS = (
     "run",
     "chat",
     "receipt",
+    "diff",
+    "score",
     "tokenize",
     "info",
     "inspect",

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH, model_by_name
 
 EXAMPLES = """\b
 Examples:
@@ -35,7 +35,8 @@ def check(file: Path, as_json: bool) -> None:
 
 
 @command.command("suggest")
-@MODEL_ARGUMENT
+@model_by_name
+@MODEL_OPTION
 def suggest(model: str | None) -> None:
     """Write a correction policy for MODEL to stdout, from what 'inspect --ln-stats' finds suspicious.
 

@@ -13,10 +13,11 @@ from bitnet_numba_cli._options import (
     PATH,
     loading_arguments,
     loading_options,
+    model_and_text,
     sampling_arguments,
     sampling_options,
 )
-from bitnet_numba_cli._progress import prompt_progress
+from bitnet_numba_cli._progress import token_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ Examples:
 
 
 @click.command("run", short_help="Continue a prompt, or answer it.", epilog=EXAMPLES)
-@click.argument("prompt", required=False)
+@click.argument("words", metavar="[MODEL] [PROMPT]", nargs=-1)
 @click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of the argument.")
 @click.option("-f", "--file", type=PATH, metavar="FILE", help="Read the prompt from a file.")
 @click.option("--chat", is_flag=True, help="Send the prompt as a user's turn with the chat template.")
@@ -56,7 +57,7 @@ Examples:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Print timings to stderr, even if it is not a terminal.")
 def command(
-    prompt: str | None,
+    words: tuple[str, ...],
     prompt_option: str | None,
     file: Path | None,
     chat: bool,
@@ -72,17 +73,15 @@ def command(
     The generated text goes to stdout, without the prompt, with one newline at the end. Notes, progress and timings go
     to stderr.
 
-    The prompt is the argument, the text of --file, or standard input if PROMPT is '-' or neither is given. One newline
-    at the end of a file or of standard input is dropped.
+    The prompt is the last argument, the text of --file, or standard input if PROMPT is '-' or neither is given. One
+    newline at the end of a file or of standard input is dropped.
     """
-    if prompt is not None and prompt_option is not None:
-        raise click.UsageError("The prompt is given twice, as an argument and with --prompt; give one")
-    prompt = prompt if prompt_option is None else prompt_option
+    options["model"], prompt = model_and_text(words, options["model"], prompt_option, "prompt")
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     for path in filter(None, (dump_logits, receipt)):
         check_target(path)
     text = _text.read_text(prompt, file, "prompt")
-    with loaded(loading) as model, prompt_progress() as on_progress:
+    with loaded(loading) as model, token_progress() as on_progress:
         prompt_ids = _prompt_ids(model, text, system, chat=chat or system is not None)
         corrections = model.corrections
         if receipt is not None:

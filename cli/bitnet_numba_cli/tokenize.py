@@ -9,7 +9,7 @@ import click
 
 from bitnet_numba.errors import BitNetError
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH, model_and_text
 
 if TYPE_CHECKING:
     from bitnet_numba.text.tokenizer import Tokenizer
@@ -23,7 +23,8 @@ Examples:
 
 
 @click.command("tokenize", short_help="Turn text into token ids, or ids into text.", epilog=EXAMPLES)
-@click.argument("text", nargs=-1)
+@click.argument("words", metavar="[MODEL] [TEXT]", nargs=-1)
+@click.option("-p", "--prompt", "text_option", metavar="TEXT", help="The text, in place of the argument.")
 @click.option("-f", "--file", type=PATH, metavar="FILE", help="Read the text or ids from a file.")
 @click.option("--decode", is_flag=True, help="Turn ids, separated by spaces or commas, into text.")
 @click.option(
@@ -33,7 +34,8 @@ Examples:
 @MODEL_OPTION
 @JSON_OPTION
 def command(
-    text: tuple[str, ...],
+    words: tuple[str, ...],
+    text_option: str | None,
     file: Path | None,
     decode: bool,
     special: bool,
@@ -50,9 +52,9 @@ def command(
     """
     if decode and no_bos:
         raise click.UsageError("--no-bos is about encoding; leave it out with --decode")
-    if len(text) > 1 and not decode:
-        raise click.UsageError("TEXT must be one argument; put it into quotes")
-    given = _text.read_text(" ".join(text) if text else None, file, "text")
+    words = (" ".join(words),) if decode and words else words  # ids may be several arguments
+    model, text = model_and_text(words, model, text_option, "text")
+    given = _text.read_text(text, file, "text")
     token_ids = _parse_ids(given) if decode else []
     tokenizer = _load_tokenizer(model)
     if decode:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION, MODEL_ARGUMENT, PATH
+from bitnet_numba_cli._options import JSON_OPTION, MODEL_OPTION, PATH, model_by_name
 
 if TYPE_CHECKING:
     from bitnet_numba.validate.check import Validation
@@ -20,7 +20,8 @@ Examples:
 
 
 @click.command("validate", short_help="Check a model, from its bytes to its text.", epilog=EXAMPLES)
-@MODEL_ARGUMENT
+@model_by_name
+@MODEL_OPTION
 @click.option("--tokenizer", type=PATH, metavar="FILE", help="A tokenizer.json to use instead of the model's own.")
 @JSON_OPTION
 def command(model: str | None, tokenizer: Path | None, as_json: bool) -> None:

@@ -70,8 +70,8 @@ def test_no_command_is_wrong_usage(invoke: Invoke) -> None:
         (["run", "x", "--top-k", "many"], "'--top-k': 'many' is not a valid integer; see 'bitnet-numba run -h'"),
         (["run", "x", "--kv-type", "f8"], "'--kv-type'"),
         (["run", "x", "--no-such-option"], "--no-such-option"),
-        (["run", "x", "y"], "y"),
-        (["info", "x"], "x"),
+        (["run", "x", "y"], "put it into quotes"),
+        (["info", "x", "y"], "y"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str], message: str, invoke: Invoke) -> None:

@@ -68,7 +68,7 @@ def test_json_holds_both_sides(invoke: Invoke) -> None:
         (["--decode", "1.5"], 1, "id 1: '1.5' is not a token id"),
         (["--decode", " "], 1, "id 1: '' is not a token id"),
         (["--decode", "4096"], 2, "token 4096: not in the vocabulary of 4,096 tokens"),
-        (["a", "b"], 2, "TEXT must be one argument"),
+        (["a", "b"], 2, "The text must be one argument"),
         (["--decode", "--no-bos", "1"], 2, "--no-bos"),
         ([""], 1, "the text is empty"),
         (["x", "-m", "/no/such/model.gguf"], 1, "/no/such/model.gguf: no such model"),

@@ -17,6 +17,7 @@ ONNX = ROOT / "docs" / "how-to" / "export-to-onnx-or-torch.md"
 EXPORT = ROOT / "docs" / "how-to" / "export-a-model.md"
 QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
 SMOOTHNESS = ROOT / "docs" / "how-to" / "measure-smoothness.md"
+COMPARE = ROOT / "docs" / "how-to" / "compare-models-and-engines.md"
 PROOF = ROOT / "docs" / "how-to" / "prove-an-answer.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
@@ -63,7 +64,9 @@ def _run(code: str, page: Path, names: dict[str, Any], capsys: pytest.CaptureFix
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("page", "n_examples"), [(TUTORIAL, 4), (TEMPLATES, 4), (EXPORT, 2), (QUANTIZE, 3)])
+@pytest.mark.parametrize(
+    ("page", "n_examples"), [(TUTORIAL, 4), (TEMPLATES, 4), (EXPORT, 2), (QUANTIZE, 3), (COMPARE, 2)]
+)
 def test_commands_print_what_is_shown(
     page: Path, n_examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,8 @@ def test_commands_print_what_is_shown(
     (tmp_path / "bench").symlink_to(ROOT / "bench")
     for template in code_blocks(page, "jinja"):
         (tmp_path / "my.jinja").write_text(template, encoding="utf-8")
+    story = "Once upon a time, there was a little girl named Lily. She loved to play outside.\n"
+    (tmp_path / "story.txt").write_text(story, "utf-8")
     monkeypatch.chdir(tmp_path)
     examples = commands_and_output(page)
     assert len(examples) == n_examples
