@@ -4,20 +4,15 @@ What only a computation can show, that these tokens come from this model, is for
 :func:`~bitnet_numba.evidence.replay.replay`.
 """
 
-import functools
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jsonschema import Draft7Validator, ValidationError, validators
 
 from bitnet_numba.errors import EvidenceError
 from bitnet_numba.evidence.claims import Finding, check_claims
 from bitnet_numba.evidence.consistency import check_consistency
-from bitnet_numba.evidence.documents import dump, read_document
+from bitnet_numba.evidence.documents import read_document
+from bitnet_numba.evidence.schema import check_form, read_schema
 
 OWN_FIELDS = frozenset(
     ("hidden_root", "hidden_leaves", "token_ids", "prompt_token_ids", "prompt_sha256", "text_sha256", "kernel_calls")
@@ -67,54 +62,13 @@ def verify_document(
     findings = list(check_claims(receipt, require_gpu=require_gpu, require_quantized=require_quantized))
     is_own = not OWN_FIELDS.isdisjoint(receipt)
     if is_own:
-        form = list(_check_form(receipt))
+        form = check_form(receipt, data, receipt_schema(), "receipt")
         findings += form
-        if not form:  # the numbers have their types
-            if dump(receipt) != data:
-                findings.append(Finding("file", "is not in the canonical form, so it was edited"))
+        if not any(finding.field != "file" for finding in form):  # the numbers have their types
             findings += check_consistency(receipt)
     return Verification(receipt, tuple(dict.fromkeys(findings)), is_own)
 
 
-# ---- the form --------------------------------------------------------------------------------------------------------
 def receipt_schema() -> dict[str, Any]:
     """Return the JSON Schema of this program's receipts."""
-    schema: dict[str, Any] = json.loads((files("bitnet_numba.evidence") / "receipt.schema.json").read_text("utf-8"))
-    return schema
-
-
-def _check_form(receipt: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield each violation of the schema: unknown and missing fields, values of another type or out of range."""
-    for error in _validator().iter_errors(receipt):
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-        message = error.message if len(error.message) <= 160 else f"{error.message[:160]}..."
-        yield Finding(place.removeprefix(".") or "receipt", message)
-    yield from _check_order("receipt", receipt, receipt_schema())
-
-
-def _check_order(place: str, value: object, schema: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield each object whose fields are out of order: that of the schema, or by name where that does not list them."""
-    if not isinstance(value, Mapping):
-        return
-    listed: Mapping[str, Any] = {} if "patternProperties" in schema else schema.get("properties", {})
-    order = [name for name in listed if name in value] if listed else sorted(value)
-    if place != "sampling" and order != [name for name in value if not listed or name in listed]:
-        yield Finding(place, "its fields are out of order")
-    for name, inner in value.items():
-        yield from _check_order(name, inner, listed.get(name, {}))
-
-
-@functools.cache
-def _validator() -> Any:
-    """Return a validator for which 1.0 is no whole number and 1 no float: each number has one way to be written."""
-    return validators.extend(Draft7Validator, {"type": _check_type})(receipt_schema())
-
-
-def _check_type(
-    validator: Any, types: str | list[str], value: object, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    """Do what the keyword ``type`` does, but tell whole numbers from floats by how they are written."""
-    exact = {"integer": int, "number": float}
-    named = [types] if isinstance(types, str) else types
-    if not any(type(value) is exact[t] if t in exact else validator.is_type(value, t) for t in named):
-        yield ValidationError(f"{value!r} is not of type {' or '.join(map(repr, named))}")
+    return read_schema("bitnet_numba.evidence", "receipt.schema.json")

@@ -68,8 +68,8 @@ def command(
     Another engine's logits are an .npz file: tokens, int[T], and logits, float[T, vocab_size], those after each token.
     'run --dump-logits' writes such a file. Exit status: 0, 15 if a threshold is not met.
     """
-    from bitnet_numba.evidence.parity import Thresholds, compare_logits, first_difference
-    from bitnet_numba.evidence.reference import read_reference
+    from bitnet_numba.evidence.differential.parity import Thresholds, compare_logits, first_difference
+    from bitnet_numba.evidence.differential.reference import read_reference
 
     if (second is None) == (reference is None):
         raise click.UsageError("Give two models, or one model and --reference")

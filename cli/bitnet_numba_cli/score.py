@@ -29,7 +29,7 @@ def command(file: Path | None, window: int | None, stride: int | None, as_json: 
 
     The text is read in windows, one forward pass each. A token is scored once, after those before it in its window.
     """
-    from bitnet_numba.evidence.score import score  # here, because it imports numpy
+    from bitnet_numba.evidence.differential.score import score  # here, because it imports numpy
 
     loading = loading_arguments(options)
     text = _text.read_text(None, file, "text")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_numba.errors import BitNetError, EvidenceUnreadableError, ParameterError
-from bitnet_numba.evidence.parity import Thresholds, compare_logits, first_difference
-from bitnet_numba.evidence.reference import read_reference
+from bitnet_numba.evidence.differential.parity import Thresholds, compare_logits, first_difference
+from bitnet_numba.evidence.differential.reference import read_reference
 
 VOCAB = 11
 

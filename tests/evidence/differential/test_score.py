@@ -8,7 +8,7 @@ import pytest
 
 from bitnet_numba import LanguageModel
 from bitnet_numba.errors import ParameterError
-from bitnet_numba.evidence.score import score
+from bitnet_numba.evidence.differential.score import score
 
 TEXT = "Once upon a time, there was a little girl named Lily. She loved to play outside in the sun. One day, she fell."
 
