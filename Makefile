@@ -10,7 +10,7 @@ BITNET = $(PYTHON) -m bitnet_numba
 WITH_TOKENIZER = $(if $(TOKENIZER),--tokenizer "$(TOKENIZER)")
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-slow test-bounds test-aarch64 fuzz lint type imports size cover docs wheel kernels demo-model demo-check bench clean ci \
-	model-export model-quantize-i2s model-inspect-ln model-validate model-clean model-check
+	model-export model-quantize-i2s model-inspect-ln model-validate model-clean model-check model-probe model-baseline baselines
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -92,6 +92,19 @@ model-check: model-clean  ## export, quantize, inspect and validate both files: 
 	$(MAKE) model-inspect-ln GGUF="$(OUT)/clean-f16.gguf"
 	$(MAKE) model-quantize-i2s GGUF="$(OUT)/clean-f16.gguf"
 	$(MAKE) model-inspect-ln model-validate GGUF="$(OUT)/clean-i2_s.gguf"
+
+model-probe:  ## print what a model writes after the three probe prompts: make model-probe GGUF=out/clean-i2_s.gguf
+	for prompt in "The capital of France is" "Once upon a time" "def factorial(n):"; do \
+		$(BITNET) run -m "$(GGUF)" "$$prompt" -n 8 || exit $$?; done
+
+model-baseline:  ## record fingerprints, norms and probe texts of a model under OUT: make model-baseline GGUF=out/clean-i2_s.gguf OUT=out
+	mkdir -p "$(OUT)"
+	$(BITNET) baseline create "$(GGUF)" -o "$(OUT)/$(basename $(notdir $(GGUF))).baseline.md"
+
+baselines:  ## check the embedded model against its committed baseline: make baselines
+	$(BITNET) baseline verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.json demo
+	$(BITNET) receipt verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
+	$(BITNET) receipt replay docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
 
 clean:  ## remove what builds and tests leave: make clean
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* .cache

@@ -18,6 +18,7 @@ COMMANDS = (
     "run",
     "chat",
     "receipt",
+    "baseline",
     "diff",
     "score",
     "tokenize",

@@ -18,6 +18,7 @@ EXPORT = ROOT / "docs" / "how-to" / "export-a-model.md"
 QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
 SMOOTHNESS = ROOT / "docs" / "how-to" / "measure-smoothness.md"
 COMPARE = ROOT / "docs" / "how-to" / "compare-models-and-engines.md"
+BASELINE = ROOT / "docs" / "how-to" / "pin-a-baseline.md"
 PROOF = ROOT / "docs" / "how-to" / "prove-an-answer.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
@@ -106,6 +107,17 @@ def test_an_answer_is_proved_as_the_page_says(tmp_path: Path, monkeypatch: pytes
         outputs.append(done.stdout)
     assert code_blocks(PROOF, "text") == [outputs[1]]
     assert '"confirmed": true' in outputs[2]
+
+
+def test_a_baseline_is_pinned_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs = []
+    for block in code_blocks(BASELINE, "sh")[1:]:  # the first is of a file that the reader has
+        done = [CliRunner().invoke(cli, shlex.split(command)[1:]) for command in block.splitlines()]
+        assert all(each.exit_code == 0 for each in done), block
+        outputs.append("".join(each.stdout for each in done))
+    assert code_blocks(BASELINE, "text") == [outputs[0]]
+    assert outputs[1].startswith("CONFIRMED  demo.receipt.json")
 
 
 @pytest.mark.slow  # compiles the kernels of smoothness
