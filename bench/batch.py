@@ -17,9 +17,9 @@ from typing import NamedTuple
 import bitnet_numba
 from bench.common import interleaved, options, print_result, print_table
 from bench.peak import PeakTest
-from bench.read import ReadTest
 from bitnet_numba import LanguageModel
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import MEMORY_BOUND_TOKENS
+from bitnet_numba.backends.cpu.read_test import ReadTest
 
 
 class Walls(NamedTuple):

@@ -9,8 +9,9 @@ speed of a plain read test; streams of all contexts and the read test are interl
 
 import bitnet_numba
 from bench.common import interleaved, options, print_result, print_table
-from bench.decode import DecodeTest, bytes_per_token
-from bench.read import ReadTest
+from bench.decode import DecodeTest
+from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.evidence.benchmarks.run import bytes_per_token
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import time
 
 import bitnet_numba
 from bench.common import interleaved, options, print_result
-from bench.read import ReadTest
 from bitnet_numba import GenerationResult, LanguageModel
+from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.evidence.benchmarks.run import bytes_per_token
 
 
 class DecodeTest:
@@ -66,24 +67,6 @@ class DecodeTest:
         if self._result is None:
             raise RuntimeError("a stream ended without its result")
         return self._result.rescored_rows // self._result.generation_tokens
-
-
-def bytes_per_token(memory: dict[str, int], vocab_size: int, rows: int, context: int) -> int:
-    """Return the bytes that a token must read.
-
-    Parameters
-    ----------
-    memory : dict of str to int
-        Of ``model.info()``.
-    vocab_size : int
-    rows : int
-        Of the head, read in its own format beside its int8 copy.
-    context : int
-        Positions whose keys and values are read.
-    """
-    head = memory["head"] or memory["embedding"]  # a tied one has no bytes of its own
-    screened = memory["head_int8_copy"] + head * rows // vocab_size
-    return memory["ternary_weights"] + screened + context * memory["kv_cache_per_position"]
 
 
 def main() -> None:

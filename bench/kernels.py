@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from bench.common import interleaved
 from bench.peak import PeakTest
-from bench.read import ReadTest
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import (
@@ -32,6 +31,7 @@ from bitnet_numba.backends.cpu.kernels.ternary import (
 )
 from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.backends.cpu.packed_sizes import packed_size
+from bitnet_numba.backends.cpu.read_test import ReadTest
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 

@@ -18,11 +18,11 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.kernels import SHAPES, STREAM_BYTES
 from bench.lut.bytes import ENTRIES, bytes_product
 from bench.lut.shuffles import SHUFFLE, TABLE_BYTES, shuffles_product
-from bench.read import ReadTest
 from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemv
 from bitnet_numba.backends.cpu.memory import allocate
+from bitnet_numba.backends.cpu.read_test import ReadTest
 from bitnet_numba.backends.cpu.simd import cpu
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 

@@ -19,8 +19,13 @@ def read_schema(package: str, name: str) -> dict[str, Any]:
     return schema
 
 
-def check_form(document: Mapping[str, Any], data: bytes, schema: dict[str, Any], what: str) -> list[Finding]:
-    """Return each violation of a schema, or that the document was edited; ``data`` are the bytes it was read from."""
+def check_form(document: Mapping[str, Any], data: bytes | None, schema: dict[str, Any], what: str) -> list[Finding]:
+    """Return each violation of a schema, or that the document was edited.
+
+    ``data`` are the bytes that it was read from; None for a document that people write, in any order and layout.
+    """
+    if data is None:
+        return list(_violations(document, schema, what))
     findings = [*_violations(document, schema, what), *_check_order(what, document, schema)]
     if not findings and dump(dict(document)) != data:
         findings.append(Finding("file", "is not in the canonical form, so it was edited"))

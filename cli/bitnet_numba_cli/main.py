@@ -19,6 +19,7 @@ COMMANDS = (
     "chat",
     "receipt",
     "baseline",
+    "bench",
     "diff",
     "score",
     "tokenize",

@@ -19,6 +19,7 @@ QUANTIZE = ROOT / "docs" / "how-to" / "quantize.md"
 SMOOTHNESS = ROOT / "docs" / "how-to" / "measure-smoothness.md"
 COMPARE = ROOT / "docs" / "how-to" / "compare-models-and-engines.md"
 BASELINE = ROOT / "docs" / "how-to" / "pin-a-baseline.md"
+SPEED = ROOT / "docs" / "how-to" / "measure-and-compare-speed.md"
 PROOF = ROOT / "docs" / "how-to" / "prove-an-answer.md"
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-steps.md"
 
@@ -118,6 +119,16 @@ def test_a_baseline_is_pinned_as_the_page_says(tmp_path: Path, monkeypatch: pyte
         outputs.append("".join(each.stdout for each in done))
     assert code_blocks(BASELINE, "text") == [outputs[0]]
     assert outputs[1].startswith("CONFIRMED  demo.receipt.json")
+
+
+def test_speed_is_measured_and_compared_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [limits] = code_blocks(SPEED, "json")
+    (tmp_path / "limits.json").write_text(limits, "utf-8")
+    for command in "".join(code_blocks(SPEED, "sh")).splitlines():
+        done = CliRunner().invoke(cli, shlex.split(command)[1:])
+        assert done.exit_code == 0, (command, done.output)
+    assert done.stdout.startswith("| metric | current | baseline | change | |")
 
 
 @pytest.mark.slow  # compiles the kernels of smoothness
