@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Compiled kernels of test runs stay out of the user's own cache; a clean clone compiles everything once.
 os.environ.setdefault("BITNET_CACHE_DIR", str(Path(__file__).parent.parent / ".cache"))
+
+# Some systems start programs with SIGINT ignored (nohup, a background job of a script), which children inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On busy cores, BLAS threads that spin for each other make a small product a hundred times slower.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -10,6 +10,7 @@ from bitnet_numba.backends.cpu.simd.types import LANES
 
 _LARGEST = np.float32(127)
 _SMALLEST_MAXIMUM = np.float32(1e-5)
+_INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)
 
 
 @jit_inline
@@ -35,7 +36,7 @@ def quantize_absmax(x: Floats, out: Int8s) -> tuple[np.float32, np.int32]:
     References: Ma et al., "The Era of 1-bit LLMs", 2024; transformers, ``integrations/bitnet.py``, ``ActQuant``.
     """
     maximum = absmax(x)
-    scale = _LARGEST / (_SMALLEST_MAXIMUM if maximum < _SMALLEST_MAXIMUM else maximum)
+    scale = _LARGEST / max(maximum, _SMALLEST_MAXIMUM) if maximum < _INFINITY else _NAN  # whose bits CPUs agree on
     factor, low, high = v.broadcast_f32(scale), v.broadcast_f32(np.float32(-128)), v.broadcast_f32(_LARGEST)
     total = v.zero_i32()
     for i in range(0, x.size, LANES):
