@@ -104,6 +104,7 @@ model-baseline:  ## record fingerprints, norms and probe texts of a model under 
 baselines:  ## check the embedded model against its committed baseline: make baselines
 	$(BITNET) baseline verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.json demo
 	$(BITNET) receipt verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
+	$(BITNET) receipt verify docs/baselines/20261201-cpu.json
 	$(BITNET) receipt replay docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
 
 clean:  ## remove what builds and tests leave: make clean

@@ -128,7 +128,7 @@ def list_baselines(folder: Path, as_json: bool) -> None:
 
     if not folder.is_dir():
         raise ParameterError(f"{folder}: no such folder; name one with baselines")
-    paths = sorted(path for path in folder.glob("*.json") if ".receipt" not in path.name)
+    paths = sorted(path for path in folder.glob("*.json") if path.with_suffix(".md").is_file())
     rows = []
     for path in paths:
         baseline = read_baseline(path)

@@ -10,7 +10,8 @@ def as_markdown(changes: Sequence[Change], remarks: Sequence[str]) -> str:
     """Return a table for a pull request."""
     lines = ["| metric | current | baseline | change | |", "|---|---:|---:|---:|---|"]
     lines += [
-        f"| {c.metric} | {c.current:,.3f} | {c.baseline:,.3f} | {c.change:+.1%} | {_verdict(c)} |" for c in changes
+        f"| {c.metric} | {_number(c.current)} | {_number(c.baseline)} | {c.change:+.1%} | {_verdict(c)} |"
+        for c in changes
     ]
     lines += [f"\n> {remark}" for remark in remarks]
     return "\n".join(lines) + "\n"
@@ -19,7 +20,10 @@ def as_markdown(changes: Sequence[Change], remarks: Sequence[str]) -> str:
 def as_text(changes: Sequence[Change], remarks: Sequence[str]) -> str:
     """Return aligned columns, at most 80 wide."""
     lines = [f"{'metric':<23}{'current':>15}{'baseline':>15}{'change':>9}  "]
-    lines += [f"{c.metric:<23}{c.current:>15,.3f}{c.baseline:>15,.3f}{c.change:>+9.1%}  {_verdict(c)}" for c in changes]
+    lines += [
+        f"{c.metric:<23}{_number(c.current):>15}{_number(c.baseline):>15}{c.change:>+9.1%}  {_verdict(c)}"
+        for c in changes
+    ]
     lines += [f"note: {remark}" for remark in remarks]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
@@ -38,6 +42,10 @@ def as_junit(changes: Sequence[Change], remarks: Sequence[str]) -> str:
     if remarks:
         ElementTree.SubElement(suite, "system-out").text = "\n".join(remarks)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1e6 else f"{value:,.3f}"
 
 
 def _verdict(change: Change) -> str:
