@@ -210,9 +210,9 @@ class Engine:
         finally:
             for sequence in sequences:
                 self.remove(sequence)
-                if is_intact and sequence.is_done:
+                if is_intact and sequence.has_ended:
                     self._keep_prefix(sequence)
-                elif is_intact:
+                elif is_intact:  # a step of another thread may still be using its cache
                     self._abandoned.append(sequence)
             self._release_abandoned()
 
@@ -228,6 +228,7 @@ class Engine:
         ResourceError
             If the tokens do not fit the context, or memory does not allow cache or result.
         """
+        self._check_fits(token_ids.size)
         vocab_size = self.backend.config.vocab_size
         n_last = token_ids.size if n_last is None else n_last
         try:
@@ -243,6 +244,7 @@ class Engine:
 
         The logits of one step at a time are in memory. Raises as :meth:`logits`.
         """
+        self._check_fits(token_ids.size - 1)
         out = np.empty(n_last, np.float64)
         wanted = token_ids[token_ids.size - n_last :]
         counts = np.zeros_like(self.backend.counts())
@@ -256,8 +258,7 @@ class Engine:
     def _read(
         self, token_ids: npt.NDArray[np.int32], chunk_size: int, n_last: int, take: Callable[[int, Logits], None]
     ) -> None:
-        """Run tokens for their logits, in steps that running sequences share."""
-        self._check_fits(token_ids.size)
+        """Run tokens that fit the context for their logits, in steps that running sequences share."""
         job = PromptLogits(token_ids, self.prefixes.new_cache(token_ids.size), chunk_size, n_last, take)
         self.add(job)
         try:
