@@ -95,16 +95,16 @@ model-check: model-clean  ## export, quantize, inspect and validate both files: 
 
 model-probe:  ## print what a model writes after the three probe prompts: make model-probe GGUF=out/clean-i2_s.gguf
 	for prompt in "The capital of France is" "Once upon a time" "def factorial(n):"; do \
-		$(BITNET) run -m "$(GGUF)" "$$prompt" -n 8 || exit $$?; done
+		$(BITNET) run -m "$(GGUF)" "$$prompt" -n 8 --greedy || exit $$?; done
 
 model-baseline:  ## record fingerprints, norms and probe texts of a model under OUT: make model-baseline GGUF=out/clean-i2_s.gguf OUT=out
 	mkdir -p "$(OUT)"
-	$(BITNET) baseline create "$(GGUF)" -o "$(OUT)/$(basename $(notdir $(GGUF))).baseline.md"
+	name=$$(basename "$(GGUF)" .gguf) && $(BITNET) baseline create "$(GGUF)" -o "$(OUT)/$$name.baseline.md"
 
-baselines:  ## check the embedded model against its committed baseline: make baselines
+baselines:  ## check the embedded model against its committed baseline, and every committed receipt: make baselines
 	$(BITNET) baseline verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.json demo
-	$(BITNET) receipt verify docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
-	$(BITNET) receipt verify docs/baselines/20261201-cpu.json
+	for receipt in docs/baselines/*.receipt.json $(wildcard docs/baselines/*-cpu.json); do \
+		$(BITNET) receipt verify "$$receipt" || exit $$?; done
 	$(BITNET) receipt replay docs/baselines/bitnet-demo-5.8m-i2_s-gguf.receipt.json
 
 clean:  ## remove what builds and tests leave: make clean

@@ -101,3 +101,8 @@ def excerpt(value: object) -> str:
         value = value[: MAX_EXCERPT + 1]  # an array in a file can have millions of elements
     shown = repr(value)
     return shown if len(shown) <= MAX_EXCERPT else f"{shown[:MAX_EXCERPT]}..."
+
+
+def printable(text: str) -> str:
+    """Return text from a file as one line that steers no terminal: newlines and escapes are spelled out."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

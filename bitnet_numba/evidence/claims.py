@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from bitnet_numba.errors import excerpt
+from bitnet_numba.errors import excerpt, printable
 
 SCHEMA_VERSIONS = ("1.0.0", "1.0")
 MAX_KERNELS = 10_000
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.problem}"
+        return printable(f"{self.field}: {self.problem}")
 
 
 def check_claims(receipt: Mapping[str, Any], *, require_gpu: bool, require_quantized: bool) -> Iterator[Finding]:

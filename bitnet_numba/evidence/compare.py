@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bitnet_numba.errors import excerpt
+from bitnet_numba.errors import excerpt, printable
 
 INFORMATIVE = frozenset(
     (
@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         mark = "" if self.is_essential else " (informative)"
-        return f"{self.field}: {_shown(self.first)} -> {_shown(self.second)}{mark}"
+        return printable(f"{self.field}: {_shown(self.first)} -> {_shown(self.second)}{mark}")
 
 
 def compare_receipts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:

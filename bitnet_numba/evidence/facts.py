@@ -17,6 +17,8 @@ from bitnet_numba.validate.model_files import read_model_files
 _RECORDED = re.compile(r"(BITNET|NUMBA|OMP|OPENBLAS|MKL)_[A-Z0-9_]{1,64}")
 _NO_TOKEN = b"\xff\xff\xff\xff"
 _MAX_TEXT = 4096
+_TEST_MODEL_BYTES = 10**9
+_SYNTHETIC = re.compile(r"\b(random|synth(etic)?)\b", re.IGNORECASE)
 
 
 class ModelIdentity(NamedTuple):
@@ -45,6 +47,18 @@ def identify(model: LanguageModel) -> ModelIdentity:
     files = read_model_files(Path(model.info()["model"]["path"]))
     size = sum(file.stat().st_size for file in files.files)
     return ModelIdentity(model_sha256(files), size, vocabulary_sha256(model.tokenizer))
+
+
+def call_outs(model: LanguageModel, identity: ModelIdentity) -> dict[str, bool]:
+    """Return why a speed may say little of models that people use.
+
+    A test model has less than 1 GB, so much of it fits caches. A synthetic one was not trained: its name says random or
+    synthetic.
+    """
+    return {
+        "is_test_model": identity.size_bytes < _TEST_MODEL_BYTES,
+        "is_synthetic": _SYNTHETIC.search(model.config.name) is not None,
+    }
 
 
 def vocabulary_sha256(tokenizer: Tokenizer) -> str:

@@ -15,8 +15,22 @@ from bitnet_numba.evidence.documents import dump
 @functools.cache
 def read_schema(package: str, name: str) -> dict[str, Any]:
     """Return a JSON Schema that lies in a package."""
-    schema: dict[str, Any] = json.loads((files(package) / name).read_text("utf-8"))
+    text = (files(package) / name).read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text, object_hook=_python_patterns)
     return schema
+
+
+def _python_patterns(part: dict[str, Any]) -> dict[str, Any]:
+    """Write patterns for Python, whose ``$`` also matches before a last newline, unlike that of JSON Schema."""
+    if "patternProperties" in part:
+        part["patternProperties"] = {_python_pattern(key): inner for key, inner in part["patternProperties"].items()}
+    if isinstance(part.get("pattern"), str):
+        part["pattern"] = _python_pattern(part["pattern"])
+    return part
+
+
+def _python_pattern(pattern: str) -> str:
+    return f"{pattern[:-1]}\\Z" if pattern.endswith("$") else pattern
 
 
 def check_form(document: Mapping[str, Any], data: bytes | None, schema: dict[str, Any], what: str) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Click options from the tables of :mod:`bitnet_numba.options`, and the arguments that a command line states."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,6 +14,7 @@ from bitnet_numba.options import MODEL, LoadOptions, SamplingParams
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def _click_option(name: str, declared: Option) -> Callable[[_Function], _Function]:
@@ -47,6 +49,19 @@ class _IdAndNumber(click.ParamType[tuple[int, float]]):
             return int(token_id), float(number)
         except ValueError:
             self.fail(f"{value!r} is no token id and number, such as 128001=-100", param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, with or without a unit: ``1000000``, ``500M``, ``1GB``."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size."""
+        match = re.fullmatch(r"([0-9]{1,15})\s?([kKmMgG]?)[bB]?", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size; write bytes, or a number with kB, MB or GB", param, ctx)
+        return int(match[1]) * _UNITS[match[2].lower()]
 
 
 def _add_table(kind: type, function: _Function) -> _Function:

@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from bitnet_numba.errors import IntegrityError
 from bitnet_numba.files import check_target
 from bitnet_numba_cli import _text, _ui
 from bitnet_numba_cli._model import loaded
-from bitnet_numba_cli._options import PATH, loading_arguments, loading_options, model_by_name
+from bitnet_numba_cli._options import PATH, Size, loading_arguments, loading_options, model_by_name
 
 EXAMPLES = """\b
 Examples:
@@ -39,8 +40,15 @@ def command(ctx: click.Context) -> None:
 )
 @click.option("--json", "json_path", type=PATH, metavar="FILE", help="Write the figures, which 'bench compare' reads.")
 @click.option("--receipt", type=PATH, metavar="FILE", help="Write the receipt of the generation.")
+@click.option("--min-size", type=Size(), default=0, metavar="SIZE", help="Refuse a smaller model: 1GB, 500MB.")
 def run(
-    tokens: int, prompt: str, warmup_tokens: int, json_path: Path | None, receipt: Path | None, **options: Any
+    tokens: int,
+    prompt: str,
+    warmup_tokens: int,
+    json_path: Path | None,
+    receipt: Path | None,
+    min_size: int,
+    **options: Any,
 ) -> None:
     """Measure MODEL: warm-up, prompt, and N tokens one by one, with a read test of the memory before and after.
 
@@ -54,9 +62,11 @@ def run(
     for path in filter(None, (json_path, receipt)):
         check_target(path)
     with loaded({**loading_arguments(options), "cached_prefixes": 0}) as model:
-        benchmark, written = run_benchmark(
-            model, identify(model), prompt=prompt, tokens=tokens, warmup_tokens=warmup_tokens
-        )
+        identity = identify(model)
+        if identity.size_bytes < min_size:
+            size = f"has {identity.size_bytes:,} bytes, expected at least {min_size:,}"
+            raise IntegrityError(f"{model.config.name}: {size}; measure a larger model, or drop --min-size")
+        benchmark, written = run_benchmark(model, identity, prompt=prompt, tokens=tokens, warmup_tokens=warmup_tokens)
     with _text.removal_on_sigterm():
         if json_path is not None:
             write_document(json_path, benchmark)
@@ -65,6 +75,8 @@ def run(
     _text.write(_report(benchmark))
     if benchmark["model"]["is_test_model"]:
         _ui.say("note: a test model, below 1 GB: its speed says little about larger ones")
+    if benchmark["model"]["is_synthetic"]:
+        _ui.say("note: a synthetic model: its weights were not trained, so only its speed has a meaning")
 
 
 @command.command("compare")

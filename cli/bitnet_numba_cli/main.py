@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from bitnet_numba.declare import FOREIGN_NAMES
-from bitnet_numba.errors import BitNetError
+from bitnet_numba.errors import BitNetError, printable
 from bitnet_numba_cli._text import discard_buffer
 
 COMMANDS = (
@@ -97,7 +97,7 @@ def _usage_message(error: click.UsageError) -> str:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable(message)}", err=True)
     sys.exit(status)
 
 

@@ -9,14 +9,13 @@ import click
 from bitnet_numba.errors import NetworkError
 from bitnet_numba.files import human_size
 from bitnet_numba_cli import _text, _ui
-from bitnet_numba_cli._options import JSON_OPTION
+from bitnet_numba_cli._options import JSON_OPTION, Size
 from bitnet_numba_cli._progress import ProgressLine, show_download
 
 if TYPE_CHECKING:
     from bitnet_numba.hub.pull import Pulled
 
 TEST_MODEL_BYTES = 1_000_000_000
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 EXAMPLES = """\b
 Examples:
@@ -24,19 +23,6 @@ Examples:
   bitnet-numba pull tiiuae/Falcon3-1B-Instruct-1.58bit --revision main --json
   bitnet-numba run -m microsoft/bitnet-b1.58-2B-4T-gguf "The capital of France is"
 """
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, with or without a unit: ``1000000``, ``500M``, ``1GB``."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read the size."""
-        match = re.fullmatch(r"([0-9]{1,15})\s?([kKmMgG]?)[bB]?", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a size; write bytes, or a number with kB, MB or GB", param, ctx)
-        return int(match[1]) * UNITS[match[2].lower()]
 
 
 class Sha256(click.ParamType[str]):

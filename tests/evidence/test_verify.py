@@ -51,6 +51,24 @@ def test_a_receipt_passes_and_a_second_validator_agrees(
     fastjsonschema.compile(receipt_schema())(receipt)
 
 
+@pytest.mark.parametrize("place", ["timestamp", "backend_summary", "hidden_root", "model_info.sha256"])
+def test_a_last_newline_is_part_of_a_value(receipt: dict[str, Any], place: str) -> None:
+    """As in JSON Schema; Python's ``$`` would overlook it."""
+    *parents, last = place.split(".")
+    inner = receipt
+    for part in parents:
+        inner = inner[part]
+    inner[last] += "\n"
+    assert f"{place}: " in reasons(receipt)
+    assert "does not match" in reasons(receipt)
+
+
+def test_a_stranger_s_field_steers_no_terminal(receipt: dict[str, Any]) -> None:
+    receipt["environment"]["\x1b[31m\nPASS"] = 1
+    assert reasons(receipt)
+    assert reasons(receipt).replace("\n", "").isprintable()
+
+
 def test_a_file_passes_in_its_canonical_form_alone(receipt: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     file.write_bytes(dump(receipt))

@@ -3,12 +3,14 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bitnet_numba.demo import demo_model_path
 from bitnet_numba.formats.gguf import open_gguf
 from bitnet_numba.formats.gguf_types import TensorType
 from tests.subprocesses import ROOT
@@ -16,7 +18,7 @@ from tests.subprocesses import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 MODEL_TARGETS = (
     *("model-export", "model-quantize-i2s", "model-inspect-ln"),
-    *("model-validate", "model-clean", "model-check"),
+    *("model-validate", "model-clean", "model-check", "model-probe", "model-baseline"),
 )
 
 
@@ -67,6 +69,27 @@ def test_all_of_them_on_the_embedded_model_s_checkpoint(tmp_path: Path) -> None:
     with open_gguf(tmp_path / "clean-i2_s.gguf") as file:
         kinds = {tensor.type for tensor in file.tensors.values()}
     assert TensorType.I2_S in kinds
+
+
+def test_a_file_is_probed_and_recorded(tmp_path: Path) -> None:
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    shutil.copy(demo_model_path(), folder / "a.gguf")
+    arguments = f"GGUF={folder / 'a.gguf'}", f"OUT={folder}"
+    probed = make("-s", "model-probe", *arguments)
+    assert probed.returncode == 0, probed.stderr
+    assert "Paris. France is a country" in probed.stdout
+    recorded = make("model-baseline", *arguments)
+    assert recorded.returncode == 0, recorded.stderr
+    assert (folder / "a.baseline.json").is_file()
+
+
+def test_what_is_committed_holds() -> None:
+    done = make("baselines")
+    assert done.returncode == 0, done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines() if re.match("[A-Z]+  ", line)] == [
+        *("PASS", "PASS", "CONFIRMED"),
+    ]
 
 
 def test_a_checkpoint_that_is_not_there_stops_everything(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A baseline as a Markdown page, for people; the JSON beside it counts."""
 
 import json
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from bitnet_numba.evidence.baselines.record import PROBE_SEED, PROBE_TOKENS, Baseline
+from bitnet_numba.evidence.baselines.record import PROBE_SEED, PROBE_TOKENS, PROBES, Baseline
+from bitnet_numba.files import open_regular
 
 _SAMPLES = 6
 
@@ -23,17 +27,34 @@ def render_page(baseline: Baseline, json_name: str) -> str:
         "Reproduction Steps": _steps(notes["model_argument"], json_name),
         "Hardware": _table(baseline["hardware"]),
         "Notes": _table(notes),
-        "Changelog": [f"- {entry['date']}: {entry['change']}" for entry in baseline["changelog"]],
+        "Changelog": [f"- {entry['date']}: {_cell(entry['change'])}" for entry in baseline["changelog"]],
     }
     lines = [f"# {mark}Baseline of {_cell(model['name'])}, {_cell(model['variant'])}", ""]
-    lines += [f"Written by `bitnet-numba baseline`; [{json_name}]({json_name}) is what counts.", ""]
+    link = f"[{_cell(json_name)}]({quote(json_name)})"
+    lines += [f"Written by `bitnet-numba baseline`; {link} is what counts.", "", *_call_outs(baseline)]
     for title, body in sections.items():
         lines += [f"## {title}", "", *body, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def is_page(path: Path, baseline: Baseline, json_name: str) -> bool:
+    """Whether a file is the page that :func:`render_page` gives; BitNetError if it cannot be read."""
+    expected = render_page(baseline, json_name).encode()
+    with open_regular(path) as file:
+        return file.read(len(expected) + 1) == expected
+
+
+def _call_outs(baseline: Baseline) -> list[str]:
+    configuration = baseline["export_configuration"]
+    said = {
+        "is_test_model": "A **test model**, below 1 GB: its speed says little about larger ones.",
+        "is_synthetic": "A **synthetic model**: its weights were not trained, so only its speed has a meaning.",
+    }
+    return [line for name, text in said.items() if configuration[name] for line in (text, "")]
+
+
 def _table(facts: Mapping[str, Any]) -> list[str]:
-    return ["| field | value |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
+    return ["| field | value |", "|---|---|", *(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items())]
 
 
 def _statistics(found: Mapping[str, Any]) -> list[str]:
@@ -54,10 +75,12 @@ def _probes(probes: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _steps(model: str, json_name: str) -> list[str]:
+    file, name = shlex.quote(json_name), shlex.quote(model)
     commands = [
-        f"bitnet-numba baseline verify {json_name} {model}",
-        f"bitnet-numba inspect {model} --ln-stats",
-        f'bitnet-numba run -m {model} "The capital of France is" -n {PROBE_TOKENS} --seed {PROBE_SEED}',
+        f"bitnet-numba baseline verify {file} {name}",
+        f"bitnet-numba inspect {name} --ln-stats",
+        *(f"bitnet-numba run -m {name} {shlex.quote(prompt)} -n {PROBE_TOKENS} --greedy" for prompt in PROBES),
+        f"bitnet-numba receipt replay {shlex.quote(Path(json_name).stem + '.receipt.json')} -m {name}",
     ]
     return ["In the folder of this page:", "", "```sh", *commands, "```"]
 

@@ -3,15 +3,16 @@
 import importlib.metadata
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bitnet_numba.errors import EvidenceError
+from bitnet_numba.errors import EvidenceError, ParameterError, excerpt
+from bitnet_numba.evidence.baselines.export_record import read_export_record
 from bitnet_numba.evidence.claims import Finding
-from bitnet_numba.evidence.documents import read_document
-from bitnet_numba.evidence.facts import ModelIdentity, environment
+from bitnet_numba.evidence.documents import dump, read_document
+from bitnet_numba.evidence.facts import ModelIdentity, call_outs, environment
 from bitnet_numba.evidence.schema import check_form, read_schema
 from bitnet_numba.generate.language_model import LanguageModel
 from bitnet_numba.model.weight_rules import LAYERNORM, PROJECTION
@@ -21,7 +22,6 @@ SCHEMA_VERSION: Final = "1.0.0"
 PROBES: Final = ("The capital of France is", "Once upon a time", "def factorial(n):")
 PROBE_TOKENS: Final = 8
 PROBE_SEED: Final = 42
-TEST_MODEL_BYTES: Final = 10**9  # below it, speeds say little about models that people use
 RMS_TOLERANCE: Final = 1e-9  # relative: sums of squares are added in another order on other CPUs
 UNKNOWN: Final = "not recorded"
 _COMPARED: Final = ("model", "fingerprints", "layernorm", "projection", "probes")
@@ -35,7 +35,6 @@ def record_baseline(
     inspection: Inspection,
     *,
     name: str,
-    exported: Mapping[str, Any] | None = None,
     commit: str = UNKNOWN,
     tokens_per_second: float,
 ) -> Baseline:
@@ -49,18 +48,22 @@ def record_baseline(
     inspection : Inspection
         Of the same files, with the RMS of norms and projections.
     name : str
-        What commands call the model.
-    exported : dict, optional
-        The ``.meta.json`` that its export wrote.
+        How commands name the model in the folder of the page.
     commit : str
         The commit of this program.
     tokens_per_second : float
         Of the benchmark whose receipt lies beside the baseline.
+
+    Raises
+    ------
+    EvidenceError
+        If a name does not fit into a baseline, or the record of an export beside the file is of another one.
     """
     facts = model.info()["model"]
-    meta = exported or {}
+    meta = read_export_record(Path(facts["path"]), identity.sha256)
+    exporter = " ".join(meta[part] for part in ("converter", "converter_version") if part in meta)
     today = datetime.now(UTC).strftime("%Y-%m-%d")
-    return {
+    baseline: Baseline = {
         "schema_version": SCHEMA_VERSION,
         "status": "active",
         "model": {
@@ -69,8 +72,8 @@ def record_baseline(
             "format": str(inspection.files.header.get("format", "safetensors")),
             "architecture": model.config.architecture,
             "layers": model.config.n_layers,
-            "export_date": str(meta.get("export_date", UNKNOWN)),
-            "exporter": f"{meta['converter']} {meta['converter_version']}" if meta else UNKNOWN,
+            "export_date": meta.get("export_date", UNKNOWN),
+            "exporter": exporter or UNKNOWN,
         },
         "fingerprints": {
             "file": Path(facts["path"]).name,
@@ -80,11 +83,11 @@ def record_baseline(
             "vocab_size": model.tokenizer.vocab_size,
         },
         "export_configuration": {
-            "source": str(meta.get("source", UNKNOWN)),
-            "source_revision": str(meta.get("source_revision", UNKNOWN)),
-            "precision": str(meta.get("precision", UNKNOWN)),
-            "layernorm_format": str(meta.get("layernorm_format", UNKNOWN)),
-            "is_test_model": identity.size_bytes < TEST_MODEL_BYTES,
+            "source": meta.get("source", UNKNOWN),
+            "source_revision": meta.get("source_revision", UNKNOWN),
+            "precision": meta.get("precision", UNKNOWN),
+            "layernorm_format": meta.get("layernorm_format", UNKNOWN),
+            **call_outs(model, identity),
         },
         "layernorm": _statistics(inspection, LAYERNORM),
         "projection": _statistics(inspection, PROJECTION),
@@ -99,6 +102,8 @@ def record_baseline(
         },
         "changelog": [{"date": today, "change": "created"}],
     }
+    _check_form(baseline, dump(baseline), model.config.name)
+    return baseline
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -112,11 +117,7 @@ def read_baseline(path: Path) -> Baseline:
         If it has not the form of a baseline, with every reason.
     """
     baseline, data = read_document(path)
-    findings = check_form(
-        baseline, data, read_schema("bitnet_numba.evidence.baselines", "baseline.schema.json"), "baseline"
-    )
-    if findings:
-        raise EvidenceError(f"{path}: {'; '.join(map(str, findings[:8]))}")
+    _check_form(baseline, data, str(path))
     return baseline
 
 
@@ -126,9 +127,23 @@ def compare_baseline(recorded: Baseline, observed: Baseline) -> list[Finding]:
 
 
 def updated(recorded: Baseline, observed: Baseline, reason: str) -> Baseline:
-    """Return what was observed, with the history of what was recorded and the reason of the change."""
+    """Return what was observed, with the history of what was recorded and the reason of the change.
+
+    Raises
+    ------
+    ParameterError
+        If the recorded baseline is deprecated.
+    """
+    check_updatable(recorded)
     entry = {"date": observed["notes"]["date"], "change": f"updated: {reason}"}
     return {**observed, "changelog": [*recorded["changelog"], entry]}
+
+
+def check_updatable(recorded: Baseline) -> None:
+    """Refuse to bring a deprecated baseline back to life; ParameterError says why it was deprecated."""
+    if recorded["status"] == "deprecated":
+        why = excerpt(recorded["changelog"][-1]["change"])
+        raise ParameterError(f"the baseline is deprecated ({why}); make a new one with 'baseline create'")
 
 
 def deprecated(recorded: Baseline, reason: str) -> Baseline:
@@ -142,8 +157,8 @@ def default_name(baseline: Baseline) -> str:
     """Return the file name of a baseline's page: ``<model>-<variant>-<format>.md``."""
     model = baseline["model"]
     parts = model["name"], model["variant"], model["format"].partition("_")[0]
-    plain = "-".join(re.sub(r"[^A-Za-z0-9._+]+", "-", part).strip("-.") for part in parts)
-    return f"{plain}.md"
+    plain = (re.sub(r"[^A-Za-z0-9._+]+", "-", part).strip("-.") for part in parts)
+    return f"{'-'.join(filter(None, plain))}.md"
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
@@ -151,6 +166,13 @@ def _variant(tensor_types: Iterable[str]) -> str:
     """Return the types of quantized tensors, or those of all where none is quantized."""
     quantized = [name for name in tensor_types if name not in ("F32", "F16", "BF16")]
     return "+".join(sorted(quantized or tensor_types)).lower()
+
+
+def _check_form(baseline: Baseline, data: bytes, place: str) -> None:
+    schema = read_schema("bitnet_numba.evidence.baselines", "baseline.schema.json")
+    findings = check_form(baseline, data, schema, "baseline")
+    if findings:
+        raise EvidenceError(f"{place}: {'; '.join(map(str, findings[:8]))}")
 
 
 def _statistics(inspection: Inspection, kind: str) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitnet_numba.errors import BitNetError, ParameterError
-from bitnet_numba.evidence.facts import ModelIdentity, environment
+from bitnet_numba.evidence.facts import ModelIdentity, call_outs, environment
 from bitnet_numba.evidence.receipt import make_receipt
 from bitnet_numba.generate.language_model import LanguageModel
 from bitnet_numba.generate.memory_check import peak_memory_mb
 from bitnet_numba.generate.result import GenerationResult
 
 SCHEMA_VERSION: Final = "1.0.0"
-TEST_MODEL_BYTES: Final = 10**9  # a smaller model fits caches, so its speed says little about those that people use
 _READS: Final = 3  # before the measurement, and as many after it
 
 
@@ -55,12 +54,7 @@ def run_benchmark(
     read, result = _measured(model, prompt, tokens)
     receipt = make_receipt(model, identity, result, warmup_ms=warmup_ms)
     times = receipt["performance_baseline"]
-    if len(result.token_ids) != tokens:
-        raise BitNetError(
-            f"{len(result.token_ids)} of {tokens} tokens were decoded: the context is full; ask for fewer"
-        )
-    if not (times["prefill_ms"] > 0 and times["decode_ms"] > 0):
-        raise BitNetError("the clock did not advance during the benchmark; ask for more tokens")
+    _check_work(len(result.token_ids), tokens, times)
     context = result.prompt_tokens + tokens // 2
     rows = result.rescored_rows // tokens if result.head == "exact" else model.config.vocab_size
     needed = bytes_per_token(model.info()["memory"], model.config.vocab_size, rows, context)
@@ -74,7 +68,7 @@ def run_benchmark(
             "file": Path(model.info()["model"]["path"]).name,
             "sha256": identity.sha256,
             "size_bytes": identity.size_bytes,
-            "is_test_model": identity.size_bytes < TEST_MODEL_BYTES,
+            **call_outs(model, identity),
         },
         "prompt_tokens": result.prompt_tokens,
         "tokens": tokens,
@@ -113,6 +107,14 @@ def bytes_per_token(memory: dict[str, int], vocab_size: int, rows: int, context:
     head = memory["head"] or memory["embedding"]  # a tied one has no bytes of its own
     screened = memory["head_int8_copy"] + head * rows // vocab_size
     return memory["ternary_weights"] + screened + context * memory["kv_cache_per_position"]
+
+
+def _check_work(decoded: int, tokens: int, times: dict[str, Any]) -> None:
+    """Refuse a run that did less than was asked, or took no time."""
+    if decoded != tokens:
+        raise BitNetError(f"{decoded} of {tokens} tokens were decoded: the context is full; ask for fewer")
+    if not (times["prefill_ms"] > 0 and times["decode_ms"] > 0):
+        raise BitNetError("the clock did not advance during the benchmark; ask for more tokens")
 
 
 def _measured(model: LanguageModel, prompt: str, tokens: int) -> tuple[float, GenerationResult]:

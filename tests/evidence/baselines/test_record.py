@@ -1,6 +1,7 @@
 """Baselines: what is recorded, that every change is named, and strangers' files."""
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 import bitnet_numba
 from bitnet_numba import LanguageModel
-from bitnet_numba.errors import BitNetError, EvidenceError
+from bitnet_numba.errors import BitNetError, EvidenceError, ParameterError
+from bitnet_numba.evidence.baselines.export_record import read_export_record
 from bitnet_numba.evidence.baselines.page import render_page
 from bitnet_numba.evidence.baselines.record import (
     Baseline,
@@ -20,9 +22,10 @@ from bitnet_numba.evidence.baselines.record import (
     updated,
 )
 from bitnet_numba.evidence.documents import dump, write_document
-from bitnet_numba.evidence.facts import identify
+from bitnet_numba.evidence.facts import call_outs, identify
 from bitnet_numba.validate.inspect import inspect_model
 from tests.docs.markdown import ROOT
+from tests.tiny import toy_model
 
 COMMITTED = ROOT / "docs" / "baselines" / "bitnet-demo-5.8m-i2_s-gguf.json"
 
@@ -111,20 +114,79 @@ def test_updates_and_deprecations_keep_the_history(model: LanguageModel, baselin
     assert render_page(old, "a.json").startswith("# [DEPRECATED] Baseline of")
 
 
-def test_what_an_export_wrote_is_kept(model: LanguageModel) -> None:
-    meta = {
-        "converter": "bitnet-numba",
-        "converter_version": "9",
-        "source": "org/x",
-        "export_date": "2031-01-01T00:00:00Z",
-    }
-    found = observed(model, exported=meta)
-    assert (found["model"]["exporter"], found["export_configuration"]["source"]) == ("bitnet-numba 9", "org/x")
+def test_a_deprecated_one_is_not_brought_back(baseline: Baseline) -> None:
+    with pytest.raises(ParameterError, match=r"deprecated .*replaced"):
+        updated(deprecated(baseline, "replaced"), baseline, "back")
 
 
 def test_markup_of_a_model_s_own_takes_no_effect(baseline: Baseline) -> None:
     page = render_page(change(baseline, "model/name", "a|b <script>\n# [x](y)"), "a.json")
     assert "a\\|b \\<script\\> \\# \\[x\\](y)" in page
+    tensor = copy.deepcopy(baseline)
+    tensor["layernorm"]["rms"] = {"a|<b>_norm.weight": 1.0}
+    assert "| a\\|\\<b\\>\\_norm.weight | 1 |" in render_page(tensor, "a.json")
+    assert "updated: \\<b\\>" in render_page(updated(baseline, baseline, "<b>"), "a.json")
+
+
+def test_a_model_s_name_cannot_add_commands(baseline: Baseline) -> None:
+    page = render_page(change(baseline, "notes/model_argument", "a b;`id`$(id)'"), "my file.json")
+    block = page.partition("```sh\n")[2].partition("\n```")[0]
+    for line in block.splitlines():
+        words = shlex.split(line)
+        assert words[0] == "bitnet-numba"
+        assert "a b;`id`$(id)'" in words
+    assert "[my file.json](my%20file.json)" in page
+
+
+def test_models_that_say_little_are_called_out(baseline: Baseline) -> None:
+    assert "A **test model**" in render_page(baseline, "a.json")
+    large = change(baseline, "export_configuration/is_test_model", False)
+    assert "**" not in render_page(large, "a.json")
+    assert "A **synthetic model**" in render_page(change(large, "export_configuration/is_synthetic", True), "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_synthetic"),
+    [("random 2B-4T", True), ("Synthetic-0.7B", True), ("bitnet-demo-5.8m", False), ("Randomia 2B", False)],
+)
+def test_a_synthetic_model_is_known_by_its_name(name: str, is_synthetic: bool, tmp_path: Path) -> None:
+    contents = toy_model().gguf()
+    contents.metadata["general.name"] = name
+    with bitnet_numba.load(contents.write(tmp_path / "a.gguf")) as model:
+        assert call_outs(model, identify(model)) == {"is_test_model": True, "is_synthetic": is_synthetic}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("x", "x-i2_s-gguf.md"), ("../..", "i2_s-gguf.md"), ("a/b", "a-b-i2_s-gguf.md")]
+)
+def test_the_page_is_named_for_the_model(name: str, file: str, baseline: Baseline) -> None:
+    assert default_name(change(baseline, "model/name", name)) == file
+
+
+# ---- the record of an export -----------------------------------------------------------------------------------------
+SHA256 = "a" * 64
+
+
+def test_what_an_export_wrote_is_quoted(tmp_path: Path) -> None:
+    assert read_export_record(tmp_path / "a.gguf", SHA256) == {}
+    record = {"fingerprint": f"sha256-{SHA256}", "source": "org/x", "source_revision": None, "tensors": 3}
+    write_document(tmp_path / "a.meta.json", record)
+    assert read_export_record(tmp_path / "a.gguf", SHA256) == {"source": "org/x"}
+    assert read_export_record(tmp_path / "a", SHA256) == {}  # a folder of that name
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"source": "org/x"}, "its fingerprint is None"),
+        ({"fingerprint": f"sha256-{'b' * 64}"}, "is not the record of a.gguf"),
+        ({"fingerprint": f"sha256-{SHA256}", "converter": ["x"]}, r"converter is \['x'\], expected a text"),
+    ],
+)
+def test_a_record_of_another_file_is_refused(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_document(tmp_path / "a.meta.json", record)
+    with pytest.raises(EvidenceError, match=message):
+        read_export_record(tmp_path / "a.gguf", SHA256)
 
 
 # ---- strangers' files ------------------------------------------------------------------------------------------------
@@ -147,6 +209,13 @@ def test_it_is_read_as_it_was_written(baseline: Baseline, tmp_path: Path) -> Non
         ("notes/date", "yesterday", "notes.date"),
         ("model/name", "x" * 5000, "model.name"),
         ("hardware/lower", "x", "hardware"),
+        ("hardware/OS\n", "x", "hardware"),
+        ("fingerprints/sha256", "0" * 64 + "\n", "fingerprints.sha256"),
+        ("notes/date", "2026-12-01\n", "notes.date"),
+        ("notes/model_argument", "a\n```", "notes.model_argument"),
+        ("changelog/0/change", "x\n## Model", "changelog"),
+        ("layernorm/rms/ ", "much", "layernorm.rms"),
+        ("projection/rms/", 1.0, "projection.rms"),
     ],
 )
 def test_another_form_is_refused(baseline: Baseline, path: str, value: Any, message: str, tmp_path: Path) -> None:
@@ -154,8 +223,10 @@ def test_another_form_is_refused(baseline: Baseline, path: str, value: Any, mess
     *parents, last = path.split("/")
     inner: Any = strange
     for part in parents:
-        inner = inner[part]
+        inner = inner[int(part) if part.isdigit() else part]
     inner[last] = value
+    if "rms" in parents:
+        strange[parents[0]]["rms"] = dict(sorted(inner.items()))  # in order: only the entry itself is wrong
     write_document(tmp_path / "a.json", strange)
     with pytest.raises(EvidenceError, match=message):
         read_baseline(tmp_path / "a.json")
