@@ -19,7 +19,7 @@ from bench.common import interleaved, options, print_result, print_table
 from bench.peak import PeakTest
 from bitnet_numba import LanguageModel
 from bitnet_numba.backends.cpu.kernels.head.int8_filter import MEMORY_BOUND_TOKENS
-from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 
 
 class Walls(NamedTuple):

@@ -10,7 +10,7 @@ speed of a plain read test; streams of all contexts and the read test are interl
 import bitnet_numba
 from bench.common import interleaved, options, print_result, print_table
 from bench.decode import DecodeTest
-from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 from bitnet_numba.evidence.benchmarks.run import bytes_per_token
 
 

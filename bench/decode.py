@@ -12,7 +12,7 @@ import time
 import bitnet_numba
 from bench.common import interleaved, options, print_result
 from bitnet_numba import GenerationResult, LanguageModel
-from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 from bitnet_numba.evidence.benchmarks.run import bytes_per_token
 
 

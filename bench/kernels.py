@@ -31,8 +31,8 @@ from bitnet_numba.backends.cpu.kernels.ternary import (
 )
 from bitnet_numba.backends.cpu.memory import allocate
 from bitnet_numba.backends.cpu.packed_sizes import packed_size
-from bitnet_numba.backends.cpu.read_test import ReadTest
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 SHAPES = {"qkv": (3840, 2560), "o": (2560, 2560), "gate_up": (13824, 2560), "down": (2560, 6912)}  # rows, columns

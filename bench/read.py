@@ -4,7 +4,7 @@ python -m bench.read --threads 2
 """
 
 from bench.common import interleaved, options, print_result
-from bitnet_numba.backends.cpu.read_test import N_BYTES, ReadTest
+from bitnet_numba.backends.cpu.threads.read_test import N_BYTES, ReadTest
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.common import interleaved, options, print_result, print_table
-from bitnet_numba.backends.cpu.read_test import ReadTest
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 from bitnet_numba.smoothness import kernels
 from bitnet_numba.smoothness.jit import use_threads
 from bitnet_numba.smoothness.quantizer import affine, cut

@@ -22,8 +22,8 @@ from bitnet_numba.backends.cpu.compiler.jit import jit
 from bitnet_numba.backends.cpu.kernels.registry import new_counts
 from bitnet_numba.backends.cpu.kernels.ternary import ternary_gemv
 from bitnet_numba.backends.cpu.memory import allocate
-from bitnet_numba.backends.cpu.read_test import ReadTest
 from bitnet_numba.backends.cpu.simd import cpu
+from bitnet_numba.backends.cpu.threads.read_test import ReadTest
 from bitnet_numba.backends.cpu.threads.thread_pool import ThreadContext, ThreadPool, barrier
 
 Bytes = npt.NDArray[np.uint8]

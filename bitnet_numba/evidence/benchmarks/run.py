@@ -119,7 +119,7 @@ def _check_work(decoded: int, tokens: int, times: dict[str, Any]) -> None:
 
 def _measured(model: LanguageModel, prompt: str, tokens: int) -> tuple[float, GenerationResult]:
     """Return the median of read tests before and after a recorded generation, in GB/s, and its result."""
-    from bitnet_numba.backends.cpu.read_test import ReadTest  # here, because it compiles
+    from bitnet_numba.backends.cpu.threads.read_test import ReadTest  # here, because it compiles
 
     test = ReadTest(model.threads)
     try:
