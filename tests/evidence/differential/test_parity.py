@@ -106,7 +106,8 @@ BAD = {
     "ids outside": (GOOD | {"tokens": np.array([0, 1, 2, 3, 4, 11])}, "ids from 0 to 10"),
     "negative ids": (GOOD | {"tokens": np.array([0, 1, 2, 3, 4, -1])}, "ids from 0 to 10"),
     "no tokens at all": ({"tokens": np.zeros(0, int), "logits": np.zeros((0, VOCAB))}, "ids from 0 to 10"),
-    "infinity": (GOOD | {"logits": np.where(logits(2) > 5, np.inf, logits(2)) * np.inf}, "infinite or NaN"),
+    "a square that overflows": (GOOD | {"logits": np.full((6, VOCAB), 1e300)}, "above 3.4e"),
+    "infinity": (GOOD | {"logits": np.where(logits(2) > 5, np.inf, logits(2)) * np.inf}, "infinite, NaN"),
 }
 
 
@@ -126,6 +127,39 @@ def test_a_header_that_promises_too_much_is_refused_unread(tmp_path: Path) -> No
         read_reference(tmp_path / "a.npz", VOCAB)
 
 
+HEADERS = {
+    "unclosed bracket": "{'descr': '<i8', 'shape': (6,",
+    "unclosed string": "{'descr': '''<i8",
+    "indented": "  {\n 'a'\n   b",
+    "nested": "(" * 9000,
+    "many signs": "-" * 9000 + "1",
+    "many sums": "1" + "+1j" * 3000,
+    "a key that is no text": "{1: 2, 'a': 3}",
+    "a key that is a list": "{[]: 2}",
+    "a size beyond floats": "{'descr': '<i8', 'fortran_order': False, 'shape': (%s,)}" % ("9" * 400),
+    "a negative size": "{'descr': '<i8', 'fortran_order': False, 'shape': (-6,)}",
+    "no dtype": "{'descr': 'i8,,', 'fortran_order': False, 'shape': (6,)}",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_is_none_is_told_in_one_line(tmp_path: Path, header: str) -> None:
+    data = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("tokens.npy", data)
+    with pytest.raises(EvidenceUnreadableError, match=r"a\.npz: .+; (write|dump) .+") as caught:
+        read_reference(tmp_path / "a.npz", VOCAB)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_list_of_members_is_refused_unread(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        for number in range(2000):
+            file.writestr(f"{number}", b"")
+    with pytest.raises(EvidenceUnreadableError, match="more members than two arrays"):
+        read_reference(tmp_path / "a.npz", VOCAB)
+
+
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a zip at all" * 9])
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(data)
@@ -133,8 +167,14 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
         read_reference(tmp_path / "a.npz", VOCAB)
 
 
-def test_any_damage_is_told_in_one_line(tmp_path: Path) -> None:
-    good = dump(tmp_path / "a.npz", **GOOD).read_bytes()
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_damage_is_told_in_one_line(tmp_path: Path, method: int) -> None:
+    dump(tmp_path / "a.npz", **GOOD)
+    with zipfile.ZipFile(tmp_path / "a.npz") as arrays, zipfile.ZipFile(tmp_path / "b.npz", "w", method) as packed:
+        for name in arrays.namelist():
+            packed.writestr(name, arrays.read(name))
+    good = (tmp_path / "b.npz").read_bytes()
+    assert read_reference(tmp_path / "b.npz", VOCAB)[0] == list(range(6))
     rng = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(good)
