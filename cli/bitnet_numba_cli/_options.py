@@ -91,13 +91,13 @@ def model_by_name(function: _Function) -> _Function:
 
 
 def model_and_text(
-    words: Sequence[str], model: str | None, text_option: str | None, what: str
+    words: Sequence[str], model: str | None, text_option: str | None, file: Path | None, what: str
 ) -> tuple[str | None, str | None]:
     """Return the model and the text of a command: of two arguments the first is the model, of one that is the text.
 
-    ``text_option`` is the text where that is an option: a single argument is then the model.
+    Where the text is an option or a file, a single argument is the model.
     """
-    n_texts = int(text_option is None)
+    n_texts = int(text_option is None and file is None)
     if len(words) == n_texts + 1 and _may_be_model(words[0]):
         if model is not None:
             raise click.UsageError("The model is named twice, as an argument and with --model; give one")
@@ -106,6 +106,8 @@ def model_and_text(
         raise click.UsageError(f"The {what} must be one argument; put it into quotes")
     if words and text_option is not None:
         raise click.UsageError(f"The {what} is given twice, as an argument and with --prompt; give one")
+    if words and words[0].endswith(".gguf") and Path(words[0]).is_file():
+        raise click.UsageError(f"{words[0]} is a model, and no {what}: name it with -m, or give the {what} after it")
     return model, words[0] if words else text_option
 
 

@@ -76,7 +76,7 @@ def command(
     The prompt is the last argument, the text of --file, or standard input if PROMPT is '-' or neither is given. One
     newline at the end of a file or of standard input is dropped.
     """
-    options["model"], prompt = model_and_text(words, options["model"], prompt_option, "prompt")
+    options["model"], prompt = model_and_text(words, options["model"], prompt_option, file, "prompt")
     loading, sampling = loading_arguments(options), sampling_arguments(options)
     for path in filter(None, (dump_logits, receipt)):
         check_target(path)

@@ -53,7 +53,7 @@ def command(
     if decode and no_bos:
         raise click.UsageError("--no-bos is about encoding; leave it out with --decode")
     words = (" ".join(words),) if decode and words else words  # ids may be several arguments
-    model, text = model_and_text(words, model, text_option, "text")
+    model, text = model_and_text(words, model, text_option, file, "text")
     given = _text.read_text(text, file, "text")
     token_ids = _parse_ids(given) if decode else []
     tokenizer = _load_tokenizer(model)

@@ -66,7 +66,7 @@ def test_a_model_named_twice_is_refused(invoke: Invoke) -> None:
         assert (result.exit_code, "The model is named twice" in result.stderr) == (2, True)
 
 
-def test_a_model_can_be_named_before_the_text_or_as_an_option(invoke: Invoke) -> None:
+def test_a_model_can_be_named_before_the_text_or_as_an_option(invoke: Invoke, tmp_path: Path) -> None:
     ids = invoke("tokenize", "demo", "Hi").stdout
     assert ids == invoke("tokenize", "-m", "demo", "-p", "Hi").stdout == invoke("tokenize", "Hi").stdout
     assert invoke("inspect", "-m", "demo").stdout == invoke("inspect", "demo").stdout
@@ -76,4 +76,12 @@ def test_a_model_can_be_named_before_the_text_or_as_an_option(invoke: Invoke) ->
     assert (result.exit_code, "named twice" in result.stderr) == (2, True)
     result = invoke("run", "two", "-p", "three")
     assert (result.exit_code, "given twice" in result.stderr) == (2, True)
-    assert invoke("run", "demo", "-p", "Once upon", "-n", "3").stdout == invoke("run", "Once upon", "-n", "3").stdout
+    expected = invoke("run", "Once upon", "-n", "3").stdout
+    assert invoke("run", "demo", "-p", "Once upon", "-n", "3").stdout == expected
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Once upon", "utf-8")
+    assert invoke("run", "demo", "--file", str(prompt), "-n", "3").stdout == expected
+    model = tmp_path / "model.gguf"
+    model.touch()
+    result = invoke("run", str(model), stdin="Once upon")
+    assert (result.exit_code, "is a model, and no prompt: name it with -m" in result.stderr) == (2, True)
