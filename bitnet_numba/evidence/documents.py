@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bitnet_numba.errors import EvidenceUnreadableError
+from bitnet_numba.errors import BitNetError, EvidenceUnreadableError
 from bitnet_numba.files import atomic_write, exists
 from bitnet_numba.formats.json_file import unique_keys
 from bitnet_numba.formats.mapping import map_file
@@ -34,7 +34,10 @@ def read_document(path: Path) -> tuple[dict[str, Any], bytes]:
     """Read a JSON object and its bytes; see :func:`parse_document`."""
     if not exists(path):
         raise EvidenceUnreadableError(f"{path}: no such file; check the path")
-    contents = map_file(path)
+    try:
+        contents = map_file(path)
+    except BitNetError as error:  # a device, a folder: unreadable like what is no JSON
+        raise EvidenceUnreadableError(str(error)) from error
     if contents.size > MAX_BYTES:
         raise EvidenceUnreadableError(f"{path}: has {contents.size:,} bytes, at most {MAX_BYTES:,} are read")
     data = contents.tobytes()

@@ -11,7 +11,7 @@ import fastjsonschema
 import pytest
 
 from bitnet_numba import LanguageModel
-from bitnet_numba.errors import BitNetError, EvidenceError
+from bitnet_numba.errors import BitNetError, EvidenceError, EvidenceUnreadableError
 from bitnet_numba.evidence.compare import INFORMATIVE
 from bitnet_numba.evidence.consistency import sampling_params
 from bitnet_numba.evidence.documents import dump
@@ -332,3 +332,9 @@ def test_the_root_is_that_of_rfc_6962() -> None:
     assert merkle_root(leaves[:1]) == leaves[0]
     assert merkle_root(leaves[:3]) == node(node(*leaves[:2]), leaves[2])
     assert merkle_root(leaves) == node(node(node(*leaves[:2]), node(*leaves[2:4])), leaves[4])
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "/no/such/file.json", "/tmp"])
+def test_what_is_no_file_is_unreadable(name: str) -> None:
+    with pytest.raises(EvidenceUnreadableError, match=name):
+        verify_receipt(Path(name))

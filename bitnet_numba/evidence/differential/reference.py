@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_numba.errors import BitNetError, EvidenceUnreadableError
-from bitnet_numba.files import open_regular
+from bitnet_numba.files import exists, open_regular
 
 MAX_TOKENS: Final = 1 << 20
 MAX_LOGITS_BYTES: Final = 4 << 30
@@ -30,7 +30,13 @@ def read_reference(path: Path, vocab_size: int) -> tuple[list[int], npt.NDArray[
     EvidenceUnreadableError
         If the file is none, or its arrays are not of this form, too large, or not finite.
     """
-    with open_regular(path) as file:
+    if not exists(path):
+        raise EvidenceUnreadableError(f"{path}: no such file; check the path")
+    try:
+        opened = open_regular(path)
+    except BitNetError as error:
+        raise EvidenceUnreadableError(str(error)) from error
+    with opened as file:
         try:
             _check_directory(file)
             with zipfile.ZipFile(file) as arrays:

@@ -184,3 +184,9 @@ def test_any_damage_is_told_in_one_line(tmp_path: Path, method: int) -> None:
             read_reference(tmp_path / "b.npz", VOCAB)
         except BitNetError as error:
             assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "/no/such/file.npz", "/tmp"])
+def test_what_is_no_file_is_unreadable(name: str) -> None:
+    with pytest.raises(EvidenceUnreadableError, match=name):
+        read_reference(Path(name), VOCAB)
